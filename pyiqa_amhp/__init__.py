@@ -1,0 +1,10 @@
+"""AMHP (Attribute-driven Multimodal Hierarchical Prompts, ACM MM 2024) as a pyiqa plug-in.
+
+Importing this package registers everything with pyiqa, and imports neither pyiqa nor torch.
+"""
+
+from _pyiqa_amhp_autoload import install
+
+__version__ = '0.1.0'
+
+install()

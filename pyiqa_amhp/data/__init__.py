@@ -1,0 +1,1 @@
+"""From rated images on disk to training batches."""

@@ -1,0 +1,1 @@
+"""An offline example: photographs, raters and comments made here, trained and reported."""

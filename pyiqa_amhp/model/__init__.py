@@ -1,0 +1,1 @@
+"""The model: CLIP towers, two levels of prompts, weights."""

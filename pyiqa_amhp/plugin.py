@@ -1,0 +1,95 @@
+"""The one file that knows pyiqa's registries and its table of metrics.
+
+Registry names are lazy: a class is imported when pyiqa asks for it, not before.
+"""
+
+from contextlib import suppress
+
+ARCHS = {'AMHP': 'pyiqa_amhp.model.amhp:AMHP'}
+DATASETS = {'AMHPDataset': 'pyiqa_amhp.data.dataset:AMHPDataset'}
+LOSSES = {'AMHPEMDLoss': 'pyiqa_amhp.train.loss:AMHPEMDLoss'}
+METRICS = {
+    'calculate_acc': 'pyiqa_amhp.train.metrics:calculate_acc',
+    'calculate_mse': 'pyiqa_amhp.train.metrics:calculate_mse',
+    'calculate_emd': 'pyiqa_amhp.train.metrics:calculate_emd',
+}
+MODELS = {'AMHPModel': 'pyiqa_amhp.train.model:AMHPModel'}
+
+# What `pyiqa.create_metric(NAME)` builds. The options are those of the arch AMHP.
+METRIC_CONFIGS = {
+    'amhp': {
+        'metric_opts': {'type': 'AMHP', 'dataset': 'ava'},
+        'metric_mode': 'NR',
+        'score_range': '1, 10',
+    },
+    'amhp-para': {
+        'metric_opts': {'type': 'AMHP', 'dataset': 'para'},
+        'metric_mode': 'NR',
+        'score_range': '1, 5',
+    },
+    'amhp-aadb': {
+        'metric_opts': {'type': 'AMHP', 'dataset': 'aadb'},
+        'metric_mode': 'NR',
+        'score_range': '0, 1',
+    },
+    # The row "CLIP" of the paper: CLIP as published, with the quality prompts only.
+    'amhp-clip': {
+        'metric_opts': {
+            'type': 'AMHP',
+            'dataset': 'ava',
+            'variant': 'image+levels',
+            'pretrained': 'clip',
+        },
+        'metric_mode': 'NR',
+        'score_range': '1, 10',
+    },
+}
+
+
+def _register(registry_name: str, names: dict[str, str]) -> None:
+    from pyiqa.utils import registry
+
+    for name, import_path in names.items():
+        with suppress(AssertionError):  # there already: ours from an earlier call, or pyiqa's own
+            getattr(registry, registry_name).register_lazy(name, import_path)
+
+
+def register_archs() -> None:
+    """Entry point of the group ``pyiqa.archs``."""
+    _register('ARCH_REGISTRY', ARCHS)
+
+
+def register_datasets() -> None:
+    """Entry point of the group ``pyiqa.datasets``."""
+    _register('DATASET_REGISTRY', DATASETS)
+
+
+def register_losses() -> None:
+    """Entry point of the group ``pyiqa.losses``."""
+    _register('LOSS_REGISTRY', LOSSES)
+
+
+def register_metrics() -> None:
+    """Entry point of the group ``pyiqa.metrics``."""
+    _register('METRIC_REGISTRY', METRICS)
+
+
+def register_models() -> None:
+    """Entry point of the group ``pyiqa.models``."""
+    _register('MODEL_REGISTRY', MODELS)
+
+
+def register_all() -> None:
+    """Everything of ours, in the registries and in the table of metrics. Safe to repeat."""
+    from pyiqa.default_model_configs import DEFAULT_CONFIGS
+
+    for name, config in METRIC_CONFIGS.items():
+        DEFAULT_CONFIGS.setdefault(name, config)
+    for register in (
+        register_archs,
+        register_datasets,
+        register_losses,
+        register_metrics,
+        register_models,
+    ):
+        register()

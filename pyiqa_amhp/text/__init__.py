@@ -1,0 +1,1 @@
+"""From attribute labels and comments to the first-level prompt."""

@@ -1,0 +1,1 @@
+"""Loss, metrics and the model class that pyiqa's trainer drives."""
