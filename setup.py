@@ -1,7 +1,8 @@
 """Metadata lives in pyproject.toml; here is only what it cannot say: where the .pth goes."""
 
-from setuptools import setup
-from setuptools.command.install_data import install_data
+from setuptools import Distribution, setup  # first: it provides distutils from Python 3.12 on
+
+from distutils.command.install_data import install_data  # isort: skip
 
 
 class InstallPth(install_data):
@@ -16,4 +17,14 @@ class InstallPth(install_data):
         super().run()
 
 
-setup(data_files=[('', ['pyiqa_amhp_autoload.pth'])], cmdclass={'install_data': InstallPth})
+class PthDistribution(Distribution):
+    def has_data(self):
+        """What an editable build asks for before it installs data files."""
+        return self.has_data_files()
+
+
+setup(
+    distclass=PthDistribution,
+    data_files=[('', ['pyiqa_amhp_autoload.pth'])],
+    cmdclass={'install_data': InstallPth},
+)
