@@ -1,0 +1,225 @@
+"""Image files as upright RGB, and the image files that a list of paths stands for."""
+
+import glob
+import io
+import os
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+
+from pyiqa_amhp.errors import AMHPError, ImageReadError
+
+IMAGE_SUFFIXES = frozenset(
+    '.avif .bmp .gif .jfif .jp2 .jpe .jpeg .jpg .mpo .pbm .pgm .png .pnm .ppm .tga .tif .tiff '
+    '.webp'.split()
+)
+"""What counts as an image in a folder or a glob, in upper or lower case (our choice)."""
+
+
+def read_image(source: str | Path | bytes | IO[bytes]) -> Image.Image:
+    """Read an image as viewers show it: upright, RGB, 8 bits a channel, transparency on white.
+
+    EXIF orientation is applied; of an animated or many-page file the first frame is taken.
+    16-bit grey is scaled, not clipped. 32-bit integers are taken as 16-bit where they fit in
+    16 bits, floats as 0..1, 0..255 or 0..65535, whichever is the first to hold them. Colour
+    profiles are not applied, as in pyiqa. All of this is our choice; the paper is silent.
+
+    Args:
+        source: a path, the file's bytes, or an open binary file (read from its start, left open).
+
+    Returns:
+        An image of mode ``RGB``, free of the file.
+
+    Raises:
+        ImageReadError: missing, empty, truncated, damaged, too large or not an image; the text
+            begins with the path. So it is, too, where Pillow was told to load truncated images.
+        TypeError: another type of source.
+    """
+    name = _name(source)
+    try:
+        with _strict_pillow(), Image.open(_opened(source)) as image:
+            image.load()
+            with suppress(Exception):  # a good image with damaged EXIF data stays as it is stored
+                ImageOps.exif_transpose(image, in_place=True)
+            return _to_rgb(image)
+    except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
+        raise ImageReadError(f'{name}: {_reason(source, error)}') from error
+
+
+def find_images(paths: Iterable[str | Path]) -> list[Path]:
+    """The image files that ``paths`` stand for, in their order, each once.
+
+    Args:
+        paths: files, folders and globs (``**`` is any depth). A folder is searched to any depth
+            in sorted order; in folders and globs only names that end in one of
+            ``IMAGE_SUFFIXES`` count, and names that begin with a dot do not.
+
+    Returns:
+        Paths, relative where they were given so. A file that was named itself is kept even where
+        it does not exist or is no image: whoever reads it reports it.
+
+    Raises:
+        AMHPError: a folder or a glob without images.
+    """
+    found: dict[str, Path] = {}
+    for path in [paths] if isinstance(paths, str | Path) else paths:
+        for file in _expand(Path(path)):
+            found.setdefault(os.path.normcase(os.path.abspath(file)), file)
+    return list(found.values())
+
+
+def _expand(path: Path) -> list[Path]:
+    if path.is_dir():
+        files, what = _images_in(path), 'folder'
+    elif glob.has_magic(str(path)) and not path.exists():  # a file may be called photo[1].jpg
+        matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+        folders = [file for match in matches if match.is_dir() for file in _images_in(match)]
+        files, what = [match for match in matches if _is_image(match)] + folders, 'glob'
+    else:
+        return [path]
+    if not files:
+        raise AMHPError(
+            f'{path}: no images in this {what}; expected files that end in '
+            f'{", ".join(sorted(IMAGE_SUFFIXES))}'
+        )
+    return sorted(files)
+
+
+def _images_in(folder: Path) -> list[Path]:
+    files, seen = [], set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        if real in seen:  # a link that leads back
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith('.'))
+        files += [file for name in names if _is_image(file := Path(root, name))]
+    return sorted(files)
+
+
+def _is_image(path: Path) -> bool:
+    return (
+        path.suffix.lower() in IMAGE_SUFFIXES
+        and not path.name.startswith('.')
+        and not path.is_dir()
+    )
+
+
+_lock = threading.Lock()
+_readers = 0
+_load_truncated = False
+
+
+@contextmanager
+def _strict_pillow() -> Iterator[None]:
+    """Have Pillow refuse truncated files, and put its setting back after the last reader.
+
+    The setting is one for the process and pyiqa's AVA data set turns it on. A value that
+    somebody sets meanwhile stays.
+    """
+    global _readers, _load_truncated
+    with _lock:
+        if _readers == 0:
+            _load_truncated = ImageFile.LOAD_TRUNCATED_IMAGES
+        elif ImageFile.LOAD_TRUNCATED_IMAGES:
+            _load_truncated = True
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
+        _readers += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _readers -= 1
+            if _readers == 0 and not ImageFile.LOAD_TRUNCATED_IMAGES:
+                ImageFile.LOAD_TRUNCATED_IMAGES = _load_truncated
+
+
+def _name(source) -> str:
+    if isinstance(source, str | Path):
+        return str(source)
+    if isinstance(source, bytes | bytearray | memoryview):
+        return f'<{len(source)} bytes>'
+    if hasattr(source, 'read'):
+        return str(getattr(source, 'name', '<file>'))
+    raise TypeError(f'image: expected a path, bytes or a binary file, got {type(source).__name__}')
+
+
+def _opened(source):
+    if isinstance(source, bytes | bytearray | memoryview):
+        return io.BytesIO(source)
+    return source
+
+
+def _is_empty(source) -> bool:
+    if isinstance(source, str | Path):
+        return os.path.getsize(source) == 0
+    if hasattr(source, 'read'):
+        source.seek(0)
+        return not source.read(1)
+    return len(source) == 0
+
+
+def _reason(source, error: Exception) -> str:
+    """What is wrong with the file and what to do about it."""
+    if isinstance(error, FileNotFoundError):
+        return 'no such file; check the path'
+    if isinstance(error, IsADirectoryError) or (
+        isinstance(source, str | Path) and os.path.isdir(source)
+    ):
+        return 'a folder, not an image; give the path of an image'
+    if isinstance(error, PermissionError):
+        return 'may not be read; check the permissions of the file and its folder'
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        return f'too large ({error}); scale it down, or raise PIL.Image.MAX_IMAGE_PIXELS'
+    with suppress(OSError, ValueError):
+        if _is_empty(source):
+            return 'the file is empty; copy or download it again'
+    if isinstance(error, UnidentifiedImageError):
+        return 'not an image that Pillow can read; convert it to JPEG or PNG'
+    return f'a damaged or truncated image ({error}); copy or download it again'
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    mode = image.mode
+    if mode == 'F' or mode.startswith('I'):
+        image = _grey_to_8_bits(image)
+    elif mode == 'LAB':
+        image = _lab_to_rgb(image)
+    elif _is_transparent(image):
+        image = image.convert('LA') if mode == 'La' else image
+        white = Image.new('RGBA', image.size, 'white')
+        image = Image.alpha_composite(white, image.convert('RGBA'))
+    return image.convert('RGB')
+
+
+def _is_transparent(image: Image.Image) -> bool:
+    if image.mode in ('RGBA', 'RGBa', 'LA', 'La', 'PA') or 'transparency' in image.info:
+        return True
+    return image.mode == 'P' and image.palette is not None and image.palette.mode == 'RGBA'
+
+
+def _grey_to_8_bits(image: Image.Image) -> Image.Image:
+    """Grey images of mode ``I;16*``, ``I`` or ``F`` to mode ``L``."""
+    values = np.asarray(image).astype(np.float64)  # (H, W)
+    if not np.isfinite(values).all():
+        raise ValueError('pixels that are NaN or infinite')
+    largest = values.max()
+    if image.mode == 'F':
+        top = next((top for top in (1, 255, 65535) if largest <= top), largest)
+    else:
+        top = 65535 if largest <= 65535 else 2**31 - 1
+    return Image.fromarray(np.round(values.clip(0) * (255 / top)).astype(np.uint8))
+
+
+def _lab_to_rgb(image: Image.Image) -> Image.Image:
+    from PIL import ImageCms  # an optional part of Pillow, present in its wheels
+
+    return ImageCms.profileToProfile(
+        image, ImageCms.createProfile('LAB'), ImageCms.createProfile('sRGB'), outputMode='RGB'
+    )

@@ -1,0 +1,149 @@
+"""CLIP's two towers through open_clip, and only as much of the text tower as a batch needs.
+
+Where the weights come from is decided in ``clip_source.py``.
+"""
+
+import logging
+import math
+
+import open_clip
+import torch
+from torch import nn
+
+from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.model.clip_source import ClipSource, load_clip_state, resolve_clip
+
+__all__ = ['Backbone', 'resolve_clip']
+
+logger = logging.getLogger('pyiqa_amhp')
+
+
+class Backbone(nn.Module):
+    """Image encoder and text encoder of Eq. 1.
+
+    Args:
+        source: the model's form, its activation, and its weights if there are any.
+
+    Raises:
+        AMHPError: a text tower that is not causal (SigLIP, CLIPA, Hugging Face's encoders ...),
+            or weights that do not fit.
+    """
+
+    def __init__(self, source: ClipSource):
+        super().__init__()
+        model_cfg = dict(source.model_cfg)
+        text_cfg = model_cfg['text_cfg']
+        if 'hf_model_name' in text_cfg or 'multimodal_cfg' in model_cfg:
+            raise _not_causal(source.config.backbone)
+        model_class = (
+            open_clip.CustomTextCLIP if model_cfg.pop('custom_text', False) else open_clip.CLIP
+        )
+        model_cfg['quick_gelu'] = source.config.quick_gelu
+        self.clip = model_class(**model_cfg)
+        if self._text_tower.attn_mask is None:
+            raise _not_causal(source.config.backbone)
+        self.clip_logit_scale = math.log(1 / 0.07)  # of a CLIP that was never trained
+        if source.path is not None:
+            self.clip_logit_scale = load_clip_state(self.clip, source)
+        # AMHP has a scale of its own; an unused parameter would only disturb distributed training.
+        self.clip.logit_scale = None
+        self.tokenizer = _tokenizer(text_cfg)
+        self.truncated_texts = 0
+        projection = self._text_tower.text_projection
+        self.width = (
+            projection.out_features if isinstance(projection, nn.Linear) else projection.shape[1]
+        )
+        size = self.clip.visual.image_size
+        self.image_size = size if isinstance(size, int) else size[0]
+
+    @property
+    def _text_tower(self) -> nn.Module:
+        """What holds the text tower's parts: open_clip has two layouts."""
+        return getattr(self.clip, 'text', self.clip)
+
+    def text_parameters(self) -> list[nn.Parameter]:
+        """The parameters of the text tower."""
+        return [p for name, p in self.clip.named_parameters() if not name.startswith('visual.')]
+
+    def freeze_text(self) -> None:
+        """Exclude the text tower from training."""
+        for parameter in self.text_parameters():
+            parameter.requires_grad_(False)
+
+    def encode_image(self, x: torch.Tensor) -> torch.Tensor:
+        """``Fx``: preprocessed images ``(N, 3, size, size)`` to ``(N, n)``, not normalised."""
+        return self.clip.visual(x)
+
+    def encode_text(self, texts: list[str]) -> torch.Tensor:
+        """``Ft``: N texts to ``(N, n)``, not normalised; each different text is encoded once.
+
+        Texts past the tower's length (77 tokens for CLIP) are cut, counted in
+        ``truncated_texts``, and said once.
+        """
+        unique = list(dict.fromkeys(texts))
+        features = self._encode_tokens(*self._tokenize(unique))
+        if len(unique) == len(texts):
+            return features
+        row = {text: i for i, text in enumerate(unique)}
+        return features[[row[text] for text in texts]]
+
+    def _encode_tokens(self, tokens: torch.Tensor, end: torch.Tensor) -> torch.Tensor:
+        """Token ids ``(M, context_length)`` and their end positions ``(M,)`` to ``(M, n)``.
+
+        The tower is causal and is read at the end token, so nothing after the longest text
+        can change a feature.
+        """
+        tower = self._text_tower
+        length = int(end.max()) + 1  # on the CPU still: no wait for a GPU
+        device = tower.positional_embedding.device
+        tokens, end = tokens[:, :length].to(device), end.to(device)
+
+        dtype = tower.transformer.get_cast_dtype()
+        x = tower.token_embedding(tokens).to(dtype) + tower.positional_embedding[:length].to(dtype)
+        x = tower.transformer(x, attn_mask=tower.attn_mask[:length, :length])
+        x = tower.ln_final(x[torch.arange(len(x), device=device), end])
+        projection = tower.text_projection
+        return projection(x) if isinstance(projection, nn.Linear) else x @ projection
+
+    def _tokenize(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token ids and end positions, counting the texts that had to be cut."""
+        tokens = self.tokenizer(texts)
+        end = _end_positions(tokens, self._text_tower)
+        longest = tokens.shape[1]
+        full = [text for text, at in zip(texts, end.tolist(), strict=True) if at == longest - 1]
+        encode = getattr(self.tokenizer, 'encode', None)  # Hugging Face's wrapper has none
+        cut = sum(encode is None or len(encode(text)) + 2 > longest for text in full)
+        if cut and not self.truncated_texts:
+            logger.warning(
+                'A text is longer than %d tokens and was cut there; more of them are only counted.',
+                longest,
+            )
+        self.truncated_texts += cut
+        return tokens, end
+
+
+def _end_positions(tokens: torch.Tensor, tower: nn.Module) -> torch.Tensor:
+    """Where each row's end token stands, ``(M,)``, by open_clip's two rules."""
+    pool = tower.text_pool_type if hasattr(tower, 'text_pool_type') else tower.pool_type
+    if pool == 'argmax':
+        return tokens.argmax(dim=-1)
+    eos = tower.text_eos_id if hasattr(tower, 'text_eos_id') else tower.eos_id
+    return (tokens == eos).int().argmax(dim=-1)
+
+
+def _tokenizer(text_cfg: dict):
+    """The tokenizer that belongs to a text tower, as open_clip chooses it."""
+    length = text_cfg.get('context_length', 77)
+    options = text_cfg.get('tokenizer_kwargs') or {}
+    name = text_cfg.get('hf_tokenizer_name')
+    if name:
+        return open_clip.tokenizer.HFTokenizer(name, context_length=length, **options)
+    return open_clip.SimpleTokenizer(context_length=length, **options)
+
+
+def _not_causal(backbone) -> AMHPError:
+    name = backbone if isinstance(backbone, str) else 'this model'
+    return AMHPError(
+        f'backbone {name}: expected a CLIP with a causal text tower that is read at its end '
+        'token, such as ViT-B-16, ViT-L-14, RN50 or EVA02-B-16'
+    )

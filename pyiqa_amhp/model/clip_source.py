@@ -1,0 +1,230 @@
+"""Where CLIP's weights come from, and what must be known about them.
+
+OpenAI's weights need QuickGELU, and a state dict does not say whose it is (open_clip issue 771),
+so the activation is taken from what accompanies the weights and is never guessed.
+"""
+
+import dataclasses
+import json
+import os
+import threading
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import open_clip
+import torch
+from open_clip.convert import convert_state_dict
+from open_clip.factory import HF_HUB_PREFIX, get_model_config
+from open_clip.model import convert_to_custom_text_state_dict
+from open_clip.pretrained import download_pretrained
+
+from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.model.config import AMHPConfig
+from pyiqa_amhp.model.files import check_keys, read_tensors
+
+# Buffers that only the archives of OpenAI hold.
+OPENAI_ONLY = ('input_resolution', 'context_length', 'vocab_size')
+HUB_FILES = ('open_clip_model.safetensors', 'open_clip_pytorch_model.bin')
+HUB_CONFIG = 'open_clip_config.json'
+
+
+@dataclass(frozen=True)
+class ClipSource:
+    """A CLIP to build: its form, the configuration with all that was found out, its weights."""
+
+    config: AMHPConfig
+    model_cfg: dict[str, Any]
+    path: Path | None = None
+    state: dict[str, torch.Tensor] | None = None
+
+
+def resolve_clip(config: AMHPConfig, load: bool) -> ClipSource:
+    """Find the CLIP that ``config`` names.
+
+    Args:
+        config: its ``backbone``, ``clip_weights`` and ``quick_gelu`` count.
+        load: whether weights are wanted; if not, nothing is read and no network is used,
+            unless the backbone itself is on the hub.
+
+    Raises:
+        AMHPError: an unknown model or tag, weights out of reach, or an unknown activation.
+    """
+    name, weights = config.backbone, config.clip_weights
+    for hub_id in (name, weights if load else None):
+        if isinstance(hub_id, str) and hub_id.startswith(HF_HUB_PREFIX):
+            return _from_hub(config, hub_id.removeprefix(HF_HUB_PREFIX), load)
+    model_cfg = _model_cfg(name)
+    if not load:
+        return _source(config, model_cfg, quick_gelu=model_cfg.get('quick_gelu', False))
+    if weights is None:
+        raise AMHPError('clip_weights: expected an open_clip tag or a file, got none')
+    if Path(weights).expanduser().is_file():
+        return _from_file(config, model_cfg, Path(weights).expanduser())
+    return _from_tag(config, model_cfg)
+
+
+def _model_cfg(backbone: str | dict) -> dict[str, Any]:
+    if isinstance(backbone, str):
+        model_cfg = get_model_config(backbone.replace('/', '-'))
+        if model_cfg is None:
+            raise AMHPError(
+                f'backbone {backbone!r}: not a model of open_clip; see open_clip.list_models()'
+            )
+        return model_cfg
+    if missing := [k for k in ('embed_dim', 'vision_cfg', 'text_cfg') if k not in backbone]:
+        raise AMHPError(f'backbone: a dict needs {", ".join(missing)}, as in open_clip model files')
+    return json.loads(json.dumps(backbone))
+
+
+def _source(config, model_cfg, quick_gelu, preprocess=None, **found) -> ClipSource:
+    """Write what was found out into the configuration, over nothing that the user said."""
+    preprocess = preprocess or {}
+    model_cfg.pop('quick_gelu', None)
+    config = dataclasses.replace(
+        config,
+        quick_gelu=quick_gelu if config.quick_gelu is None else config.quick_gelu,
+        image_mean=config.image_mean or preprocess.get('mean') or open_clip.OPENAI_DATASET_MEAN,
+        image_std=config.image_std or preprocess.get('std') or open_clip.OPENAI_DATASET_STD,
+    )
+    return ClipSource(config, model_cfg, **found)
+
+
+def _from_file(config: AMHPConfig, model_cfg: dict, path: Path) -> ClipSource:
+    """A local file: OpenAI's archive, a state dict, or safetensors."""
+    config = dataclasses.replace(config, clip_weights=path.name)  # no paths in checkpoints
+    if _is_torchscript(path):
+        state = torch.jit.load(str(path), map_location='cpu').state_dict()
+    else:
+        state = read_tensors(path)
+    quick_gelu = config.quick_gelu
+    beside = path.with_name(HUB_CONFIG)
+    if quick_gelu is None and (state.keys() & set(OPENAI_ONLY) or model_cfg.get('quick_gelu')):
+        quick_gelu = True
+    if quick_gelu is None and beside.is_file():
+        quick_gelu = json.loads(beside.read_text())['model_cfg'].get('quick_gelu', False)
+    if quick_gelu is None:
+        raise AMHPError(
+            f'{path}: the file does not say which activation its weights were trained with; give '
+            'quick_gelu=True (OpenAI, MetaCLIP, DFN) or quick_gelu=False (LAION, DataComp)'
+        )
+    return _source(config, model_cfg, quick_gelu, path=path, state=state)
+
+
+def _from_tag(config: AMHPConfig, model_cfg: dict) -> ClipSource:
+    """A tag of open_clip's list, from the local caches or the network."""
+    name, tag = config.backbone, config.clip_weights
+    model = name.replace('/', '-') if isinstance(name, str) else None
+    # open_clip lists the tags of `X-quickgelu` under both names, but not for every model.
+    tag_cfg = model and (
+        open_clip.get_pretrained_cfg(model, tag)
+        or open_clip.get_pretrained_cfg(model.removesuffix('-quickgelu'), tag)
+    )
+    if not tag_cfg:
+        tags = open_clip.list_pretrained_tags_by_model(model) if model else []
+        raise AMHPError(
+            f'clip_weights {tag!r}: neither a file nor an open_clip tag of backbone {name!r} '
+            f'(tags: {", ".join(tags) or "none"})'
+        )
+    repo = tag_cfg.get('hf_hub', '').strip('/')
+    path = _cached(repo, HUB_FILES) or _openai_cache(tag_cfg.get('url', ''))
+    if path is None:
+        _require_network(f'CLIP weights {tag!r} of {name}', repo)
+        path = Path(download_pretrained(tag_cfg))
+    state = None
+    if _is_torchscript(path):
+        state = torch.jit.load(str(path), map_location='cpu').state_dict()
+    quick_gelu = tag_cfg.get('quick_gelu', False)
+    return _source(config, model_cfg, quick_gelu, tag_cfg, path=path, state=state)
+
+
+def _from_hub(config: AMHPConfig, repo: str, load: bool) -> ClipSource:
+    """``hf-hub:owner/name``: the repository says what its model is."""
+    path = _cached(repo, (HUB_CONFIG,))
+    weights = _cached(repo, HUB_FILES)
+    if path is None or (load and weights is None):
+        _require_network(f'CLIP model hf-hub:{repo}', repo)
+        path = Path(huggingface_hub.hf_hub_download(repo, HUB_CONFIG))
+        if load:
+            weights = Path(open_clip.download_pretrained_from_hf(repo))
+    described = json.loads(path.read_text())
+    model_cfg = described['model_cfg']
+    quick_gelu = model_cfg.get('quick_gelu', False)
+    # The form itself goes into checkpoints, so that they load without the hub.
+    config = dataclasses.replace(
+        config, backbone=json.loads(json.dumps(model_cfg)), clip_weights=HF_HUB_PREFIX + repo
+    )
+    preprocess = described.get('preprocess_cfg')
+    return _source(config, model_cfg, quick_gelu, preprocess, path=weights if load else None)
+
+
+def load_clip_state(clip: torch.nn.Module, source: ClipSource) -> float:
+    """Load the weights into open_clip's model; gives CLIP's own logit scale (a logarithm).
+
+    Raises:
+        AMHPError: keys or shapes that do not fit, by name.
+    """
+    state = source.state if source.state is not None else read_tensors(source.path)
+    state = {key: value.float() for key, value in state.items() if key not in OPENAI_ONLY}
+    state = convert_state_dict(clip, state)
+    if 'positional_embedding' in state and not hasattr(clip, 'positional_embedding'):
+        state = convert_to_custom_text_state_dict(state)
+    scale = float(state.pop('logit_scale', clip.logit_scale))
+    state.pop('logit_bias', None)
+    check_keys(clip, state, source.path, ignore=('logit_scale', 'logit_bias'))
+    clip.load_state_dict(state, strict=False)
+    return scale
+
+
+def _is_torchscript(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith('/constants.pkl') for name in archive.namelist())
+
+
+def _cached(repo: str, names: tuple[str, ...]) -> Path | None:
+    """The first of these files that Hugging Face's cache holds."""
+    for name in names if repo else ():
+        path = huggingface_hub.try_to_load_from_cache(repo, name)
+        if isinstance(path, str):
+            return Path(path)
+    return None
+
+
+def _openai_cache(url: str) -> Path | None:
+    """The file that OpenAI's own package has downloaded, if it did."""
+    path = Path.home() / '.cache' / 'clip' / os.path.basename(url)
+    return path if url and path.is_file() else None
+
+
+def _require_network(what: str, repo: str, timeout: float = 5.0) -> None:
+    """Raise in a few seconds where the hub cannot be reached, however slow the resolver is."""
+    problem: list[str] = ['no answer in time']
+
+    def ask():
+        try:
+            session = huggingface_hub.utils.get_session()
+            session.head(huggingface_hub.constants.ENDPOINT, timeout=timeout)
+            problem.clear()
+        except Exception as error:
+            problem[:] = [f'{type(error).__name__}: {error}'.splitlines()[0]]
+
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        problem = ['HF_HUB_OFFLINE is set']
+    else:
+        thread = threading.Thread(target=ask, daemon=True)
+        thread.start()
+        thread.join(timeout + 1)
+    if problem:
+        raise AMHPError(
+            f'{what}: not on this machine, and {huggingface_hub.constants.ENDPOINT} is out of '
+            f'reach ({problem[0]}). Three ways out:\n'
+            f'  1. fetch it where there is a network (`hf download {repo}`) and copy that cache '
+            'here (HF_HOME), or point HF_ENDPOINT at a mirror;\n'
+            '  2. give a local file: clip_weights=FILE, OpenAI\'s ViT-B-16.pt or any other;\n'
+            '  3. use trained AMHP weights, which need no CLIP file: pretrained_model_path=FILE, '
+            '`amhp score --weights FILE`, or `amhp weights add FILE --as ava`.'
+        )

@@ -1,0 +1,184 @@
+"""Every choice that makes one AMHP differ from another, in one record that checkpoints carry.
+
+A field says where its default comes from: *paper*, *authors' code* (GitHub-Ju/AMHP), or *our
+choice* where both are silent. ``protocol`` bundles the points on which paper and code disagree.
+"""
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from pyiqa_amhp.data.ratings import LEVELS, REFERENCE_PARA_LEVEL_VALUES, SCALES
+from pyiqa_amhp.errors import AMHPError
+
+# The paper's formulas, with the four slips of the authors' code mended; and what they ran.
+PROTOCOLS = {
+    'paper': {
+        'normalize_fused': True,
+        'tuple_prompts': False,
+        'fc_init': 'zero',
+        'crop': 'center',
+        'test_flip': False,
+    },
+    'reference': {
+        'normalize_fused': False,
+        'tuple_prompts': True,
+        'fc_init': 'default',
+        'crop': 'corner',
+        'test_flip': True,
+    },
+}
+
+# Rows of the paper's Table 4 (Img, Img + Attr, Img + Qual, Img + Attr + Qual).
+VARIANTS = ('image', 'image+attributes', 'image+levels', 'all')
+
+CHOICES = {
+    'dataset': tuple(SCALES),
+    'protocol': tuple(PROTOCOLS),
+    'variant': VARIANTS,
+    'fc_init': ('zero', 'default'),
+    'resize': ('squash', 'shortest'),
+    'crop': ('center', 'corner'),
+}
+
+
+@dataclass(frozen=True)
+class AMHPConfig:
+    """Options of the arch ``AMHP``; every one is also a keyword of ``create_metric('amhp')``.
+
+    Attributes:
+        dataset: whose scale the score is on, one of ``ava`` (1..10), ``para`` (1..5), ``aadb``
+            (0..1); sets ``level_values`` unless they are given.
+        protocol: ``paper`` (default) or ``reference``; sets ``normalize_fused``,
+            ``tuple_prompts``, ``fc_init``, ``crop`` and ``test_flip`` unless they are given.
+        variant: ``all`` (the paper's AMHP), ``image``, ``image+attributes`` or
+            ``image+levels`` (Table 4). Without quality levels, ``k`` learned vectors take the
+            place of their text features in Eq. 6: our choice, the paper does not say.
+        levels: the words of the quality levels, worst first (paper).
+        level_values: one score for each level, rising; the mean score of the level's bin
+            (our choice; for PARA the authors' values under ``reference``).
+        template: the second-level prompt, with ``{level}`` in it (paper).
+        backbone: an open_clip model name, ``hf-hub:owner/name``, or a dict in the form of
+            open_clip's model files (``embed_dim``, ``vision_cfg``, ``text_cfg``). Paper: ViT-B/16.
+        clip_weights: CLIP's own weights to start from: an open_clip tag or a file. Paper: OpenAI's.
+        quick_gelu: the towers' activation; None: as the weights say (see ``backbone.py``).
+        tau: temperature of Eq. 7 at the start of training; it is learned, as in the authors'
+            code, which starts at 0.07. ``clip``: CLIP's own, as zero-shot use does.
+        normalize_fused: divide by the norm of ``Fm`` in Eq. 6 (paper: yes; code: no).
+        tuple_prompts: write the level as the code did, ``('bad',)`` for ``bad`` (a slip).
+        fc_init: ``zero``: an untrained model is CLIP's zero-shot (our choice, the paper is
+            silent); ``default``: PyTorch's initialisation (code).
+        resize: ``squash`` the image to a square (code; the paper is silent) or scale its
+            ``shortest`` side (CLIP's own preprocessing).
+        resize_size: that side in pixels; None: 256/224 of the input size (code: 256 for 224).
+        crop: in testing, ``center`` or ``corner`` (top-left; the code's slip).
+        test_flip: in testing, mirror every other image at random (the code's slip; here the
+            toss depends on the image's own pixels, so a score can be repeated).
+        image_mean, image_std: of the towers' input; None: as CLIP's weights say.
+    """
+
+    dataset: str = 'ava'
+    protocol: str = 'paper'
+    variant: str = 'all'
+    levels: tuple[str, ...] = LEVELS
+    level_values: tuple[float, ...] | None = None
+    template: str = 'A photo with {level} aesthetics.'
+    backbone: str | dict = 'ViT-B-16'
+    clip_weights: str | None = 'openai'
+    quick_gelu: bool | None = None
+    tau: float | str = 0.07
+    normalize_fused: bool | None = None
+    tuple_prompts: bool | None = None
+    fc_init: str | None = None
+    resize: str = 'squash'
+    resize_size: int | None = None
+    crop: str | None = None
+    test_flip: bool | None = None
+    image_mean: tuple[float, ...] | None = None
+    image_std: tuple[float, ...] | None = None
+
+    @classmethod
+    def from_options(cls, options: dict[str, Any], stored: dict[str, Any] | None = None):
+        """The configuration for ``options``, over a checkpoint's ``stored`` one if there is any.
+
+        Options that are None count as not given. Choosing a protocol or a data set anew also
+        resets what that choice sets.
+
+        Raises:
+            AMHPError: an unknown option, or a value that is not allowed.
+        """
+        fields = {field.name for field in dataclasses.fields(cls)}
+        given = {name: value for name, value in options.items() if value is not None}
+        if unknown := sorted(given.keys() - fields):
+            raise AMHPError(
+                f'unknown AMHP option{"s" * (len(unknown) > 1)} {", ".join(unknown)}; '
+                f'the options are: {", ".join(sorted(fields))}'
+            )
+        values = {name: value for name, value in (stored or {}).items() if name in fields}
+        if given.get('protocol', values.get('protocol')) != values.get('protocol'):
+            for name in PROTOCOLS['paper']:
+                values.pop(name, None)
+        if given.get('dataset', values.get('dataset')) != values.get('dataset'):
+            values.pop('level_values', None)
+        return cls(**{**values, **given})
+
+    def __post_init__(self):
+        for name, allowed in CHOICES.items():
+            value = getattr(self, name)
+            if value is not None and value not in allowed:
+                raise AMHPError(f'{name}={value!r}: expected one of {", ".join(allowed)}')
+        for name, value in PROTOCOLS[self.protocol].items():
+            if getattr(self, name) is None:
+                self._set(name, value)
+        if self.level_values is None:
+            reference_para = (self.protocol, self.dataset) == ('reference', 'para')
+            scale = SCALES[self.dataset].level_values
+            self._set('level_values', REFERENCE_PARA_LEVEL_VALUES if reference_para else scale)
+        for name in ('levels', 'level_values', 'image_mean', 'image_std'):
+            if getattr(self, name) is not None:
+                self._set(name, tuple(getattr(self, name)))
+        self._check_levels()
+        if self.tau != 'clip' and not (isinstance(self.tau, int | float) and self.tau > 0):
+            raise AMHPError(f"tau={self.tau!r}: expected a positive number or 'clip'")
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    def _check_levels(self) -> None:
+        if isinstance(self.levels, str) or len(self.levels) < 2:
+            raise AMHPError(f'levels={self.levels!r}: expected at least two words, worst first')
+        if len(self.level_values) != len(self.levels):
+            raise AMHPError(
+                f'{len(self.levels)} levels {list(self.levels)} but {len(self.level_values)} '
+                f'level_values {list(self.level_values)}: give one value for each level'
+            )
+        if not all(math.isfinite(value) for value in self.level_values):
+            raise AMHPError(f'level_values={list(self.level_values)}: expected finite numbers')
+        if list(self.level_values) != sorted(set(self.level_values)):
+            raise AMHPError(f'level_values={list(self.level_values)}: expected rising numbers')
+        if '{level}' not in self.template:
+            raise AMHPError(f'template={self.template!r}: expected the field {{level}} in it')
+
+    @property
+    def uses_attributes(self) -> bool:
+        """Whether the first-level prompt (a text for each image) is used."""
+        return self.variant in ('image+attributes', 'all')
+
+    @property
+    def uses_levels(self) -> bool:
+        """Whether the second-level prompt (the sentences of the quality levels) is used."""
+        return self.variant in ('image+levels', 'all')
+
+    def to_tensor(self) -> torch.Tensor:
+        """As a uint8 tensor of JSON, the one form that every checkpoint format can carry."""
+        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        return torch.tensor(list(text.encode()), dtype=torch.uint8)
+
+
+def stored_config(tensor: torch.Tensor) -> dict[str, Any]:
+    """Undo ``to_tensor``: the fields as a dict, for ``from_options``."""
+    return json.loads(bytes(tensor.tolist()).decode())

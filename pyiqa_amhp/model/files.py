@@ -1,0 +1,105 @@
+"""Reading and writing tensors: nothing that is read can run code, nothing is half-written."""
+
+import os
+import pickle
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import safetensors.torch
+import torch
+
+from pyiqa_amhp.errors import AMHPError
+
+# How checkpoints wrap their tensors: pyiqa, open_clip, and others.
+WRAPPERS = ('params', 'state_dict', 'model_state_dict', 'model')
+
+
+def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
+    """The named tensors of a ``.safetensors`` file or of a PyTorch checkpoint, on the CPU.
+
+    Raises:
+        AMHPError: no such file, a damaged one, one that holds more than tensors (pickles with
+            code in them are refused, never run), or one without named tensors.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise AMHPError(f'{path}: no such file')
+    try:
+        if path.suffix == '.safetensors':
+            return safetensors.torch.load_file(path)
+        content = torch.load(path, map_location='cpu', weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise AMHPError(
+            f'{path}: refused, since it holds something other than tensors and loading it could '
+            f'run code ({str(error).strip().splitlines()[0]})'
+        ) from error
+    except Exception as error:  # damaged files fail in many ways
+        raise AMHPError(f'{path}: cannot be read as weights ({error})') from error
+    for key in WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    tensors = isinstance(content, Mapping) and {
+        str(key).removeprefix('module.'): value
+        for key, value in content.items()
+        if isinstance(value, torch.Tensor)
+    }
+    if not tensors:
+        raise AMHPError(f'{path}: expected a checkpoint with named tensors, found none')
+    return tensors
+
+
+def write_atomically(path: str | Path, write: Callable[[Path], None]) -> Path:
+    """Let ``write`` fill a temporary file in the same folder, then move it to ``path``."""
+    path = Path(path).expanduser()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f'.{path.name}.', suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        temporary.chmod(0o666 & ~_umask())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def check_keys(
+    module: torch.nn.Module,
+    state: Mapping[str, torch.Tensor],
+    path: str | Path,
+    ignore: tuple[str, ...] = (),
+) -> None:
+    """Compare names and shapes with what ``module`` expects.
+
+    Raises:
+        AMHPError: naming the keys that are missing, unexpected, or of another shape.
+    """
+    expected = {k: v for k, v in module.state_dict().items() if k not in ignore}
+    problems = []
+    for title, keys in (
+        ('missing', expected.keys() - state.keys()),
+        ('unexpected', state.keys() - expected.keys()),
+    ):
+        if keys:
+            problems.append(f'{len(keys)} {title}: {_some(sorted(keys))}')
+    shapes = [
+        f'{key} is {list(state[key].shape)}, expected {list(expected[key].shape)}'
+        for key in expected
+        if key in state and state[key].shape != expected[key].shape
+    ]
+    if shapes:
+        problems.append(f'{len(shapes)} of another shape: {_some(shapes)}')
+    if problems:
+        raise AMHPError(f'{path}: the weights do not fit the model ({"; ".join(problems)})')
+
+
+def _some(items: list[str], most: int = 5) -> str:
+    return ', '.join(items[:most]) + (', ...' if len(items) > most else '')

@@ -1,0 +1,77 @@
+"""From an image batch of any size to the towers' input."""
+
+import torch
+from torch import nn
+from torchvision.transforms import functional as TF
+
+from pyiqa_amhp.errors import AMHPError
+
+
+def check_images(x: torch.Tensor) -> torch.Tensor:
+    """Pass on a batch ``(N, 3, H, W)``, grey ones ``(N, 1, H, W)`` repeated to three channels.
+
+    Raises:
+        TypeError: not a floating-point tensor.
+        AMHPError: another shape, an empty image, or pixels that are not finite.
+    """
+    if not isinstance(x, torch.Tensor) or not x.is_floating_point():
+        kind = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
+        raise TypeError(f'image batch: expected a float tensor with values in [0, 1], got {kind}')
+    if x.dim() != 4 or x.shape[1] not in (1, 3) or 0 in x.shape:
+        raise AMHPError(f'image batch: expected (N, 3, H, W) or (N, 1, H, W), got {tuple(x.shape)}')
+    if not torch.isfinite(x).all():
+        bad = (~torch.isfinite(x)).flatten(1).sum(1)
+        where = ', '.join(f'image {i}: {count}' for i, count in enumerate(bad.tolist()) if count)
+        raise AMHPError(f'image batch: pixels that are NaN or infinite ({where})')
+    return x.expand(-1, 3, -1, -1)
+
+
+def mirror_by_parity(x: torch.Tensor) -> torch.Tensor:
+    """Mirror the images whose 8-bit pixels have an odd sum.
+
+    The authors' code mirrors test images at random. A toss that depends on nothing but the
+    image keeps that, and keeps a score the same from call to call and in any batch.
+    """
+    odd = (x.detach() * 255).round().long().sum(dim=(1, 2, 3)) % 2 == 1
+    return torch.where(odd[:, None, None, None], x.flip(-1), x)
+
+
+class Preprocess(nn.Module):
+    """Resize, crop and normalise, as ``AMHPConfig`` says.
+
+    Args:
+        size: side of the towers' square input in pixels.
+        mean, std: of each channel.
+        resize: ``squash`` or ``shortest``; resize_size: in pixels.
+        crop: ``center`` or ``corner``.
+        flip: mirror by parity.
+    """
+
+    def __init__(self, size, mean, std, resize, resize_size, crop, flip):
+        super().__init__()
+        self.size, self.resize, self.resize_size = size, resize, resize_size
+        self.crop, self.flip = crop, flip
+        shape = (1, 3, 1, 1)
+        self.register_buffer('mean', torch.tensor(mean).reshape(shape), persistent=False)
+        self.register_buffer('std', torch.tensor(std).reshape(shape), persistent=False)
+
+    def view(self, x: torch.Tensor) -> torch.Tensor:
+        """The part of each image that the model sees: ``(N, 3, H, W)`` to ``(N, 3, size, size)``."""
+        side = [self.resize_size] * 2 if self.resize == 'squash' else [self.resize_size]
+        if list(x.shape[-2:]) != [self.resize_size] * 2:
+            x = TF.resize(x, side, TF.InterpolationMode.BILINEAR, antialias=True)
+        if self.crop == 'center':
+            x = TF.center_crop(x, self.size)
+        else:
+            x = x[..., : self.size, : self.size]
+        return mirror_by_parity(x) if self.flip else x
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``(N, 3, H, W)`` in [0, 1] to normalised ``(N, 3, size, size)``.
+
+        In training, images that have the input's size already are the data set's own crops and
+        are only normalised, as in pyiqa's NIMA.
+        """
+        if not (self.training and x.shape[-2:] == (self.size, self.size)):
+            x = self.view(x)
+        return (x - self.mean.to(x)) / self.std.to(x)

@@ -1,0 +1,50 @@
+"""Both levels of prompts as text: what is checked at the door, and how a level becomes a sentence."""
+
+from collections.abc import Sequence
+
+from pyiqa_amhp.errors import AMHPError
+
+
+def level_sentences(
+    levels: Sequence[str], template: str, tuple_prompts: bool = False
+) -> list[str]:
+    """The second-level prompts ``Ta`` of Eq. 2.
+
+    Args:
+        levels: ``k`` words, worst first.
+        template: a sentence with ``{level}`` in it.
+        tuple_prompts: as the authors' code ran, where the level reached the sentence as a
+            one-element tuple and CLIP read ``A photo with ('bad',) aesthetics.``
+
+    Returns:
+        ``k`` sentences.
+    """
+    words = [str((level,)) if tuple_prompts else level for level in levels]
+    return [template.replace('{level}', word) for word in words]
+
+
+def image_texts(text: str | Sequence[str | None] | None, n: int) -> list[str]:
+    """The first-level prompts of ``n`` images, with ``''`` where an image has none.
+
+    Args:
+        text: None, one string for one image, or a sequence of ``n`` strings or Nones. A blank
+            string counts as no text.
+
+    Raises:
+        TypeError: not a string, a sequence of strings, or None.
+        AMHPError: not as many texts as images.
+    """
+    if text is None:
+        return [''] * n
+    texts = [text] if isinstance(text, str) else text
+    if not isinstance(texts, list | tuple):
+        raise TypeError(f'text: expected a string or a list of strings, got {type(text).__name__}')
+    for i, item in enumerate(texts):
+        if not isinstance(item, str | None):
+            raise TypeError(f'text[{i}]: expected a string or None, got {type(item).__name__}')
+    if len(texts) != n:
+        raise AMHPError(
+            f'got {len(texts)} text{"s" * (len(texts) != 1)} for {n} image{"s" * (n != 1)}; '
+            'give one for each image, None where there is none'
+        )
+    return [item.strip() if item else '' for item in texts]

@@ -1,0 +1,152 @@
+"""Trained AMHP weights: checkpoints that carry their configuration, and the user's store of them."""
+
+import json
+import logging
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+import safetensors.torch
+import torch
+
+from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.model.config import AMHPConfig, stored_config
+from pyiqa_amhp.model.files import check_keys, read_tensors, write_atomically
+
+CONFIG_KEY = '_extra_state'  # where torch keeps what AMHP.get_extra_state gives
+WEIGHTS_VARIABLE = 'PYIQA_AMHP_WEIGHTS'
+HOME_VARIABLE = 'PYIQA_AMHP_HOME'
+
+logger = logging.getLogger('pyiqa_amhp')
+_said: set[str] = set()
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Trained weights as read from a file: ``config`` as stored, ``state`` without it."""
+
+    path: Path
+    config: dict[str, Any]
+    state: dict[str, torch.Tensor]
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a checkpoint of AMHP, ``.pth`` (pyiqa's form) or ``.safetensors``.
+
+    Raises:
+        AMHPError: see ``read_tensors``; or the file has no AMHP configuration.
+    """
+    state = dict(read_tensors(path))
+    raw = state.pop(CONFIG_KEY, None)
+    try:
+        config = stored_config(raw)
+    except (AttributeError, ValueError, OverflowError, TypeError):
+        config = None
+    if not isinstance(config, dict):
+        raise AMHPError(
+            f'{path}: no AMHP configuration in it; expected a checkpoint that AMHP was saved to '
+            '(CLIP weights go to clip_weights=)'
+        )
+    return Checkpoint(Path(path).expanduser(), config, state)
+
+
+def save_checkpoint(path: str | Path, state: dict[str, torch.Tensor]) -> Path:
+    """Write an AMHP's ``state_dict()``, atomically, in the form that the suffix names.
+
+    ``.safetensors`` also gets the configuration as readable metadata; any other suffix gets
+    pyiqa's form, ``{'params': ...}``.
+    """
+    state = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+    if Path(path).suffix == '.safetensors':
+        metadata = {'format': 'pt', 'pyiqa_amhp': json.dumps(stored_config(state[CONFIG_KEY]))}
+        return write_atomically(
+            path, lambda file: safetensors.torch.save_file(state, file, metadata=metadata)
+        )
+    return write_atomically(path, lambda file: torch.save({'params': state}, file))
+
+
+def load_into(net: torch.nn.Module, checkpoint: Checkpoint) -> None:
+    """Load a checkpoint into a model built from its configuration.
+
+    Raises:
+        AMHPError: names the keys that do not fit.
+    """
+    check_keys(net, checkpoint.state, checkpoint.path, ignore=(CONFIG_KEY,))
+    net.load_state_dict({**checkpoint.state, CONFIG_KEY: net.get_extra_state()})
+
+
+def find(dataset: str, pretrained: bool | str, path: str | None) -> Checkpoint | None:
+    """The trained weights to use: ``path``, else the environment's, else the user's store's.
+
+    Raises:
+        AMHPError: a file that is named but cannot be used.
+    """
+    if pretrained not in (True, False, 'clip'):
+        raise AMHPError(f"pretrained={pretrained!r}: expected True, False or 'clip'")
+    if path is not None:
+        return read_checkpoint(path)
+    if pretrained is not True:
+        return None
+    if from_environment := os.environ.get(WEIGHTS_VARIABLE):
+        return read_checkpoint(from_environment)
+    stored = store_path(dataset)
+    return read_checkpoint(stored) if stored.is_file() else None
+
+
+def say_zero_shot(config: AMHPConfig) -> None:
+    """Say, once in a process, that no trained weights are in use."""
+    if 'zero-shot' not in _said:
+        _said.add('zero-shot')
+        logger.warning(
+            'AMHP has no trained weights here and runs zero-shot on CLIP (%s, %s): the quality '
+            'prompts alone judge the image and a text changes nothing. Train it (amhp train), or '
+            'give trained weights: pretrained_model_path=FILE or `amhp weights add FILE --as %s`.',
+            config.backbone if isinstance(config.backbone, str) else 'a model of your own',
+            config.clip_weights,
+            config.dataset,
+        )
+
+
+def store_path(name: str | None = None) -> Path:
+    """The user's store of trained weights, or the place of ``name`` in it.
+
+    Raises:
+        AMHPError: a name that is not lower-case letters, digits, ``-`` and ``_``.
+    """
+    home = os.environ.get(HOME_VARIABLE) or platformdirs.user_data_dir('pyiqa_amhp', False)
+    folder = Path(home).expanduser() / 'weights'
+    if name is None:
+        return folder
+    if not re.fullmatch(r'[a-z0-9][a-z0-9_-]*', name):
+        raise AMHPError(f'weights name {name!r}: use lower-case letters, digits, "-" and "_"')
+    return folder / f'{name}.safetensors'
+
+
+def add_to_store(path: str | Path, name: str) -> Path:
+    """Check a checkpoint and copy it into the store, as safetensors, under ``name``."""
+    target = store_path(name)
+    checkpoint = read_checkpoint(path)
+    config = AMHPConfig.from_options({}, checkpoint.config)
+    return save_checkpoint(target, {**checkpoint.state, CONFIG_KEY: config.to_tensor()})
+
+
+def remove_from_store(name: str) -> Path:
+    """Delete ``name`` from the store.
+
+    Raises:
+        AMHPError: there is no such entry.
+    """
+    path = store_path(name)
+    if not path.is_file():
+        known = ', '.join(sorted(stored())) or 'nothing'
+        raise AMHPError(f'no weights are stored as {name!r} (stored: {known})')
+    path.unlink()
+    return path
+
+
+def stored() -> dict[str, Path]:
+    """What the store holds, by name."""
+    return {path.stem: path for path in sorted(store_path().glob('*.safetensors'))}

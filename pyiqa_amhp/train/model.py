@@ -1,0 +1,157 @@
+"""The model class that pyiqa's trainer and tester drive (``model_type: AMHPModel``)."""
+
+import os
+from collections import OrderedDict
+
+import torch
+from pyiqa.metrics import calculate_metric
+from pyiqa.models.general_iqa_model import GeneralIQAModel
+from pyiqa.utils import get_root_logger
+from pyiqa.utils.dist_util import master_only
+from tqdm import tqdm
+
+from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.model.weights import save_checkpoint
+
+WEIGHT_DECAY = 1e-3  # paper, section 4.2.1
+
+
+class AMHPModel(GeneralIQAModel):
+    """Trains and tests an arch that takes texts and gives level distributions.
+
+    Differs from pyiqa's ``GeneralIQAModel`` in these: images go with their texts; the loss
+    compares distributions; weight decay holds for every parameter group; samples that could
+    not be read are left out and counted; the best checkpoint carries its configuration; and
+    testing works without a training section.
+    """
+
+    def __init__(self, opt):
+        self.unreadable: dict[str, str] = {}
+        super().__init__(opt)
+
+    def setup_optimizers(self):
+        """As pyiqa, but groups from ``lr_<part>`` keys get the weight decay too."""
+        optim = self.opt['train']['optim']
+        optim.setdefault('weight_decay', WEIGHT_DECAY)
+        for key in [key for key in optim if key.startswith('lr_')]:
+            optim.setdefault(f'weight_decay_{key.removeprefix("lr_")}', optim['weight_decay'])
+        super().setup_optimizers()
+
+    def feed_data(self, data):
+        """Take a batch of ``AMHPDataset``, without the samples that could not be read."""
+        errors = data.get('read_error') or [''] * len(data['img'])
+        keep = [i for i, error in enumerate(errors) if not error]
+        for path, error in zip(data['img_path'], errors, strict=True):
+            if error and path not in self.unreadable:
+                self.unreadable[path] = error
+                get_root_logger().warning(
+                    f'Left out an unreadable image ({len(self.unreadable)} so far): {error}'
+                )
+        self.img_input = data['img'][keep].to(self.device)
+        self.gt_mos = data['mos_label'][keep].to(self.device)
+        self.gt_mos_dist = data['mos_dist'][keep].to(self.device)
+        texts = data.get('text') or [''] * len(data['img'])
+        self.text = [texts[i] for i in keep]
+
+    def net_forward(self, net):
+        """Scores ``(N, 1)`` and level distributions ``(N, k)``."""
+        return net(self.img_input, text=self.text, return_mos=True, return_dist=True)
+
+    def optimize_parameters(self, current_iter):
+        """One step on the batch that was fed."""
+        self.log_dict = OrderedDict()
+        if not self.text:  # every image of the batch was unreadable
+            return
+        self.optimizer.zero_grad()
+        self.output_score, self.output_dist = self.net_forward(self.net)
+        losses = OrderedDict()
+        if self.cri_mos:
+            losses['l_mos'] = self.cri_mos(self.output_dist, self.gt_mos_dist)
+        if self.cri_metric:
+            losses['l_metric'] = self.cri_metric(self.output_score, self.gt_mos)
+        if not losses:
+            raise AMHPError('train: no loss; give mos_loss_opt: {type: AMHPEMDLoss}')
+        sum(losses.values()).backward()
+        self.optimizer.step()
+        self.log_dict = self.reduce_loss_dict(losses)
+
+    def test(self):
+        """Predict the batch that was fed."""
+        training = self.net.training
+        self.net.eval()
+        with torch.no_grad():
+            self.output_score, self.output_dist = self.net_forward(self.net)
+        self.net.train(training)
+
+    def nondist_validation(self, dataloader, current_iter, tb_logger, save_img):
+        """Predict a data set, calculate the metrics, keep the best checkpoint."""
+        name = dataloader.dataset.opt['name']
+        metrics = self.opt['val'].get('metrics') or {}
+        if metrics:
+            self._initialize_best_metric_results(name)
+        mos, dist, gt_mos, gt_dist = self.predict(dataloader)
+        self.metric_results = {
+            metric: calculate_metric(
+                [dist, gt_dist] if options['type'] == 'calculate_emd' else [mos, gt_mos], options
+            )
+            for metric, options in metrics.items()
+        }
+        if metrics:
+            better = self._record_best(name, current_iter)
+            if better and self.is_train:
+                self.copy_model(self.net, self.net_best)
+                self.save_network(self.net_best, 'net_best')
+            self._log_validation_metric_values(current_iter, name, tb_logger)
+
+    def predict(self, dataloader) -> list:
+        """Predicted scores and distributions, rated scores and distributions, as arrays.
+
+        Raises:
+            AMHPError: no image of the data set could be read.
+        """
+        columns = ([], [], [], [])
+        bar = tqdm(
+            dataloader, desc='Validation', unit='batch', disable=not self.opt['val'].get('pbar')
+        )
+        for batch in bar:
+            self.feed_data(batch)
+            if not self.text:
+                continue
+            self.test()
+            outputs = (self.output_score, self.output_dist, self.gt_mos, self.gt_mos_dist)
+            for column, tensor in zip(columns, outputs, strict=True):
+                column.append(tensor)
+        if not columns[0]:
+            raise AMHPError(
+                f'{dataloader.dataset.opt["name"]}: none of its images could be read; '
+                'check dataroot_target'
+            )
+        mos, dist, gt_mos, gt_dist = (torch.cat(column).float().cpu().numpy() for column in columns)
+        return [mos[:, 0], dist, gt_mos[:, 0], gt_dist]
+
+    def _record_best(self, dataset_name, current_iter) -> bool:
+        """Note the best values so far; whether this model is the one to keep.
+
+        With ``key_metric`` that metric decides and the others are noted with it, else any
+        metric that gets better does, as in pyiqa.
+        """
+        if self.key_metric is None:
+            return any(
+                [
+                    self._update_best_metric_result(dataset_name, metric, value, current_iter)
+                    for metric, value in self.metric_results.items()
+                ]
+            )
+        value = self.metric_results[self.key_metric]
+        better = self._update_best_metric_result(dataset_name, self.key_metric, value, current_iter)
+        if better:
+            for metric, value in self.metric_results.items():
+                self._update_metric_result(dataset_name, metric, value, current_iter)
+        return better
+
+    @master_only
+    def save_network(self, net, net_label, current_iter=None, param_key='params'):
+        """Write a checkpoint under pyiqa's name for it, atomically."""
+        label = {None: '', -1: '_latest'}.get(current_iter, f'_{current_iter}')
+        path = os.path.join(self.opt['path']['models'], f'{net_label}{label}.pth')
+        save_checkpoint(path, self.get_bare_model(net).state_dict())
