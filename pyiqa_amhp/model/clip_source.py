@@ -117,27 +117,38 @@ def _from_tag(config: AMHPConfig, model_cfg: dict) -> ClipSource:
     """A tag of open_clip's list, from the local caches or the network."""
     name, tag = config.backbone, config.clip_weights
     model = name.replace('/', '-') if isinstance(name, str) else None
-    # open_clip lists the tags of `X-quickgelu` under both names, but not for every model.
-    tag_cfg = model and (
-        open_clip.get_pretrained_cfg(model, tag)
-        or open_clip.get_pretrained_cfg(model.removesuffix('-quickgelu'), tag)
-    )
+    tag_cfg = _tag_cfg(model, tag)
     if not tag_cfg:
         tags = open_clip.list_pretrained_tags_by_model(model) if model else []
         raise AMHPError(
             f'clip_weights {tag!r}: neither a file nor an open_clip tag of backbone {name!r} '
             f'(tags: {", ".join(tags) or "none"})'
         )
-    repo = tag_cfg.get('hf_hub', '').strip('/')
-    path = _cached(repo, HUB_FILES) or _openai_cache(tag_cfg.get('url', ''))
+    path = _cached_tag(tag_cfg)
     if path is None:
-        _require_network(f'CLIP weights {tag!r} of {name}', repo)
+        _require_network(f'CLIP weights {tag!r} of {name}', tag_cfg.get('hf_hub', '').strip('/'))
         path = Path(download_pretrained(tag_cfg))
     state = None
     if _is_torchscript(path):
         state = torch.jit.load(str(path), map_location='cpu').state_dict()
     quick_gelu = tag_cfg.get('quick_gelu', False)
     return _source(config, model_cfg, quick_gelu, tag_cfg, path=path, state=state)
+
+
+def cached_tag(model: str, tag: str) -> Path | None:
+    """The file of an open_clip tag, if this machine has it."""
+    return _cached_tag(_tag_cfg(model, tag))
+
+
+def _tag_cfg(model: str | None, tag: str) -> dict[str, Any]:
+    # open_clip lists the tags of some models under `X` only, though `X-quickgelu` is the same.
+    names = (model, model.removesuffix('-quickgelu')) if model else ()
+    return next((cfg for name in names if (cfg := open_clip.get_pretrained_cfg(name, tag))), {})
+
+
+def _cached_tag(tag_cfg: dict[str, Any]) -> Path | None:
+    repo, url = tag_cfg.get('hf_hub', '').strip('/'), tag_cfg.get('url', '')
+    return _cached(repo, HUB_FILES) or _openai_cache(url)
 
 
 def _from_hub(config: AMHPConfig, repo: str, load: bool) -> ClipSource:
@@ -224,7 +235,7 @@ def _require_network(what: str, repo: str, timeout: float = 5.0) -> None:
             f'reach ({problem[0]}). Three ways out:\n'
             f'  1. fetch it where there is a network (`hf download {repo}`) and copy that cache '
             'here (HF_HOME), or point HF_ENDPOINT at a mirror;\n'
-            '  2. give a local file: clip_weights=FILE, OpenAI\'s ViT-B-16.pt or any other;\n'
+            "  2. give a local file: clip_weights=FILE, OpenAI's ViT-B-16.pt or any other;\n"
             '  3. use trained AMHP weights, which need no CLIP file: pretrained_model_path=FILE, '
             '`amhp score --weights FILE`, or `amhp weights add FILE --as ava`.'
         )

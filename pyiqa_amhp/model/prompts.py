@@ -5,9 +5,7 @@ from collections.abc import Sequence
 from pyiqa_amhp.errors import AMHPError
 
 
-def level_sentences(
-    levels: Sequence[str], template: str, tuple_prompts: bool = False
-) -> list[str]:
+def level_sentences(levels: Sequence[str], template: str, tuple_prompts: bool = False) -> list[str]:
     """The second-level prompts ``Ta`` of Eq. 2.
 
     Args:

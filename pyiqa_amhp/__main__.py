@@ -1,0 +1,6 @@
+"""``python -m pyiqa_amhp`` is the command ``amhp``."""
+
+from pyiqa_amhp.cli import main
+
+if __name__ == '__main__':
+    main()

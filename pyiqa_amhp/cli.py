@@ -1,0 +1,215 @@
+"""The command ``amhp``. Heavy imports wait until a command needs them."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from pyiqa_amhp.errors import AMHPError
+
+app = typer.Typer(
+    name='amhp',
+    help='AMHP: how beautiful a photograph is, judged from what people say about it and how good '
+    'it looks. A plug-in for pyiqa.',
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={'help_option_names': ['-h', '--help']},
+)
+weights_app = typer.Typer(help='The store of trained AMHP weights.', no_args_is_help=True)
+app.add_typer(weights_app, name='weights')
+PASS_ON = {'allow_extra_args': True, 'ignore_unknown_options': True}
+DEBUG_VARIABLE = 'PYIQA_AMHP_DEBUG'
+console, problems = Console(), Console(stderr=True)
+
+
+def main() -> None:
+    """Run a command; what a user can mend ends in one message and exit code 1."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        problems.print('stopped')
+        sys.exit(130)
+    except Exception as error:
+        if os.environ.get(DEBUG_VARIABLE):
+            raise
+        kind = '' if isinstance(error, AMHPError) else f'{type(error).__name__}: '
+        problems.print(f'[bold red]error:[/] {_escape(kind + str(error))}', soft_wrap=True)
+        if kind:
+            problems.print(f'({DEBUG_VARIABLE}=1 shows where it happened)')
+        sys.exit(1)
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help='Folder for data, checkpoints and the report.')] = Path(
+        'amhp_demo'
+    ),
+    seed: Annotated[int, typer.Option(help='Same seed, same numbers.')] = 0,
+) -> None:
+    """Train a small AMHP offline on rated photographs made here, and report how well it judges."""
+    from pyiqa_amhp.demo.run import run_demo
+
+    run_demo(out, seed)
+
+
+@app.command()
+def score(
+    paths: Annotated[
+        list[str], typer.Argument(help='Images, folders or globs.', metavar='PATH...')
+    ],
+    text: Annotated[str | None, typer.Option(help='What is said about the images.')] = None,
+    texts: Annotated[
+        Path | None, typer.Option(help='CSV with the columns img_name and text.')
+    ] = None,
+    weights: Annotated[Path | None, typer.Option(help='A trained checkpoint.')] = None,
+    metric: Annotated[str, typer.Option(help='Any no-reference metric of pyiqa.')] = 'amhp',
+    out: Annotated[Path | None, typer.Option(help='FILE.csv, .json, .jsonl or .parquet')] = None,
+    top: Annotated[int | None, typer.Option(min=1, help='Show the best N only.')] = None,
+    batch_size: Annotated[int, typer.Option(min=1)] = 8,
+    device: Annotated[str | None, typer.Option(help='cpu, cuda, ...')] = None,
+) -> None:
+    """Score images; a file that cannot be read becomes a row with its error, and exit code 1."""
+    from pyiqa_amhp import score as scoring
+    from pyiqa_amhp.data.images import find_images
+
+    if text is not None and texts is not None:
+        raise AMHPError('give --text (one for all images) or --texts (a CSV), not both')
+    if out is not None:
+        scoring.check_output(out)
+    images = find_images(paths)
+    said = [text] * len(images) if texts is None else scoring.read_texts(texts, images)
+    model = scoring.create_metric(metric, weights, device)
+    rows = list(
+        _progress(scoring.score_images(images, said, model, batch_size), len(images), 'Scoring')
+    )
+    frame = scoring.to_frame(rows)
+    best_first = frame.sort_values('score', ascending=model.lower_better, kind='stable')
+    if out is not None:
+        scoring.write_scores(frame, out)
+    _print_scores(best_first if top is None else best_first.head(top), metric, model.score_range)
+    if out is not None:
+        console.print(f'{len(frame)} rows written to {_escape(str(out))}')
+    failed = int((frame['error'] != '').sum())
+    if failed:
+        problems.print(f'[bold red]{failed} of {len(frame)} images could not be scored[/]')
+        raise typer.Exit(1)
+
+
+def _progress(items, total: int, what: str):
+    from tqdm import tqdm
+
+    return tqdm(items, total=total, desc=what, unit='image', disable=None, leave=False)
+
+
+def _print_scores(frame, metric: str, score_range: str | None) -> None:
+    title = f'{metric}, scale {score_range}' if score_range else metric
+    table = Table(title=title, title_justify='left')
+    table.add_column('score', justify='right')
+    table.add_column('text')
+    table.add_column('image', overflow='fold')
+    for row in frame.itertuples():
+        if row.error:
+            table.add_row('-', '', f'[red]{_escape(row.error)}[/]')
+        else:
+            table.add_row(f'{row.score:.4f}', row.text_source, _escape(row.path))
+    console.print(table)
+
+
+@app.command(context_settings=PASS_ON)
+def train(
+    ctx: typer.Context,
+    opt: Annotated[Path, typer.Option('-opt', '--opt', help='Option file (YAML).')],
+) -> None:
+    """pyiqa's training pipeline, writing to ./experiments; further arguments are pyiqa's."""
+    from pyiqa_amhp.train.run import run_train
+
+    run_train(opt, ctx.args, Path.cwd())
+
+
+@app.command(context_settings=PASS_ON)
+def test(
+    ctx: typer.Context,
+    opt: Annotated[Path, typer.Option('-opt', '--opt', help='Option file (YAML).')],
+) -> None:
+    """pyiqa's testing pipeline, writing to ./results; further arguments are pyiqa's."""
+    from pyiqa_amhp.train.run import run_test
+
+    run_test(opt, ctx.args, Path.cwd())
+
+
+@weights_app.command('list')
+def weights_list() -> None:
+    """What the store holds."""
+    from pyiqa_amhp.model import weights
+
+    table = Table('name', 'scale', 'variant', 'protocol', 'backbone', 'file')
+    for name, path in weights.stored().items():
+        config = weights.read_checkpoint(path).config
+        values = config['level_values']
+        backbone = config['backbone']
+        table.add_row(
+            name,
+            f'{values[0]:g}..{values[-1]:g}',
+            config['variant'],
+            config['protocol'],
+            backbone if isinstance(backbone, str) else 'own',
+            str(path),
+        )
+    if table.row_count:
+        console.print(table)
+    else:
+        console.print(f'no weights in {weights.store_path()}; add some: amhp weights add FILE')
+
+
+@weights_app.command('add')
+def weights_add(
+    file: Path,
+    name: Annotated[
+        str, typer.Option('--as', help='ava, para, aadb: used by amhp, amhp-para, amhp-aadb.')
+    ] = 'ava',
+) -> None:
+    """Check a checkpoint and keep a copy of it; `--as ava` makes it the one that amhp uses."""
+    from pyiqa_amhp.model import weights
+
+    console.print(f'stored: {_escape(str(weights.add_to_store(file, name)))}')
+
+
+@weights_app.command('remove')
+def weights_remove(name: str) -> None:
+    """Delete an entry of the store."""
+    from pyiqa_amhp.model import weights
+
+    console.print(f'removed: {_escape(str(weights.remove_from_store(name)))}')
+
+
+@weights_app.command('path')
+def weights_path(name: Annotated[str | None, typer.Argument()] = None) -> None:
+    """Where the store is, or one entry of it."""
+    from pyiqa_amhp.model import weights
+
+    print(weights.store_path(name))
+
+
+@app.command()
+def info() -> None:
+    """Versions, devices, what is registered, which weights are found where."""
+    from pyiqa_amhp.info import collect_info
+
+    for title, rows in collect_info().items():
+        table = Table(title=title, title_justify='left', show_header=False)
+        table.add_column(no_wrap=True)
+        table.add_column(overflow='fold')
+        for name, value in rows.items():
+            table.add_row(name, _escape(value))
+        console.print(table)

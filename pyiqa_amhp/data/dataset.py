@@ -1,0 +1,137 @@
+"""``AMHPDataset``: rated images from any CSV, as pyiqa's trainer and tester expect them.
+
+What the file holds is read and checked in ``table.py``.
+"""
+
+import os
+from typing import Any
+
+import torch
+from PIL import Image
+from pyiqa.data.base_iqa_dataset import BaseIQADataset
+from pyiqa.data.transforms import PairedToTensor, transform_mapping
+from torchvision import transforms
+
+from pyiqa_amhp.data.images import read_image
+from pyiqa_amhp.data.table import RatedImages, read_table
+from pyiqa_amhp.errors import AMHPError, ImageReadError
+
+# What pyiqa's transform_mapping knows; it passes over any other key in silence.
+PYIQA_AUGMENTS = (
+    'random_crop', 'center_crop', 'resize', 'adaptive_resize', 'random_square_resize',
+    'random_arp_resize', 'ada_pad', 'rot90', 'randomerase', 'hflip', 'vflip', 'totensor',
+)  # fmt: skip
+
+
+class GridCrop:
+    """A random window whose corner lies on a grid.
+
+    The authors' code takes 224 x 224 windows out of 256 x 256 at steps of 8: 5 x 5 of them.
+    """
+
+    def __init__(self, size: int, step: int = 8):
+        self.size, self.step = size, step
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        left, top = (self._corner(side) for side in image.size)
+        return image.crop((left, top, left + self.size, top + self.size))
+
+    def _corner(self, side: int) -> int:
+        if side < self.size:
+            raise AMHPError(f'grid_crop of {self.size} pixels from {side}: resize to more first')
+        return self.step * int(torch.randint((side - self.size) // self.step + 1, ()))
+
+
+def build_augments(augment: dict[str, Any] | None) -> list:
+    """The transforms of an ``augment`` section: pyiqa's, and ``grid_crop``.
+
+    Raises:
+        AMHPError: a key that neither knows.
+    """
+    steps = []
+    for key, args in (augment or {}).items():
+        if key == 'grid_crop':
+            steps.append(GridCrop(**args) if isinstance(args, dict) else GridCrop(args))
+        elif key in PYIQA_AUGMENTS:
+            steps += transform_mapping(key, args)
+        else:
+            known = ', '.join(('grid_crop', *PYIQA_AUGMENTS))
+            raise AMHPError(f'augment: unknown key {key!r}; known are {known}')
+    return steps
+
+
+class AMHPDataset(BaseIQADataset):
+    """Rated images from a CSV with a header line.
+
+    Options (``opt``), beside pyiqa's ``meta_info_file``, ``dataroot_target``, ``phase``,
+    ``override_phase``, ``split_index`` (the name of a split column), ``augment``, ``img_range``,
+    ``mos_normalize`` with ``mos_range`` and ``lower_better``: those of
+    :func:`pyiqa_amhp.data.table.read_table`, and
+
+        skip_bad_images: give unreadable images as samples with a ``read_error`` instead of
+            raising; ``AMHPModel`` leaves them out and counts them.
+
+    A sample: ``img`` ``(3, H, W)`` in [0, 1] times ``img_range``; ``mos_label`` ``(1,)``;
+    ``mos_dist`` ``(k,)``; ``text`` (``''`` where there is none); ``img_path``; ``read_error``.
+
+    Raises:
+        AMHPError: anything wrong with the options or the file, by file, row and column.
+        ImageReadError: from ``dataset[i]``, an image that cannot be read.
+    """
+
+    def init_path_mos(self, opt):
+        """Read and check the whole table; ``get_split`` then takes this phase's rows."""
+        self.images: RatedImages = read_table(opt)
+
+    def mos_normalize(self, opt):
+        """Nothing left to do: the table is read on the scale that is asked for."""
+
+    def get_split(self, opt):
+        """Keep the rows of this phase.
+
+        Raises:
+            AMHPError: a pickled ``split_file``, no row in this phase, or a first image that is
+                not there.
+        """
+        if opt.get('split_file') is not None:
+            raise AMHPError(
+                f'split_file={opt["split_file"]!r}: pickles are not read, since loading one can '
+                'run code; put the split into a column and name it in split_index'
+            )
+        self.images = self.images.of_phase(self.phase, opt.get('split_index'))
+        first = self.images.path(0)
+        if not (os.path.exists(first) or opt.get('skip_bad_images')):
+            raise AMHPError(
+                f'{first}: the first image is not there; check '
+                f'dataroot_target={opt["dataroot_target"]!r} and the column img_name'
+            )
+
+    def get_transforms(self, opt):
+        """``augment``, then to a tensor."""
+        self.img_range = opt.get('img_range', 1.0)
+        self.trans = transforms.Compose([*build_augments(opt.get('augment')), PairedToTensor()])
+
+    @property
+    def paths_mos(self) -> list[list]:
+        """Pairs of path and MOS, pyiqa's way to list a data set."""
+        return [[self.images.path(i), float(mos)] for i, mos in enumerate(self.images.mos)]
+
+    def __len__(self) -> int:
+        return len(self.images.mos)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        path, problem = self.images.path(index), ''
+        try:
+            image = read_image(path)
+        except ImageReadError as error:
+            if not self.opt.get('skip_bad_images'):
+                raise
+            image, problem = Image.new('RGB', (256, 256)), str(error)
+        return {
+            'img': self.trans(image) * self.img_range,
+            'mos_label': torch.tensor([self.images.mos[index]], dtype=torch.float32),
+            'mos_dist': torch.tensor(self.images.dist[index], dtype=torch.float32),
+            'text': self.images.text(index),
+            'img_path': path,
+            'read_error': problem,
+        }
