@@ -1,8 +1,11 @@
 """The model class that pyiqa's trainer and tester drive (``model_type: AMHPModel``)."""
 
-import os
+import json
 from collections import OrderedDict
+from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import torch
 from pyiqa.metrics import calculate_metric
 from pyiqa.models.general_iqa_model import GeneralIQAModel
@@ -11,6 +14,7 @@ from pyiqa.utils.dist_util import master_only
 from tqdm import tqdm
 
 from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.model.files import write_atomically
 from pyiqa_amhp.model.weights import save_checkpoint
 
 WEIGHT_DECAY = 1e-3  # paper, section 4.2.1
@@ -52,6 +56,7 @@ class AMHPModel(GeneralIQAModel):
         self.gt_mos_dist = data['mos_dist'][keep].to(self.device)
         texts = data.get('text') or [''] * len(data['img'])
         self.text = [texts[i] for i in keep]
+        self.img_path = [data['img_path'][i] for i in keep]
 
     def net_forward(self, net):
         """Scores ``(N, 1)`` and level distributions ``(N, k)``."""
@@ -89,7 +94,10 @@ class AMHPModel(GeneralIQAModel):
         metrics = self.opt['val'].get('metrics') or {}
         if metrics:
             self._initialize_best_metric_results(name)
-        mos, dist, gt_mos, gt_dist = self.predict(dataloader)
+        table = self.predict(dataloader)
+        mos, dist, gt_mos, gt_dist = (
+            np.array(table[key].tolist()) for key in ('score', 'dist', 'MOS', 'rated_dist')
+        )
         self.metric_results = {
             metric: calculate_metric(
                 [dist, gt_dist] if options['type'] == 'calculate_emd' else [mos, gt_mos], options
@@ -102,32 +110,44 @@ class AMHPModel(GeneralIQAModel):
                 self.copy_model(self.net, self.net_best)
                 self.save_network(self.net_best, 'net_best')
             self._log_validation_metric_values(current_iter, name, tb_logger)
+        if not self.is_train:
+            self.write_results(name, table)
 
-    def predict(self, dataloader) -> list:
-        """Predicted scores and distributions, rated scores and distributions, as arrays.
+    def predict(self, dataloader) -> pd.DataFrame:
+        """One row for each image that could be read.
+
+        Returns:
+            Columns ``img_path, text, score, MOS`` (numbers) and ``dist, rated_dist`` (lists over
+            the levels).
 
         Raises:
             AMHPError: no image of the data set could be read.
         """
-        columns = ([], [], [], [])
-        bar = tqdm(
-            dataloader, desc='Validation', unit='batch', disable=not self.opt['val'].get('pbar')
-        )
+        name = dataloader.dataset.opt['name']
+        rows = []
+        bar = tqdm(dataloader, desc=name, unit='batch', disable=not self.opt['val'].get('pbar'))
         for batch in bar:
             self.feed_data(batch)
             if not self.text:
                 continue
             self.test()
-            outputs = (self.output_score, self.output_dist, self.gt_mos, self.gt_mos_dist)
-            for column, tensor in zip(columns, outputs, strict=True):
-                column.append(tensor)
-        if not columns[0]:
-            raise AMHPError(
-                f'{dataloader.dataset.opt["name"]}: none of its images could be read; '
-                'check dataroot_target'
+            columns = (self.output_score, self.gt_mos, self.output_dist, self.gt_mos_dist)
+            score, mos, dist, rated = (column.float().cpu().tolist() for column in columns)
+            rows += zip(
+                self.img_path, self.text, sum(score, []), sum(mos, []), dist, rated, strict=True
             )
-        mos, dist, gt_mos, gt_dist = (torch.cat(column).float().cpu().numpy() for column in columns)
-        return [mos[:, 0], dist, gt_mos[:, 0], gt_dist]
+        if not rows:
+            raise AMHPError(f'{name}: none of its images could be read; check dataroot_target')
+        return pd.DataFrame(
+            rows, columns=['img_path', 'text', 'score', 'MOS', 'dist', 'rated_dist']
+        )
+
+    def write_results(self, name: str, table: pd.DataFrame) -> None:
+        """In testing: ``<name>.csv`` with all predictions and ``<name>.json`` with the metrics."""
+        folder = Path(self.opt['path']['results_root'])
+        write_atomically(folder / f'{name}.csv', lambda file: table.to_csv(file, index=False))
+        metrics = json.dumps({'images': len(table), **self.metric_results}, indent=2)
+        write_atomically(folder / f'{name}.json', lambda file: file.write_text(metrics + '\n'))
 
     def _record_best(self, dataset_name, current_iter) -> bool:
         """Note the best values so far; whether this model is the one to keep.
@@ -153,5 +173,5 @@ class AMHPModel(GeneralIQAModel):
     def save_network(self, net, net_label, current_iter=None, param_key='params'):
         """Write a checkpoint under pyiqa's name for it, atomically."""
         label = {None: '', -1: '_latest'}.get(current_iter, f'_{current_iter}')
-        path = os.path.join(self.opt['path']['models'], f'{net_label}{label}.pth')
+        path = Path(self.opt['path']['models'], f'{net_label}{label}.pth')
         save_checkpoint(path, self.get_bare_model(net).state_dict())

@@ -1,0 +1,88 @@
+"""pyiqa's own training and testing pipelines, with a folder of the user's choice as their root."""
+
+import logging
+import os
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pyiqa_amhp.errors import AMHPError
+
+# What pyiqa's pipelines read without asking whether it is there.
+NEEDED = {
+    'train': ('name', 'model_type', 'num_gpu', 'datasets', 'network', 'path', 'train', 'logger'),
+    'test': ('name', 'model_type', 'num_gpu', 'datasets', 'network', 'path', 'val'),
+}
+
+
+def read_options(path: str | Path, kind: str) -> dict[str, Any]:
+    """An option file, checked for what pyiqa will need.
+
+    Args:
+        path: a YAML file; object tags, which could run code, are refused.
+        kind: ``train`` or ``test``.
+
+    Raises:
+        AMHPError: no such file, not YAML, or sections missing.
+    """
+    try:
+        with open(path, encoding='utf-8') as file:
+            options = yaml.safe_load(file)
+    except OSError as error:
+        raise AMHPError(f'{path}: cannot be read ({error.strerror})') from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise AMHPError(f'{path}: not a plain YAML file ({error})') from error
+    if not isinstance(options, dict):
+        raise AMHPError(f'{path}: expected sections such as {", ".join(NEEDED[kind])}')
+    if missing := [name for name in NEEDED[kind] if name not in options]:
+        raise AMHPError(f'{path}: no section {", ".join(missing)}; see options/ for examples')
+    if kind == 'train' and 'train' not in options['datasets']:
+        raise AMHPError(f'{path}: no data set `train` under `datasets`')
+    return options
+
+
+def run_train(opt: str | Path, arguments: list[str], root: str | Path) -> dict[str, Any]:
+    """Train as ``opt`` says; ``root`` gets ``experiments/<name>`` and ``tb_logger/<name>``.
+
+    Args:
+        opt: the option file.
+        arguments: pyiqa's further ones (``--force_yml``, ``--auto_resume``, ``--debug`` ...).
+        root: the folder to write in.
+
+    Returns:
+        The best validation results, by data set and metric.
+    """
+    read_options(opt, 'train')
+    from pyiqa.train import train_pipeline
+
+    with _arguments('train', opt, arguments):
+        return train_pipeline(str(root))
+
+
+def run_test(opt: str | Path, arguments: list[str], root: str | Path) -> None:
+    """Test as ``opt`` says; ``root`` gets ``results/<name>``."""
+    read_options(opt, 'test')
+    from pyiqa.test import test_pipeline
+
+    with _arguments('test', opt, arguments):
+        test_pipeline(str(root))
+
+
+@contextmanager
+def _arguments(command: str, opt: str | Path, arguments: list[str]):
+    """pyiqa reads the command line itself, and opens one log file a process unless told anew."""
+    from pyiqa.utils import logger as pyiqa_logger
+
+    if pyiqa_logger.initialized_logger.pop('pyiqa', None):
+        logger = logging.getLogger('pyiqa')
+        for handler in logger.handlers[:]:
+            logger.removeHandler(handler)
+            handler.close()
+    saved, sys.argv = sys.argv, [f'amhp {command}', '-opt', os.fspath(opt), *arguments]
+    try:
+        yield
+    finally:
+        sys.argv = saved
