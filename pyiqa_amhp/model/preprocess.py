@@ -56,7 +56,7 @@ class Preprocess(nn.Module):
         self.register_buffer('std', torch.tensor(std).reshape(shape), persistent=False)
 
     def view(self, x: torch.Tensor) -> torch.Tensor:
-        """The part of each image that the model sees: ``(N, 3, H, W)`` to ``(N, 3, size, size)``."""
+        """What the model sees of each image: ``(N, 3, H, W)`` to ``(N, 3, size, size)``."""
         side = [self.resize_size] * 2 if self.resize == 'squash' else [self.resize_size]
         if list(x.shape[-2:]) != [self.resize_size] * 2:
             x = TF.resize(x, side, TF.InterpolationMode.BILINEAR, antialias=True)

@@ -1,4 +1,4 @@
-"""Both levels of prompts as text: what is checked at the door, and how a level becomes a sentence."""
+"""Both levels of prompts as text: checked at the door; a level becomes a sentence."""
 
 from collections.abc import Sequence
 

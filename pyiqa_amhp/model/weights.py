@@ -1,4 +1,4 @@
-"""Trained AMHP weights: checkpoints that carry their configuration, and the user's store of them."""
+"""Trained AMHP weights: checkpoints that carry their configuration, and the user's store."""
 
 import json
 import logging

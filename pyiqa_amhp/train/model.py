@@ -33,6 +33,11 @@ class AMHPModel(GeneralIQAModel):
         self.unreadable: dict[str, str] = {}
         super().__init__(opt)
 
+    def print_network(self, net):
+        """The kind and size of the network; its layers are listed in open_clip's model files."""
+        count = sum(parameter.numel() for parameter in net.parameters())
+        get_root_logger().info(f'Network {type(net).__name__} with {count:,} parameters')
+
     def setup_optimizers(self):
         """As pyiqa, but groups from ``lr_<part>`` keys get the weight decay too."""
         optim = self.opt['train']['optim']
@@ -131,11 +136,14 @@ class AMHPModel(GeneralIQAModel):
             if not self.text:
                 continue
             self.test()
-            columns = (self.output_score, self.gt_mos, self.output_dist, self.gt_mos_dist)
-            score, mos, dist, rated = (column.float().cpu().tolist() for column in columns)
-            rows += zip(
-                self.img_path, self.text, sum(score, []), sum(mos, []), dist, rated, strict=True
+            batch_columns = (
+                self.output_score[:, 0],
+                self.gt_mos[:, 0],
+                self.output_dist,
+                self.gt_mos_dist,
             )
+            numbers = (column.float().cpu().tolist() for column in batch_columns)
+            rows += zip(self.img_path, self.text, *numbers, strict=True)
         if not rows:
             raise AMHPError(f'{name}: none of its images could be read; check dataroot_target')
         return pd.DataFrame(
@@ -156,12 +164,11 @@ class AMHPModel(GeneralIQAModel):
         metric that gets better does, as in pyiqa.
         """
         if self.key_metric is None:
-            return any(
-                [
-                    self._update_best_metric_result(dataset_name, metric, value, current_iter)
-                    for metric, value in self.metric_results.items()
-                ]
-            )
+            updates = [
+                self._update_best_metric_result(dataset_name, metric, value, current_iter)
+                for metric, value in self.metric_results.items()
+            ]
+            return any(updates)
         value = self.metric_results[self.key_metric]
         better = self._update_best_metric_result(dataset_name, self.key_metric, value, current_iter)
         if better:

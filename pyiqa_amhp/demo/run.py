@@ -1,0 +1,279 @@
+"""``amhp demo``: make the data, train two small models in pyiqa's trainer, test, report."""
+
+import copy
+import json
+import logging
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from pyiqa_amhp.data.ratings import LEVELS
+from pyiqa_amhp.demo.data import CSV_NAME, make_demo_data
+from pyiqa_amhp.demo.report import Example, ModelResult, Report, write_card, write_report
+from pyiqa_amhp.model.files import write_atomically
+from pyiqa_amhp.train.run import run_test, run_train
+
+# What is trained: the paper's model, and the same without any text (Table 4, last and first row).
+VARIANTS = {'full': 'all', 'image': 'image'}
+TITLES = {'full': 'image + attributes + quality levels', 'image': 'image only'}
+# CLIP's shape, made small enough to learn from nothing on two cores within a minute.
+BACKBONE = {
+    'embed_dim': 128,
+    'vision_cfg': {'image_size': 64, 'layers': 3, 'width': 128, 'patch_size': 8, 'head_width': 32},
+    'text_cfg': {'context_length': 77, 'vocab_size': 49408, 'width': 128, 'heads': 4, 'layers': 2},
+}
+EPOCHS, BATCH, LEARNING_RATE = 8, 32, 1e-3
+METRICS = {
+    'acc': {'type': 'calculate_acc', 'threshold': 5},
+    'srcc': {'type': 'calculate_srcc'},
+    'plcc': {'type': 'calculate_plcc'},
+    'krcc': {'type': 'calculate_krcc'},
+    'mse': {'type': 'calculate_mse', 'better': 'lower'},
+    'emd1': {'type': 'calculate_emd', 'r': 1, 'better': 'lower'},
+    'emd2': {'type': 'calculate_emd', 'r': 2, 'better': 'lower'},
+}
+
+
+def run_demo(out: Path, seed: int = 0, scale: float = 1.0) -> dict[str, dict[str, float]]:
+    """Run the whole example offline; see the README.
+
+    Args:
+        out: gets ``data/``, ``experiments/``, ``results/``, the option files, ``metrics.json``,
+            ``report.html``, ``card.png``, ``amhp_demo.pth`` and ``scores.csv``.
+        seed: same seed, same numbers (on the same machine and library versions).
+        scale: share of the 1,420 photographs and of the training steps; tests use less than 1.
+
+    Returns:
+        ``{'full': {'srcc': ...}, 'image': {...}}`` on the held-out photographs.
+    """
+    start, out, console = time.time(), Path(out).resolve(), Console()
+    out.mkdir(parents=True, exist_ok=True)
+    console.rule('1 of 4: photographs, raters and comments')
+    data = make_demo_data(out / 'data', seed, scale)
+    console.print(f'{len(data)} photographs in {out / "data"}')
+    results = {}
+    for number, name in enumerate(VARIANTS, start=2):
+        console.rule(f'{number} of 4: training and testing "{name}" ({TITLES[name]})')
+        results[name] = train_and_test(out, name, seed, data)
+    metrics = {name: result.metrics for name, result in results.items()}
+    write_atomically(
+        out / 'metrics.json', lambda file: file.write_text(json.dumps(metrics, indent=2) + '\n')
+    )
+    console.rule('4 of 4: scores through pyiqa.create_metric, and the report')
+    best = out / 'experiments' / 'demo_full' / 'models' / 'net_best.pth'
+    write_atomically(out / 'amhp_demo.pth', lambda file: file.write_bytes(best.read_bytes()))
+    examples = pick_examples(out, data)
+    score_examples(out, examples, console)
+    report = Report(
+        models=results,
+        examples=examples,
+        levels=LEVELS,
+        splits=data['split'].value_counts().to_dict(),
+        sources=data.groupby('split')['source'].nunique().to_dict(),
+        comments=data.loc[data['split'] == 'test', 'comment_kind'].value_counts().to_dict(),
+        seed=seed,
+        seconds=time.time() - start,
+    )
+    write_card(out / 'card.png', examples[:3], LEVELS)
+    page = write_report(out / 'report.html', report)
+    console.print(_metrics_table(metrics))
+    console.print(f'{report.seconds:.0f} s. Open {page}')
+    return metrics
+
+
+def train_and_test(out: Path, name: str, seed: int, data: pd.DataFrame) -> ModelResult:
+    """One model through pyiqa's trainer and tester, as ``amhp train`` and ``amhp test`` do it."""
+    batches = max(1, int((data['split'] == 'train').sum()) // BATCH)
+    for kind, options in (
+        ('train', train_options(out, name, seed, batches)),
+        ('test', test_options(out, name, seed)),
+    ):
+        file = out / f'{kind}_demo_{name}.yml'
+        file.write_text(yaml.safe_dump(options, sort_keys=False))
+        with _short_log():
+            (run_train if kind == 'train' else run_test)(file, [], out)
+    results = out / 'results' / f'demo_{name}'
+    metrics = json.loads((results / 'demo_test.json').read_text())
+    predicted = pd.read_csv(results / 'demo_test.csv')
+    return ModelResult(
+        title=TITLES[name],
+        metrics={key: metrics[key] for key in METRICS},
+        predicted=predicted['score'].to_numpy(),
+        rated=predicted['MOS'].to_numpy(),
+        losses=_curve(out, name, 'losses/l_mos'),
+        validation=_curve(out, name, 'val_metrics/demo_val/srcc'),
+    )
+
+
+def _data_options(out: Path, phase: str) -> dict[str, Any]:
+    size = BACKBONE['vision_cfg']['image_size']
+    resize = round(size * 256 / 224)
+    augment = {'resize': [resize, resize]}
+    if phase == 'train':
+        augment['random_crop'] = size
+    return {
+        'name': f'demo_{phase}',
+        'type': 'AMHPDataset',
+        'phase': phase,
+        'meta_info_file': str(out / 'data' / CSV_NAME),
+        'dataroot_target': str(out / 'data' / 'images'),
+        'split_index': 'split',
+        'dataset': 'ava',
+        'text_source': 'comments',
+        'augment': augment,
+        'batch_size_per_gpu': BATCH,
+        'num_worker_per_gpu': 0,
+        'use_shuffle': phase == 'train',
+    }
+
+
+def train_options(out: Path, name: str, seed: int, batches: int) -> dict[str, Any]:
+    """The option file of one training, as a user would write it."""
+    return {
+        'name': f'demo_{name}',
+        'model_type': 'AMHPModel',
+        'num_gpu': 0,
+        'manual_seed': seed,
+        'datasets': {phase: _data_options(out, phase) for phase in ('train', 'val')},
+        'network': {
+            'type': 'AMHP',
+            'pretrained': False,
+            'backbone': copy.deepcopy(BACKBONE),
+            'variant': VARIANTS[name],
+            'dataset': 'ava',
+        },
+        'path': {'pretrain_network': None, 'resume_state': None},
+        'train': {
+            'optim': {'type': 'AdamW', 'lr': LEARNING_RATE, 'weight_decay': 1e-3},
+            'scheduler': {'type': 'CosineAnnealingLR', 'T_max': EPOCHS},
+            'total_epoch': EPOCHS,
+            'warmup_iter': -1,
+            'mos_loss_opt': {'type': 'AMHPEMDLoss', 'r': 2},
+        },
+        'val': {
+            'val_freq': batches,
+            'save_img': False,
+            'key_metric': 'srcc',
+            'metrics': copy.deepcopy(METRICS),
+        },
+        'logger': {
+            'print_freq': max(1, batches // 4),
+            'save_latest_freq': batches * EPOCHS,
+            'use_tb_logger': True,
+        },
+    }
+
+
+def test_options(out: Path, name: str, seed: int) -> dict[str, Any]:
+    """The option file of one test, on the photographs that no training has seen."""
+    best = out / 'experiments' / f'demo_{name}' / 'models' / 'net_best.pth'
+    return {
+        'name': f'demo_{name}',
+        'model_type': 'AMHPModel',
+        'num_gpu': 0,
+        'manual_seed': seed,
+        'datasets': {'test_1': _data_options(out, 'test')},
+        'network': {'type': 'AMHP', 'pretrained_model_path': str(best)},
+        'path': {'pretrain_network': None},
+        'val': {'save_img': False, 'metrics': copy.deepcopy(METRICS)},
+    }
+
+
+@contextmanager
+def _short_log():
+    """Leave pyiqa's listings of versions and options out; the option files lie in ``out``."""
+    logger = logging.getLogger('pyiqa')
+    logger.addFilter(_is_short)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_is_short)
+
+
+def _is_short(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith('\n')
+
+
+def _curve(out: Path, name: str, tag: str) -> list[tuple[int, float]]:
+    """What pyiqa wrote to TensorBoard under ``tag``: iterations and values."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(out / 'tb_logger' / f'demo_{name}'))
+    events.Reload()
+    return [(event.step, event.value) for event in events.Scalars(tag)]
+
+
+def pick_examples(out: Path, data: pd.DataFrame) -> list[Example]:
+    """Held-out photographs worth a look: liked, disliked, judged badly, and without a comment."""
+    table = pd.read_csv(out / 'results' / 'demo_full' / 'demo_test.csv', keep_default_na=False)
+    table['img_name'] = [Path(path).name for path in table['img_path']]
+    table = table.merge(data[['img_name', 'comment_kind']], on='img_name')
+    table['off'] = (table['score'] - table['MOS']).abs()
+    commented = table[table['comment_kind'] == 'attribute'].sort_values('MOS', kind='stable')
+    picks = {
+        'The most liked': commented.iloc[-1],
+        'In the middle': commented.iloc[len(commented) // 2],
+        'The least liked': commented.iloc[0],
+        'Judged best': commented.sort_values('off', kind='stable').iloc[0],
+        'Judged worst': commented.sort_values('off', kind='stable').iloc[-1],
+    }
+    for kind, title in (('none', 'Nobody commented'), ('praise', 'Only empty praise')):
+        rows = table[table['comment_kind'] == kind].sort_values('off', kind='stable')
+        if len(rows):
+            picks[title] = rows.iloc[len(rows) // 2]
+    return [
+        Example(
+            image=Path(row['img_path']),
+            text=row['text'],
+            rated=row['MOS'],
+            predicted=row['score'],
+            rated_dist=json.loads(row['rated_dist']),
+            predicted_dist=json.loads(row['dist']),
+            caption=caption,
+        )
+        for caption, row in picks.items()
+    ]
+
+
+def score_examples(out: Path, examples: list[Example], console: Console) -> None:
+    """Score the examples the way a user would, with and without what was said about them."""
+    import pyiqa
+
+    metric = pyiqa.create_metric(
+        'amhp', pretrained_model_path=str(out / 'amhp_demo.pth'), device='cpu'
+    )
+    rows = [
+        {
+            'image': example.image.name,
+            'rated': example.rated,
+            'score': float(metric(str(example.image), text=example.text)),
+            'score_without_text': float(metric(str(example.image))),
+            'text': example.text,
+        }
+        for example in examples
+    ]
+    frame = pd.DataFrame(rows)
+    write_atomically(out / 'scores.csv', lambda file: frame.to_csv(file, index=False))
+    table = Table('image', 'rated', 'with text', 'without', 'text')
+    for column in table.columns[1:4]:
+        column.justify = 'right'
+    for row in rows:
+        numbers = (f'{row[key]:.2f}' for key in ('rated', 'score', 'score_without_text'))
+        table.add_row(row['image'], *numbers, row['text'])
+    console.print(table)
+
+
+def _metrics_table(metrics: dict[str, dict[str, float]]) -> Table:
+    table = Table(title='Held-out photographs', title_justify='left')
+    table.add_column('model')
+    for key in METRICS:
+        table.add_column(key.upper(), justify='right')
+    for name, values in metrics.items():
+        table.add_row(f'{name} ({TITLES[name]})', *(f'{values[key]:.3f}' for key in METRICS))
+    return table
