@@ -1,0 +1,331 @@
+"""The demo's results to look at: one page that needs no other file, and a picture for the README.
+
+matplotlib and jinja2 come with the extra ``demo`` and are imported only when something is drawn.
+"""
+
+import base64
+import importlib
+import io
+import mimetypes
+import textwrap
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from pyiqa_amhp.data.images import read_image
+from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.model.files import write_atomically
+
+# Key in ModelResult.metrics, its name, and whether more is better.
+METRICS = (
+    ('acc', 'ACC', True), ('srcc', 'SRCC', True), ('plcc', 'PLCC', True), ('krcc', 'KRCC', True),
+    ('mse', 'MSE', False), ('emd1', 'EMD1', False), ('emd2', 'EMD2', False),
+)  # fmt: skip
+INK, MUTED, LINE = '#1d2730', '#66727d', '#dfe4e8'
+RATED, PREDICTED = '#a9b4be', '#17697a'
+MODEL_COLORS = (PREDICTED, '#c47f2c', '#7a5c8e', '#5b7f3a')  # in the order of Report.models
+STYLE = {
+    'font.family': 'DejaVu Sans',  # inside matplotlib, so the same everywhere
+    'text.color': INK,
+    'axes.edgecolor': LINE,
+    'axes.labelcolor': MUTED,
+    'axes.spines.top': False,
+    'axes.spines.right': False,
+    'axes.grid': True,
+    'axes.axisbelow': True,
+    'grid.color': LINE,
+    'grid.linewidth': 0.7,
+    'xtick.color': MUTED,
+    'ytick.color': MUTED,
+    'xtick.major.size': 0,
+    'ytick.major.size': 0,
+    'legend.frameon': False,
+    'svg.hashsalt': 'amhp',  # the same ids each time
+}
+CARD_COLUMN, CARD_DPI = 500, 100  # pixels
+
+
+@dataclass(frozen=True)
+class ModelResult:
+    """What one model learned and how it did on the test images.
+
+    Attributes:
+        title: what the model sees, in words.
+        metrics: ``acc, srcc, plcc, krcc, mse, emd1, emd2`` on the test images.
+        predicted: scores ``(N,)`` of the test images.
+        rated: their MOS ``(N,)``, on the same scale.
+        losses: pairs (iteration, training loss).
+        validation: pairs (iteration, SRCC on the validation images).
+    """
+
+    title: str
+    metrics: dict[str, float]
+    predicted: np.ndarray
+    rated: np.ndarray
+    losses: Sequence[tuple[int, float]]
+    validation: Sequence[tuple[int, float]]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One held-out image, what was said about it, how it was rated and judged.
+
+    Attributes:
+        image: the file.
+        text: the comment; '' where there is none.
+        rated, predicted: MOS and score, on the same scale.
+        rated_dist, predicted_dist: shares of the levels, worst first; each sums to 1.
+        caption: why it is shown.
+    """
+
+    image: Path
+    text: str
+    rated: float
+    predicted: float
+    rated_dist: Sequence[float]
+    predicted_dist: Sequence[float]
+    caption: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that the page tells.
+
+    Attributes:
+        models: results by name; ``full`` (with text) and ``image`` in the demo.
+        examples: images to show.
+        levels: the words of the levels, worst first.
+        splits: number of images in ``train``, ``val`` and ``test``.
+        sources: number of photographs that the images of each split were cut from.
+        comments: number of test images by kind of comment: ``attribute``, ``praise``, ``none``.
+        seed: what the run was started with.
+        seconds: how long it took.
+    """
+
+    models: dict[str, ModelResult]
+    examples: Sequence[Example]
+    levels: Sequence[str]
+    splits: dict[str, int]
+    sources: dict[str, int]
+    comments: dict[str, int]
+    seed: int
+    seconds: float
+
+
+def write_report(path: Path, report: Report) -> Path:
+    """Write ``report`` as one HTML file; pictures and curves are inside it.
+
+    Raises:
+        AMHPError: jinja2 or matplotlib is missing, a picture cannot be read, or a distribution
+            has another length than there are levels.
+    """
+    jinja2 = _demo_module('jinja2')
+    _check_examples(report.examples, report.levels)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string(Path(__file__).with_name('report.html').read_text('utf-8'))
+    page = template.render(
+        report=report,
+        metrics=METRICS,
+        best=_best_values(report.models),
+        examples=[(example, _data_uri(example.image)) for example in report.examples],
+        tallest=_tallest(report.examples),
+        curves=_curve_figures(report.models),
+        scatters=_scatter_figures(report.models),
+        colors={'rated': RATED, 'predicted': PREDICTED, 'ink': INK, 'muted': MUTED, 'line': LINE},
+        model_colors=_model_colors(report.models),
+    )
+    return write_atomically(path, lambda file: file.write_text(page, encoding='utf-8'))
+
+
+def write_card(path: Path, examples: Sequence[Example], levels: Sequence[str]) -> Path:
+    """Draw ``examples`` side by side in one PNG, CARD_COLUMN pixels wide each.
+
+    Raises:
+        AMHPError: matplotlib is missing, there is no example, a picture cannot be read, or a
+            distribution has another length than there are levels.
+    """
+    if not examples:
+        raise AMHPError('a card needs at least one example, got none')
+    _check_examples(examples, levels)
+    height = 860
+    with _drawing() as new_figure:
+        figure = new_figure(
+            figsize=(CARD_COLUMN * len(examples) / CARD_DPI, height / CARD_DPI), dpi=CARD_DPI
+        )
+        for column, example in enumerate(examples):
+            _draw_card(figure, CARD_COLUMN * column, example, levels, _tallest(examples))
+        return write_atomically(
+            path, lambda file: figure.savefig(file, format='png', dpi=CARD_DPI, facecolor='white')
+        )
+
+
+def _demo_module(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise AMHPError(
+            f"the demo's report needs {error.name}, which is not installed: "
+            "pip install 'pyiqa-amhp[demo]'"
+        ) from error
+
+
+@contextmanager
+def _drawing():
+    """Our style for a while, and a way to make figures that leaves pyplot and its screen alone."""
+    matplotlib = _demo_module('matplotlib')
+    figure = _demo_module('matplotlib.figure').Figure
+    with matplotlib.rc_context(STYLE):
+        yield figure
+
+
+def _check_examples(examples: Sequence[Example], levels: Sequence[str]) -> None:
+    for example in examples:
+        for name in ('rated_dist', 'predicted_dist'):
+            n = len(getattr(example, name))
+            if n != len(levels):
+                raise AMHPError(
+                    f'{example.image}: {name} has {n} values, expected one for each of the '
+                    f'{len(levels)} levels ({", ".join(levels)})'
+                )
+        if not Path(example.image).is_file():
+            raise AMHPError(f'{example.image}: no such file')
+
+
+def _tallest(examples: Sequence[Example]) -> float:
+    """The largest share in any distribution: bars of all examples are drawn to one scale."""
+    shares = [share for e in examples for share in (*e.rated_dist, *e.predicted_dist)]
+    return max(shares, default=1) or 1
+
+
+def _best_values(models: dict[str, ModelResult]) -> dict[str, float]:
+    return {
+        key: (max if more else min)(model.metrics[key] for model in models.values())
+        for key, _, more in METRICS
+        if models
+    }
+
+
+def _model_colors(models: dict[str, ModelResult]) -> dict[str, str]:
+    return {name: MODEL_COLORS[i % len(MODEL_COLORS)] for i, name in enumerate(models)}
+
+
+def _data_uri(image: Path) -> str:
+    kind = mimetypes.guess_type(image.name)[0] or 'application/octet-stream'
+    return f'data:{kind};base64,{base64.b64encode(image.read_bytes()).decode()}'
+
+
+def _svg_uri(figure) -> str:
+    """The figure as an image of its own: ids in one never meet ids of another."""
+    buffer = io.BytesIO()
+    metadata = dict.fromkeys(('Creator', 'Date', 'Format', 'Type'))
+    figure.savefig(buffer, format='svg', metadata=metadata)
+    return f'data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}'
+
+
+def _curve_figures(models: dict[str, ModelResult]) -> list[tuple[str, str]]:
+    """Pairs of picture and description: the loss and the validation SRCC over the training."""
+    pictures = []
+    colors = _model_colors(models)
+    with _drawing() as new_figure:
+        for label in ('training loss', 'SRCC on validation'):
+            figure = new_figure(figsize=(5.6, 3.1), layout='constrained')
+            axes = figure.add_subplot(xlabel='iteration')
+            axes.set_title(label, loc='left', fontsize=10.5)
+            for name, model in models.items():
+                if label == 'training loss':
+                    steps, values = _columns(model.losses)
+                    axes.plot(steps, values, color=colors[name], alpha=0.25, linewidth=1)
+                    values, marker = smooth(values), ''
+                else:
+                    steps, values = _columns(model.validation)
+                    marker = 'o'
+                axes.plot(
+                    steps, values, marker=marker, color=colors[name], linewidth=2, ms=4, label=name
+                )
+            axes.set_xlim(left=0)
+            if models:
+                axes.legend()
+            pictures.append((_svg_uri(figure), f'{label} of {" and ".join(models)}'))
+    return pictures
+
+
+def _columns(pairs: Sequence[tuple[int, float]]) -> tuple[np.ndarray, np.ndarray]:
+    steps, values = np.array(pairs, float).reshape(-1, 2).T
+    return steps, values
+
+
+def smooth(values: np.ndarray) -> np.ndarray:
+    """A running mean over about a tenth of the values, narrower at the ends; same length."""
+    reach = len(values) // 20 + 1
+    windows = [values[max(0, i - reach) : i + reach + 1] for i in range(len(values))]
+    return np.array([window.mean() for window in windows])
+
+
+def _scatter_figures(models: dict[str, ModelResult]) -> list[tuple[str, str]]:
+    """Pairs of picture and description: predicted over rated MOS, all on the same axes."""
+    scores = [values for m in models.values() for values in (m.rated, m.predicted)]
+    if not scores:
+        return []
+    low, high = np.floor(np.min(np.concatenate(scores))), np.ceil(np.max(np.concatenate(scores)))
+    pictures = []
+    with _drawing() as new_figure:
+        for name, color in _model_colors(models).items():
+            model = models[name]
+            figure = new_figure(figsize=(5.0, 4.6), layout='constrained')
+            axes = figure.add_subplot(
+                xlabel='rated MOS', ylabel='predicted', xlim=(low, high), ylim=(low, high)
+            )
+            axes.set_aspect('equal')
+            axes.plot([low, high], [low, high], color=RATED, linewidth=1)
+            axes.scatter(model.rated, model.predicted, s=16, color=color, alpha=0.55, linewidths=0)
+            axes.set_title(f'{name}: SRCC {model.metrics["srcc"]:.3f}', loc='left', fontsize=10.5)
+            pictures.append((_svg_uri(figure), f'predicted over rated MOS, {model.title}'))
+    return pictures
+
+
+def _draw_card(figure, left: float, example: Example, levels: Sequence[str], tallest: float):
+    """One column of the card; positions are pixels from its top left corner."""
+    margin, side = 36, CARD_COLUMN - 72
+    width, height = figure.get_size_inches() * CARD_DPI
+
+    def axes(top: float, tall: float):
+        box = ((left + margin) / width, 1 - (top + tall) / height, side / width, tall / height)
+        return figure.add_axes(box)
+
+    def write(x: float, y: float, text: str, **style):
+        style = {'fontsize': 13, 'va': 'top', 'linespacing': 1.35, **style}
+        figure.text((left + margin + x) / width, 1 - y / height, text, parse_math=False, **style)
+
+    picture = axes(margin, side)
+    picture.imshow(_read_pixels(example.image), interpolation='lanczos')
+    picture.set_axis_off()
+    top = margin + side + 18
+    write(0, top, f'rated {example.rated:.2f}', color=MUTED, fontsize=17)
+    write(
+        side, top, f'AMHP {example.predicted:.2f}',
+        color=PREDICTED, fontsize=17, weight='bold', ha='right',
+    )  # fmt: skip
+    comment = f'“{example.text}”' if example.text else 'no comment'
+    lines = textwrap.wrap(comment, 44, max_lines=6, placeholder=' …')
+    write(
+        0, top + 42, '\n'.join(lines),
+        style='italic' if not example.text else 'normal', color=INK if example.text else MUTED,
+    )  # fmt: skip
+    bars = axes(704, 96)
+    place = np.arange(len(levels))
+    bars.bar(place - 0.19, example.rated_dist, 0.36, color=RATED)
+    bars.bar(place + 0.19, example.predicted_dist, 0.36, color=PREDICTED)
+    bars.set(ylim=(0, tallest), yticks=[])
+    bars.set_xticks(place, levels, fontsize=12)
+    bars.spines['left'].set_visible(False)
+    bars.grid(False)
+
+
+def _read_pixels(path: Path) -> np.ndarray:
+    return np.asarray(read_image(path))
