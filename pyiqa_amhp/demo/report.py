@@ -46,7 +46,7 @@ STYLE = {
     'legend.frameon': False,
     'svg.hashsalt': 'amhp',  # the same ids each time
 }
-CARD_COLUMN, CARD_DPI = 500, 100  # pixels
+CARD_COLUMN, MARGIN, LINE_HEIGHT, CARD_DPI = 500, 36, 25, 100  # pixels, the last per inch
 
 
 @dataclass(frozen=True)
@@ -153,13 +153,17 @@ def write_card(path: Path, examples: Sequence[Example], levels: Sequence[str]) -
     if not examples:
         raise AMHPError('a card needs at least one example, got none')
     _check_examples(examples, levels)
-    height = 860
+    words = [_comment_lines(example.text) for example in examples]
+    bars_top = CARD_COLUMN + 44 + LINE_HEIGHT * max(len(lines) for lines in words)
+    height = bars_top + 150
     with _drawing() as new_figure:
         figure = new_figure(
             figsize=(CARD_COLUMN * len(examples) / CARD_DPI, height / CARD_DPI), dpi=CARD_DPI
         )
-        for column, example in enumerate(examples):
-            _draw_card(figure, CARD_COLUMN * column, example, levels, _tallest(examples))
+        for column, (example, lines) in enumerate(zip(examples, words, strict=True)):
+            left = CARD_COLUMN * column
+            _draw_example(figure, left, example, lines)
+            _draw_bars(figure, left, bars_top, example, levels, _tallest(examples))
         return write_atomically(
             path, lambda file: figure.savefig(file, format='png', dpi=CARD_DPI, facecolor='white')
         )
@@ -289,35 +293,35 @@ def _scatter_figures(models: dict[str, ModelResult]) -> list[tuple[str, str]]:
     return pictures
 
 
-def _draw_card(figure, left: float, example: Example, levels: Sequence[str], tallest: float):
-    """One column of the card; positions are pixels from its top left corner."""
-    margin, side = 36, CARD_COLUMN - 72
-    width, height = figure.get_size_inches() * CARD_DPI
+def _comment_lines(text: str) -> list[str]:
+    return textwrap.wrap(f'“{text}”' if text else 'no comment', 44, max_lines=7, placeholder=' …')
 
-    def axes(top: float, tall: float):
-        box = ((left + margin) / width, 1 - (top + tall) / height, side / width, tall / height)
-        return figure.add_axes(box)
 
-    def write(x: float, y: float, text: str, **style):
-        style = {'fontsize': 13, 'va': 'top', 'linespacing': 1.35, **style}
-        figure.text((left + margin + x) / width, 1 - y / height, text, parse_math=False, **style)
+def _draw_example(figure, left: int, example: Example, lines: list[str]) -> None:
+    """Picture, scores and comment in the column that begins ``left`` pixels from the side."""
+    side = CARD_COLUMN - 2 * MARGIN
 
-    picture = axes(margin, side)
-    picture.imshow(_read_pixels(example.image), interpolation='lanczos')
+    def write(x: int, y: int, text: str, **style) -> None:
+        # Without parse_math two dollar signs in a comment would start a formula.
+        position = _box(figure, left + MARGIN + x, y, 0, 0)[:2]
+        figure.text(*position, text, va='top', parse_math=False, **style)
+
+    picture = figure.add_axes(_box(figure, left + MARGIN, MARGIN, side, side))
+    picture.imshow(np.asarray(read_image(example.image)), interpolation='lanczos')
     picture.set_axis_off()
-    top = margin + side + 18
+    top = MARGIN + side + 18
     write(0, top, f'rated {example.rated:.2f}', color=MUTED, fontsize=17)
-    write(
-        side, top, f'AMHP {example.predicted:.2f}',
-        color=PREDICTED, fontsize=17, weight='bold', ha='right',
-    )  # fmt: skip
-    comment = f'“{example.text}”' if example.text else 'no comment'
-    lines = textwrap.wrap(comment, 44, max_lines=6, placeholder=' …')
-    write(
-        0, top + 42, '\n'.join(lines),
-        style='italic' if not example.text else 'normal', color=INK if example.text else MUTED,
-    )  # fmt: skip
-    bars = axes(704, 96)
+    strong = {'color': PREDICTED, 'fontsize': 17, 'weight': 'bold', 'ha': 'right'}
+    write(side, top, f'AMHP {example.predicted:.2f}', **strong)
+    tone = {} if example.text else {'style': 'italic', 'color': MUTED}
+    write(0, top + 42, '\n'.join(lines), fontsize=13, linespacing=1.35, **tone)
+
+
+def _draw_bars(
+    figure, left: int, top: int, example: Example, levels: Sequence[str], tallest: float
+) -> None:
+    """Rated and predicted shares of the levels, in the same column, ``top`` pixels down."""
+    bars = figure.add_axes(_box(figure, left + MARGIN, top, CARD_COLUMN - 2 * MARGIN, 96))
     place = np.arange(len(levels))
     bars.bar(place - 0.19, example.rated_dist, 0.36, color=RATED)
     bars.bar(place + 0.19, example.predicted_dist, 0.36, color=PREDICTED)
@@ -327,5 +331,7 @@ def _draw_card(figure, left: float, example: Example, levels: Sequence[str], tal
     bars.grid(False)
 
 
-def _read_pixels(path: Path) -> np.ndarray:
-    return np.asarray(read_image(path))
+def _box(figure, left: int, top: int, width: int, height: int) -> tuple[float, ...]:
+    """Pixels from the top left corner as matplotlib's fractions from the bottom left one."""
+    across, down = figure.get_size_inches() * CARD_DPI
+    return left / across, 1 - (top + height) / down, width / across, height / down

@@ -33,6 +33,7 @@ class AMHPModel(GeneralIQAModel):
         self.unreadable: dict[str, str] = {}
         super().__init__(opt)
 
+    @master_only
     def print_network(self, net):
         """The kind and size of the network; its layers are listed in open_clip's model files."""
         count = sum(parameter.numel() for parameter in net.parameters())
