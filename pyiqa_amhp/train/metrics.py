@@ -1,6 +1,7 @@
 """What the paper reports beside pyiqa's SRCC, PLCC and KRCC: ACC, MSE, EMD1 and EMD2.
 
-pyiqa calls a metric with predictions, ratings and the options from the YAML file.
+pyiqa calls a metric with predictions, ratings and all options that the YAML file gives it;
+``better`` is one that pyiqa reads itself and passes on.
 """
 
 import numpy as np
@@ -19,7 +20,7 @@ def _pair(x, y, dims: int, what: str) -> tuple[np.ndarray, np.ndarray]:
     return x, y
 
 
-def calculate_acc(x, y, threshold: float = 5.0) -> float:
+def calculate_acc(x, y, threshold: float = 5.0, better: str = '') -> float:
     """ACC: the share of images put on the right side of ``threshold``, in [0, 1].
 
     Args:
@@ -30,13 +31,13 @@ def calculate_acc(x, y, threshold: float = 5.0) -> float:
     return float(np.mean((x > threshold) == (y > threshold)))
 
 
-def calculate_mse(x, y) -> float:
+def calculate_mse(x, y, better: str = '') -> float:
     """MSE of scores ``(N,)`` on the data set's own scale, as in the paper's Table 1."""
     x, y = _pair(x, y, 1, 'calculate_mse')
     return float(np.mean((x - y) ** 2))
 
 
-def calculate_emd(x, y, r: float = 1) -> float:
+def calculate_emd(x, y, r: float = 1, better: str = '') -> float:
     """EMD1 (``r=1``) or EMD2 (``r=2``): the mean over images of the distance in Eq. 8.
 
     Args:

@@ -1,0 +1,77 @@
+"""What every test stands on: no network, no store but its own, small towers, small data."""
+
+import os
+
+# Before huggingface_hub is imported, which reads it once.
+os.environ['HF_HUB_OFFLINE'] = '1'
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+# CLIP's shape in a size that builds at once: 32-pixel images, 16 numbers a feature.
+TINY = {
+    'embed_dim': 16,
+    'vision_cfg': {'image_size': 32, 'layers': 1, 'width': 32, 'patch_size': 16, 'head_width': 16},
+    'text_cfg': {'context_length': 77, 'vocab_size': 49408, 'width': 32, 'heads': 2, 'layers': 2},
+}
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path_factory, monkeypatch):
+    """An empty store of weights, and no weights or caches of this user's."""
+    home = tmp_path_factory.mktemp('home')
+    monkeypatch.setenv('PYIQA_AMHP_HOME', str(home))
+    monkeypatch.delenv('PYIQA_AMHP_WEIGHTS', raising=False)
+    monkeypatch.delenv('PYIQA_AMHP_DEBUG', raising=False)
+    return home
+
+
+@pytest.fixture
+def tiny():
+    """The form of a tiny CLIP, for ``backbone=``."""
+    return {key: dict(value) if isinstance(value, dict) else value for key, value in TINY.items()}
+
+
+@pytest.fixture
+def make_amhp(tiny):
+    """Build a tiny AMHP with random weights, the same for the same options."""
+    import torch
+
+    from pyiqa_amhp.model.amhp import AMHP
+
+    def make(seed=0, **options):
+        torch.manual_seed(seed)
+        net = AMHP(pretrained=False, **{'backbone': tiny, **options})
+        if net.config.uses_attributes:  # zero at the start: then a text would change nothing
+            torch.nn.init.normal_(net.fc.weight, std=0.2)
+        return net.eval()
+
+    return make
+
+
+@pytest.fixture
+def rated_images(tmp_path):
+    """A folder with 24 images, and a CSV with votes, comments and a split: brighter is better."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / 'images'
+    folder.mkdir()
+    rows = []
+    for i in range(24):
+        level = i % 8
+        pixels = np.clip(rng.normal(30 + 25 * level, 12, (40, 48, 3)), 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f'{i:02d}.png')
+        likes = np.exp(-((np.arange(10) - 1 - level) ** 2) / 4)
+        votes = rng.multinomial(20, likes / likes.sum())
+        rows.append(
+            {
+                'img_name': f'{i:02d}.png',
+                **{f'c{j + 1}': votes[j] for j in range(10)},
+                'text': '' if i % 5 == 0 else f'light number {level}',
+                'split': ('train', 'train', 'val', 'test')[i // 6],
+            }
+        )
+    csv = tmp_path / 'rated.csv'
+    pd.DataFrame(rows).to_csv(csv, index=False)
+    return csv
