@@ -4,6 +4,9 @@ import os
 
 # Before huggingface_hub is imported, which reads it once.
 os.environ['HF_HUB_OFFLINE'] = '1'
+# Before torch is imported: its threads sleep while they wait for each other. Spinning, they take
+# ten times as long as soon as anything else runs on the machine.
+os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
 
 import numpy as np
 import pandas as pd
@@ -51,11 +54,13 @@ def make_amhp(tiny):
     return make
 
 
-@pytest.fixture
-def rated_images(tmp_path):
-    """A folder with 24 images, and a CSV with votes, comments and a split: brighter is better."""
+def write_rated_images(root):
+    """A folder ``images`` with 24 images, and a CSV with votes, comments and a split.
+
+    Brighter is better.
+    """
     rng = np.random.default_rng(0)
-    folder = tmp_path / 'images'
+    folder = root / 'images'
     folder.mkdir()
     rows = []
     for i in range(24):
@@ -72,6 +77,18 @@ def rated_images(tmp_path):
                 'split': ('train', 'train', 'val', 'test')[i // 6],
             }
         )
-    csv = tmp_path / 'rated.csv'
+    csv = root / 'rated.csv'
     pd.DataFrame(rows).to_csv(csv, index=False)
     return csv
+
+
+@pytest.fixture
+def rated_images(tmp_path):
+    """The CSV of 24 rated images in ``images`` beside it, this test's own."""
+    return write_rated_images(tmp_path)
+
+
+@pytest.fixture(scope='session')
+def shared_rated_images(tmp_path_factory):
+    """The same for all tests: to be read only."""
+    return write_rated_images(tmp_path_factory.mktemp('rated'))
