@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,17 +26,22 @@ def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
     path = Path(path).expanduser()
     if not path.is_file():
         raise AMHPError(f'{path}: no such file')
+    if not path.stat().st_size:
+        raise AMHPError(f'{path}: the file is empty')
     try:
         if path.suffix == '.safetensors':
             return safetensors.torch.load_file(path)
         content = torch.load(path, map_location='cpu', weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise AMHPError(
-            f'{path}: refused, since it holds something other than tensors and loading it could '
-            f'run code ({str(error).strip().splitlines()[0]})'
-        ) from error
+    except pickle.UnpicklingError as error:  # its text advises weights_only=False: not passed on
+        if found := re.search(r'GLOBAL (\S+)', str(error)):
+            raise AMHPError(
+                f'{path}: refused, since it holds more than tensors ({found[1]}) and loading it '
+                'could run code'
+            ) from error
+        raise AMHPError(f'{path}: damaged, or not a file of weights') from error
     except Exception as error:  # damaged files fail in many ways
-        raise AMHPError(f'{path}: cannot be read as weights ({error})') from error
+        reason = f'{type(error).__name__}: {error}'.splitlines()[0]
+        raise AMHPError(f'{path}: damaged, or not a file of weights ({reason})') from error
     for key in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]

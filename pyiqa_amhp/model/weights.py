@@ -43,13 +43,11 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     raw = state.pop(CONFIG_KEY, None)
     try:
         config = stored_config(raw)
-    except (AttributeError, ValueError, OverflowError, TypeError):
-        config = None
-    if not isinstance(config, dict):
+    except AMHPError as error:
         raise AMHPError(
             f'{path}: no AMHP configuration in it; expected a checkpoint that AMHP was saved to '
             '(CLIP weights go to clip_weights=)'
-        )
+        ) from error
     return Checkpoint(Path(path).expanduser(), config, state)
 
 
