@@ -33,15 +33,13 @@ class Backbone(nn.Module):
         super().__init__()
         model_cfg = dict(source.model_cfg)
         text_cfg = model_cfg['text_cfg']
-        if 'hf_model_name' in text_cfg or 'multimodal_cfg' in model_cfg:
+        if not _read_at_its_end(model_cfg):  # before a billion parameters are built
             raise _not_causal(source.config.backbone)
         model_class = (
             open_clip.CustomTextCLIP if model_cfg.pop('custom_text', False) else open_clip.CLIP
         )
         model_cfg['quick_gelu'] = source.config.quick_gelu
         self.clip = model_class(**model_cfg)
-        if self._text_tower.attn_mask is None:
-            raise _not_causal(source.config.backbone)
         self.clip_logit_scale = math.log(1 / 0.07)  # of a CLIP that was never trained
         if source.path is not None:
             self.clip_logit_scale = load_clip_state(self.clip, source)
@@ -139,6 +137,17 @@ def _tokenizer(text_cfg: dict):
     if name:
         return open_clip.tokenizer.HFTokenizer(name, context_length=length, **options)
     return open_clip.SimpleTokenizer(context_length=length, **options)
+
+
+def _read_at_its_end(model_cfg: dict) -> bool:
+    """Whether the text tower is causal and its feature is that of the end token."""
+    text_cfg = model_cfg['text_cfg']
+    others = ('hf_model_name', 'no_causal_mask', 'embed_cls')
+    return (
+        not any(text_cfg.get(name) for name in others)
+        and text_cfg.get('pool_type', 'argmax') in ('argmax', 'eos')
+        and 'multimodal_cfg' not in model_cfg
+    )
 
 
 def _not_causal(backbone) -> AMHPError:

@@ -68,7 +68,7 @@ def resolve_clip(config: AMHPConfig, load: bool) -> ClipSource:
 
 def _model_cfg(backbone: str | dict) -> dict[str, Any]:
     if isinstance(backbone, str):
-        model_cfg = get_model_config(backbone.replace('/', '-'))
+        model_cfg = get_model_config(backbone)
         if model_cfg is None:
             raise AMHPError(
                 f'backbone {backbone!r}: not a model of open_clip; see open_clip.list_models()'
@@ -95,10 +95,7 @@ def _source(config, model_cfg, quick_gelu, preprocess=None, **found) -> ClipSour
 def _from_file(config: AMHPConfig, model_cfg: dict, path: Path) -> ClipSource:
     """A local file: OpenAI's archive, a state dict, or safetensors."""
     config = dataclasses.replace(config, clip_weights=path.name)  # no paths in checkpoints
-    if _is_torchscript(path):
-        state = torch.jit.load(str(path), map_location='cpu').state_dict()
-    else:
-        state = read_tensors(path)
+    state = _read_clip(path)
     quick_gelu = config.quick_gelu
     beside = path.with_name(HUB_CONFIG)
     if quick_gelu is None and (state.keys() & set(OPENAI_ONLY) or model_cfg.get('quick_gelu')):
@@ -116,7 +113,7 @@ def _from_file(config: AMHPConfig, model_cfg: dict, path: Path) -> ClipSource:
 def _from_tag(config: AMHPConfig, model_cfg: dict) -> ClipSource:
     """A tag of open_clip's list, from the local caches or the network."""
     name, tag = config.backbone, config.clip_weights
-    model = name.replace('/', '-') if isinstance(name, str) else None
+    model = name if isinstance(name, str) else None
     tag_cfg = _tag_cfg(model, tag)
     if not tag_cfg:
         tags = open_clip.list_pretrained_tags_by_model(model) if model else []
@@ -126,13 +123,10 @@ def _from_tag(config: AMHPConfig, model_cfg: dict) -> ClipSource:
         )
     path = _cached_tag(tag_cfg)
     if path is None:
-        _require_network(f'CLIP weights {tag!r} of {name}', tag_cfg.get('hf_hub', '').strip('/'))
+        _require_network(f'CLIP weights {tag!r} of {name}', _hub_files(tag_cfg)[0])
         path = Path(download_pretrained(tag_cfg))
-    state = None
-    if _is_torchscript(path):
-        state = torch.jit.load(str(path), map_location='cpu').state_dict()
     quick_gelu = tag_cfg.get('quick_gelu', False)
-    return _source(config, model_cfg, quick_gelu, tag_cfg, path=path, state=state)
+    return _source(config, model_cfg, quick_gelu, tag_cfg, path=path)
 
 
 def cached_tag(model: str, tag: str) -> Path | None:
@@ -147,8 +141,13 @@ def _tag_cfg(model: str | None, tag: str) -> dict[str, Any]:
 
 
 def _cached_tag(tag_cfg: dict[str, Any]) -> Path | None:
-    repo, url = tag_cfg.get('hf_hub', '').strip('/'), tag_cfg.get('url', '')
-    return _cached(repo, HUB_FILES) or _openai_cache(url)
+    return _cached(*_hub_files(tag_cfg)) or _openai_cache(tag_cfg.get('url', ''))
+
+
+def _hub_files(tag_cfg: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
+    """A tag's repository and the files to look for: open_clip writes ``owner/name/[file]``."""
+    repo, file = os.path.split(tag_cfg.get('hf_hub', ''))
+    return repo, (str(Path(file).with_suffix('.safetensors')), file) if file else HUB_FILES
 
 
 def _from_hub(config: AMHPConfig, repo: str, load: bool) -> ClipSource:
@@ -177,16 +176,26 @@ def load_clip_state(clip: torch.nn.Module, source: ClipSource) -> float:
     Raises:
         AMHPError: keys or shapes that do not fit, by name.
     """
-    state = source.state if source.state is not None else read_tensors(source.path)
+    state = source.state if source.state is not None else _read_clip(source.path)
     state = {key: value.float() for key, value in state.items() if key not in OPENAI_ONLY}
     state = convert_state_dict(clip, state)
     if 'positional_embedding' in state and not hasattr(clip, 'positional_embedding'):
         state = convert_to_custom_text_state_dict(state)
-    scale = float(state.pop('logit_scale', clip.logit_scale))
+    scale = float(state.pop('logit_scale', clip.logit_scale.detach()))
     state.pop('logit_bias', None)
     check_keys(clip, state, source.path, ignore=('logit_scale', 'logit_bias'))
     clip.load_state_dict(state, strict=False)
     return scale
+
+
+def _read_clip(path: Path) -> dict[str, torch.Tensor]:
+    """The named tensors of OpenAI's archives too, which are TorchScript."""
+    if not _is_torchscript(path):
+        return read_tensors(path)
+    try:
+        return torch.jit.load(str(path), map_location='cpu').state_dict()
+    except RuntimeError as error:
+        raise AMHPError(f'{path}: a damaged TorchScript archive ({error})') from error
 
 
 def _is_torchscript(path: Path) -> bool:
