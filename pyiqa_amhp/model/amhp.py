@@ -77,7 +77,8 @@ class AMHP(nn.Module):
         **options,
     ):
         super().__init__()
-        found = weights.find(options.get('dataset') or 'ava', pretrained, pretrained_model_path)
+        dataset = AMHPConfig.from_options({'dataset': options.get('dataset')}).dataset
+        found = weights.find(dataset, pretrained, pretrained_model_path)
         config = AMHPConfig.from_options(options, found and found.config)
         zero_shot = pretrained is True and not found
         if zero_shot and not config.uses_levels:
@@ -146,7 +147,7 @@ class AMHP(nn.Module):
         """
         if not (return_mos or return_dist):
             raise AMHPError('nothing to return: return_mos and return_dist are both False')
-        x = check_images(x)
+        x = check_images(x).to(self.logit_scale.dtype)
         texts = image_texts(text, len(x))
         mos, dist = self.judge(self.preprocess(x), texts)
         outputs = [mos] * return_mos + [dist] * return_dist
@@ -197,8 +198,8 @@ class AMHP(nn.Module):
         """Refuse weights of towers that compute something else; the rest may differ."""
         stored = stored_config(state)
         for name in ('backbone', 'quick_gelu', 'variant'):
-            if stored[name] != getattr(self.config, name):
+            if stored.get(name) != getattr(self.config, name):
                 raise AMHPError(
-                    f'weights made with {name}={stored[name]!r} do not fit a model with '
+                    f'weights made with {name}={stored.get(name)!r} do not fit a model with '
                     f'{name}={getattr(self.config, name)!r}'
                 )

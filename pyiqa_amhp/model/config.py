@@ -8,6 +8,7 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
@@ -138,30 +139,66 @@ class AMHPConfig:
             reference_para = (self.protocol, self.dataset) == ('reference', 'para')
             scale = SCALES[self.dataset].level_values
             self._set('level_values', REFERENCE_PARA_LEVEL_VALUES if reference_para else scale)
-        for name in ('levels', 'level_values', 'image_mean', 'image_std'):
+        for name in ('level_values', 'image_mean', 'image_std'):
             if getattr(self, name) is not None:
-                self._set(name, tuple(getattr(self, name)))
+                self._set(name, self._numbers(name))
+        self._check_backbone()
         self._check_levels()
-        if self.tau != 'clip' and not (isinstance(self.tau, int | float) and self.tau > 0):
-            raise AMHPError(f"tau={self.tau!r}: expected a positive number or 'clip'")
+        self._check_numbers()
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
 
+    def _wrong(self, name: str, expected: str) -> AMHPError:
+        return AMHPError(f'{name}={getattr(self, name)!r}: expected {expected}')
+
+    def _numbers(self, name: str) -> tuple[float, ...]:
+        values = getattr(self, name)
+        try:
+            numbers = tuple(float(value) for value in values)
+        except (TypeError, ValueError):
+            numbers = (math.nan,)
+        if isinstance(values, str) or not all(map(math.isfinite, numbers)):
+            raise self._wrong(name, 'a list of finite numbers')
+        return numbers
+
+    def _check_backbone(self) -> None:
+        if isinstance(self.backbone, dict):  # as it comes back from a checkpoint
+            self._set('backbone', json.loads(json.dumps(self.backbone)))
+        elif isinstance(self.backbone, str):
+            if ':' not in self.backbone:  # ViT-B/16 is ViT-B-16
+                self._set('backbone', self.backbone.replace('/', '-'))
+        else:
+            raise self._wrong('backbone', 'the name of an open_clip model, hf-hub:..., or a dict')
+
     def _check_levels(self) -> None:
-        if isinstance(self.levels, str) or len(self.levels) < 2:
-            raise AMHPError(f'levels={self.levels!r}: expected at least two words, worst first')
-        if len(self.level_values) != len(self.levels):
+        words = () if isinstance(self.levels, str | Real) else tuple(self.levels)
+        if len(words) < 2 or not all(isinstance(word, str) for word in words):
+            raise self._wrong('levels', 'at least two words, worst first')
+        self._set('levels', words)
+        if len(self.level_values) != len(words):
             raise AMHPError(
-                f'{len(self.levels)} levels {list(self.levels)} but {len(self.level_values)} '
+                f'{len(words)} levels {list(words)} but {len(self.level_values)} '
                 f'level_values {list(self.level_values)}: give one value for each level'
             )
-        if not all(math.isfinite(value) for value in self.level_values):
-            raise AMHPError(f'level_values={list(self.level_values)}: expected finite numbers')
         if list(self.level_values) != sorted(set(self.level_values)):
-            raise AMHPError(f'level_values={list(self.level_values)}: expected rising numbers')
-        if '{level}' not in self.template:
-            raise AMHPError(f'template={self.template!r}: expected the field {{level}} in it')
+            raise self._wrong('level_values', 'rising numbers')
+        if not isinstance(self.template, str) or '{level}' not in self.template:
+            raise self._wrong('template', 'a sentence with the field {level} in it')
+
+    def _check_numbers(self) -> None:
+        if self.tau != 'clip' and not (isinstance(self.tau, int | float) and self.tau > 0):
+            raise self._wrong('tau', "a positive number or 'clip'")
+        if self.resize_size is not None and not (
+            isinstance(self.resize_size, int) and self.resize_size > 0
+        ):
+            raise self._wrong('resize_size', 'a whole number of pixels')
+        for name in ('image_mean', 'image_std'):
+            if getattr(self, name) is not None and len(getattr(self, name)) != 3:
+                raise self._wrong(name, 'three numbers')
+        for name in ('quick_gelu', 'normalize_fused', 'tuple_prompts', 'test_flip'):
+            if getattr(self, name) not in (None, True, False):
+                raise self._wrong(name, 'True or False')
 
     @property
     def uses_attributes(self) -> bool:
@@ -180,5 +217,15 @@ class AMHPConfig:
 
 
 def stored_config(tensor: torch.Tensor) -> dict[str, Any]:
-    """Undo ``to_tensor``: the fields as a dict, for ``from_options``."""
-    return json.loads(bytes(tensor.tolist()).decode())
+    """Undo ``to_tensor``: the fields as a dict, for ``from_options``.
+
+    Raises:
+        AMHPError: something else.
+    """
+    try:
+        config = json.loads(bytes(tensor.tolist()).decode())
+    except (AttributeError, ValueError, OverflowError, TypeError):
+        config = None
+    if not isinstance(config, dict):
+        raise AMHPError('not an AMHP configuration')
+    return config
