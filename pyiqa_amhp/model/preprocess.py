@@ -26,14 +26,14 @@ def check_images(x: torch.Tensor) -> torch.Tensor:
     return x.expand(-1, 3, -1, -1)
 
 
-def mirror_by_parity(x: torch.Tensor) -> torch.Tensor:
-    """Mirror the images whose 8-bit pixels have an odd sum.
+def odd_images(x: torch.Tensor) -> torch.Tensor:
+    """Which images to mirror, ``(N, 1, 1, 1)``: those whose 8-bit pixels have an odd sum.
 
     The authors' code mirrors test images at random. A toss that depends on nothing but the
-    image keeps that, and keeps a score the same from call to call and in any batch.
+    image keeps that, and keeps a score the same from call to call, in any batch, on any device:
+    so it is made on the pixels as given, before any arithmetic that rounds.
     """
-    odd = (x.detach() * 255).round().long().sum(dim=(1, 2, 3)) % 2 == 1
-    return torch.where(odd[:, None, None, None], x.flip(-1), x)
+    return (x.detach() * 255).round().long().sum(dim=(1, 2, 3), keepdim=True) % 2 == 1
 
 
 class Preprocess(nn.Module):
@@ -44,11 +44,16 @@ class Preprocess(nn.Module):
         mean, std: of each channel.
         resize: ``squash`` or ``shortest``; resize_size: in pixels.
         crop: ``center`` or ``corner``.
-        flip: mirror by parity.
+        flip: mirror the images of ``odd_images``.
+
+    Raises:
+        AMHPError: ``resize_size`` below ``size``.
     """
 
     def __init__(self, size, mean, std, resize, resize_size, crop, flip):
         super().__init__()
+        if resize_size < size:
+            raise AMHPError(f'resize_size={resize_size}: expected at least the input size, {size}')
         self.size, self.resize, self.resize_size = size, resize, resize_size
         self.crop, self.flip = crop, flip
         shape = (1, 3, 1, 1)
@@ -57,6 +62,7 @@ class Preprocess(nn.Module):
 
     def view(self, x: torch.Tensor) -> torch.Tensor:
         """What the model sees of each image: ``(N, 3, H, W)`` to ``(N, 3, size, size)``."""
+        odd = odd_images(x) if self.flip else None
         side = [self.resize_size] * 2 if self.resize == 'squash' else [self.resize_size]
         if list(x.shape[-2:]) != [self.resize_size] * 2:
             x = TF.resize(x, side, TF.InterpolationMode.BILINEAR, antialias=True)
@@ -64,7 +70,7 @@ class Preprocess(nn.Module):
             x = TF.center_crop(x, self.size)
         else:
             x = x[..., : self.size, : self.size]
-        return mirror_by_parity(x) if self.flip else x
+        return torch.where(odd, x.flip(-1), x) if self.flip else x
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(N, 3, H, W)`` in [0, 1] to normalised ``(N, 3, size, size)``.
