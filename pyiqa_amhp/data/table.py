@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import os
 import re
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +49,7 @@ class RatedImages:
 
     def path(self, index: int) -> str:
         """Where an image lies."""
-        return os.path.join(self.root, self.names[index])
+        return os.path.join(self.root, str(self.names[index]))
 
     def text(self, index: int) -> str:
         """What is said about an image: its comment, or sentences from its labels."""
@@ -112,8 +113,11 @@ def read_table(opt: dict[str, Any]) -> RatedImages:
     Raises:
         AMHPError: file, row (line of the file) and column, what was expected, what to do.
     """
+    for name in ('meta_info_file', 'dataroot_target'):
+        if opt.get(name) is None:
+            raise AMHPError(f'AMHPDataset: the option {name} is missing')
     file = str(opt['meta_info_file'])
-    table = _read_csv(file)
+    table = _read_csv(file, text_columns=('img_name', opt.get('text_column') or 'text'))
     if 'MOS' not in table and 'mos' in table:
         table = table.rename(columns={'mos': 'MOS'})
     names = _names(table, file, allow_outside=opt.get('allow_outside_root', False))
@@ -132,17 +136,35 @@ def read_table(opt: dict[str, Any]) -> RatedImages:
     )
 
 
-def _read_csv(file: str) -> pd.DataFrame:
+def _read_csv(file: str, text_columns: tuple[str, ...]) -> pd.DataFrame:
+    """The table, indexed by the line on which each row begins, as an editor counts."""
     try:
-        table = pd.read_csv(os.path.expanduser(file), skip_blank_lines=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter('error', pd.errors.ParserWarning)  # it would cut long rows
+            table = pd.read_csv(
+                os.path.expanduser(file),
+                skip_blank_lines=False,
+                index_col=False,
+                dtype=dict.fromkeys(text_columns, str),  # 0001 is a name, not 1
+            )
     except FileNotFoundError:
         raise AMHPError(f'{file}: no such file; check meta_info_file') from None
     except pd.errors.EmptyDataError:
         raise AMHPError(f'{file}: the file is empty; expected a CSV with a header line') from None
+    except pd.errors.ParserWarning:
+        raise AMHPError(
+            f'{file}, row {FIRST_ROW}: more values than the header has columns; put a text with '
+            'commas in double quotes'
+        ) from None
     except (OSError, ValueError, pd.errors.ParserError) as error:
         raise AMHPError(f'{file}: cannot be read as CSV ({str(error).strip()})') from error
     if table.empty:
         raise AMHPError(f'{file}: a header but no rows')
+    breaks = np.zeros(len(table), int)  # within quoted values
+    for name in table:
+        if not pd.api.types.is_numeric_dtype(table[name]):
+            breaks += table[name].fillna('').astype(str).str.count('\n').to_numpy(int)
+    table.index = FIRST_ROW + np.arange(len(table)) + np.cumsum(breaks) - breaks
     return table
 
 
@@ -154,8 +176,8 @@ def _column(table: pd.DataFrame, name: str, file: str) -> pd.Series:
     return table[name]
 
 
-def _bad_row(file: str, index: int, column: str, problem: str) -> AMHPError:
-    return AMHPError(f'{file}, row {index + FIRST_ROW}, column {column!r}: {problem}')
+def _bad_row(file: str, line: int, column: str, problem: str) -> AMHPError:
+    return AMHPError(f'{file}, row {line}, column {column!r}: {problem}')
 
 
 def _numbers(column: pd.Series, file: str, missing_ok: bool = False) -> np.ndarray:
@@ -164,43 +186,40 @@ def _numbers(column: pd.Series, file: str, missing_ok: bool = False) -> np.ndarr
     if bad.any():
         row = int(np.argmax(bad))
         given = column.iloc[row]
-        what = 'empty' if pd.isna(given) else repr(given)
-        raise _bad_row(file, row, str(column.name), f'{what}, expected a number')
+        what = 'empty' if pd.isna(given) else repr(str(given))
+        raise _bad_row(file, column.index[row], str(column.name), f'{what}, expected a number')
     return values
 
 
 def _names(table: pd.DataFrame, file: str, allow_outside: bool) -> np.ndarray:
     column = _column(table, 'img_name', file)
     if column.isna().any():
-        raise _bad_row(file, int(np.argmax(column.isna())), 'img_name', 'empty, expected a name')
-    column = column.astype(str)
+        raise _bad_row(file, column.isna().idxmax(), 'img_name', 'empty, expected a name')
     repeated = column.duplicated()
     if repeated.any():
-        row = int(np.argmax(repeated))
-        first = int(np.argmax(column == column.iloc[row])) + FIRST_ROW
-        problem = f'{column.iloc[row]!r} is in row {first} already; keep one of them'
-        raise _bad_row(file, row, 'img_name', problem)
+        line = repeated.idxmax()
+        first = (column == column[line]).idxmax()
+        problem = f'{column[line]!r} is in row {first} already; keep one of them'
+        raise _bad_row(file, line, 'img_name', problem)
     leaves = column.str.match(r'^(?:[/\\~]|[A-Za-z]:)|(?:^|.*[/\\])\.\.(?:[/\\]|$)')
     if leaves.any() and not allow_outside:
-        row = int(np.argmax(leaves))
+        line = leaves.idxmax()
         problem = (
-            f'{column.iloc[row]!r} leaves dataroot_target; give names relative to it, or '
+            f'{column[line]!r} leaves dataroot_target; give names relative to it, or '
             'allow_outside_root: true'
         )
-        raise _bad_row(file, row, 'img_name', problem)
+        raise _bad_row(file, line, 'img_name', problem)
     return column.to_numpy(str)
 
 
 def _split(column: pd.Series, file: str) -> np.ndarray:
     phases = np.array(list(AVA_SPLITS.values()))
-    if pd.api.types.is_numeric_dtype(column):
-        column = column.map(AVA_SPLITS).fillna(column)
-    values = column.fillna('').astype(str).to_numpy(str)
+    values = np.array(['' if pd.isna(v) else str(AVA_SPLITS.get(v, v)) for v in column])
     bad = ~np.isin(values, phases) & (values != '')  # empty: in no split
     if bad.any():
         row = int(np.argmax(bad))
-        problem = f'{values[row]!r}, expected train, val or test (or 0, 1, 2)'
-        raise _bad_row(file, row, str(column.name), problem)
+        problem = f'{str(values[row])!r}, expected train, val or test (or 0, 1, 2)'
+        raise _bad_row(file, column.index[row], str(column.name), problem)
     return values
 
 
@@ -212,10 +231,11 @@ def _vote_columns(table: pd.DataFrame, file: str) -> list[str]:
             found.setdefault(str(column)[: match.start(1)], {})[int(match[1])] = str(column)
     if len(found) > 1:
         raise AMHPError(f'{file}: votes both as c1.. and as ratings_1..; keep one of them')
-    columns = next(iter(found.values()), {})
+    prefix, columns = next(iter(found.items()), ('c', {}))
     if missing := sorted(set(range(1, max(columns, default=0) + 1)) - columns.keys()):
-        prefix = next(iter(found))
         raise AMHPError(f'{file}: no column {prefix}{missing[0]}, though {len(columns)} others')
+    if 0 in columns:
+        raise AMHPError(f'{file}: votes begin with column {prefix}1, so {columns[0]!r} is unclear')
     return [columns[number] for number in sorted(columns)]
 
 
@@ -262,8 +282,9 @@ def _ratings(table: pd.DataFrame, file: str, opt: dict) -> tuple[np.ndarray, np.
         mean = normalise((counts @ vote_values) / counts.sum(axis=1))
     except RatingError as error:
         at = votes[order[error.column]] if error.column is not None else None
-        column = at or ('c1..' if votes else 'std' if 'deviation' in error.reason else 'MOS')
-        raise _bad_row(file, error.row, column, error.reason) from error
+        a_mean = 'std' if 'deviation' in error.reason else 'MOS'
+        column = at or (f'{votes[0]}..' if votes else a_mean)
+        raise _bad_row(file, table.index[error.row], column, error.reason) from error
     if 'MOS' not in table:
         return mean, dist
     mos = normalise(_numbers(table['MOS'], file))
@@ -271,7 +292,7 @@ def _ratings(table: pd.DataFrame, file: str, opt: dict) -> tuple[np.ndarray, np.
     if off.any():
         logger.warning(
             '%s: the MOS of %d rows differs from the mean of their votes by more than 1%% of the '
-            'scale (first: row %d)', file, off.sum(), int(np.argmax(off)) + FIRST_ROW,
+            'scale (first: row %d)', file, off.sum(), table.index[np.argmax(off)],
         )  # fmt: skip
     return mos, dist
 
@@ -282,6 +303,8 @@ def _normaliser(opt: dict):
         return _Affine(1.0, 0.0)
     if opt.get('mos_range') is None or opt.get('lower_better') is None:
         raise AMHPError('mos_normalize: true needs mos_range: [lo, hi] and lower_better')
+    if not (len(opt['mos_range']) == 2 and opt['mos_range'][0] < opt['mos_range'][1]):
+        raise AMHPError(f'mos_range={list(opt["mos_range"])}: expected [lo, hi], rising')
     lo, hi = opt['mos_range']
     if opt['lower_better']:
         return _Affine(-1 / (hi - lo), hi / (hi - lo))
@@ -302,8 +325,10 @@ def _texts(table: pd.DataFrame, file: str, opt: dict):
     column = opt.get('text_column') or 'text'
     attributes = {c.removeprefix('attr_'): c for c in table.columns if c.startswith('attr_')}
     source = opt.get('text_source')
-    if source is None:
-        source = 'comments' if column in table else 'labels' if attributes else 'none'
+    if source is None:  # what the file has; what an option names must be there
+        labels = attributes or opt.get('attributes')
+        comments = opt.get('text_column') or column in table
+        source = 'comments' if comments else 'labels' if labels else 'none'
     if source not in TEXT_SOURCES:
         raise AMHPError(f'text_source={source!r}: expected {", ".join(TEXT_SOURCES)}')
     if source == 'comments':
@@ -322,21 +347,22 @@ def _texts(table: pd.DataFrame, file: str, opt: dict):
 def _labels(column: pd.Series, file: str, opt: dict) -> np.ndarray:
     """Level words: as they are in the file, or from numbers."""
     levels = tuple(opt.get('levels') or LEVELS)
-    if not pd.api.types.is_numeric_dtype(column):
-        words = column.fillna('').astype(str).to_numpy(object)
+    if not pd.api.types.is_numeric_dtype(column) or column.isna().all():
+        words = column.astype(object).fillna('').astype(str).to_numpy(object)
         bad = ~np.isin(words, np.array(['', *levels], dtype=object))
         if bad.any():
             row = int(np.argmax(bad))
             problem = f'{words[row]!r}, expected a number or one of {", ".join(levels)}'
-            raise _bad_row(file, row, str(column.name), problem)
+            raise _bad_row(file, column.index[row], str(column.name), problem)
         return words
     if opt.get('attr_range') is None:
         raise AMHPError(f'{file}: column {column.name!r} has numbers; give attr_range: [lo, hi]')
     lo, hi = opt['attr_range']
+    attribute_levels([], lo, hi, levels)  # checks the range
     values = _numbers(column, file, missing_ok=True)
     outside = (values < lo) | (values > hi)
     if outside.any():
         row = int(np.argmax(outside))
         problem = f'{values[row]:g}, expected {lo:g} to {hi:g} (attr_range)'
-        raise _bad_row(file, row, str(column.name), problem)
+        raise _bad_row(file, column.index[row], str(column.name), problem)
     return np.array(attribute_levels(values, lo, hi, levels), dtype=object)
