@@ -1,0 +1,98 @@
+"""Attribute labels to level words and sentences."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyiqa_amhp.data.ratings import LEVELS
+from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.text.attributes import TEMPLATE, attribute_levels, attribute_sentences
+
+
+def test_a_label_becomes_the_papers_sentence():
+    assert attribute_sentences({'color': 'good'}) == 'A photo with good color.'
+
+
+def test_sentences_keep_the_order_of_the_labels_and_leave_out_missing_ones():
+    labels = {'light': 'bad', 'content': '', 'depth_of_field': 'perfect'}
+    expected = 'A photo with bad light. A photo with perfect depth of field.'
+    assert attribute_sentences(labels) == expected
+
+
+@pytest.mark.parametrize('labels', [{}, {'light': '', 'color': ''}])
+def test_without_a_label_there_is_no_sentence(labels):
+    assert attribute_sentences(labels) == ''
+
+
+def test_a_template_of_ones_own():
+    template = '{attribute}: {level} ({attribute})'
+    assert attribute_sentences({'light': 'fair'}, template) == 'light: fair (light)'
+
+
+def test_braces_of_any_other_kind_are_kept():
+    assert attribute_sentences({'light': '{x}'}, '{{level} {attribute} {0}') == '{{x} light {0}'
+
+
+@pytest.mark.parametrize('template', ['A photo with good {attribute}.', '{level}', ''])
+def test_a_template_without_both_fields_is_refused(template):
+    with pytest.raises(AMHPError, match=r'expected \{level\} and \{attribute\}') as caught:
+        attribute_sentences({'light': 'fair'}, template)
+    assert repr(template) in str(caught.value)
+
+
+def test_the_default_template_is_the_papers():
+    assert TEMPLATE == 'A photo with {level} {attribute}.'
+
+
+@pytest.mark.parametrize(
+    ('values', 'lo', 'hi', 'expected'),
+    [
+        # AADB's labels, in [-1, 1]: cuts at -0.6, -0.2, 0.2, 0.6
+        ([-1, -0.61, -0.59, -0.21, 0, 0.59, 0.61, 1], -1, 1, [0, 0, 1, 1, 2, 3, 4, 4]),
+        # PARA's means, in 1..5: cuts at 1.8, 2.6, 3.4, 4.2
+        ([1, 1.79, 1.81, 3, 4.19, 4.21, 5], 1, 5, [0, 0, 1, 2, 3, 4, 4]),
+        ([0, 0.19, 0.5, 0.81, 1], 0, 1, [0, 0, 2, 4, 4]),
+    ],
+)
+def test_numbers_fall_into_bins_of_equal_width(values, lo, hi, expected):
+    assert attribute_levels(values, lo, hi) == [LEVELS[i] for i in expected]
+
+
+def test_whole_numbers_of_a_scale_of_five_are_its_five_levels():
+    assert attribute_levels([1, 2, 3, 4, 5], 1, 5) == list(LEVELS)
+
+
+def test_a_missing_number_is_no_label():
+    assert attribute_levels([np.nan, 5, np.nan], 1, 5) == ['', 'perfect', '']
+
+
+def test_any_number_of_level_words():
+    words = ['weak', 'strong']
+    assert attribute_levels([0, 4.9, 5.1, 10], 0, 10, words) == ['weak', 'weak', 'strong', 'strong']
+
+
+@pytest.mark.parametrize(('value', 'row'), [(5.01, 1), (0.99, 1), (np.inf, 1)])
+def test_a_number_off_the_scale_is_named_with_its_row(value, row):
+    with pytest.raises(AMHPError, match=rf'row {row}: attribute value {value:g} is outside'):
+        attribute_levels([3, value, 100], 1, 5)
+
+
+@pytest.mark.parametrize(('lo', 'hi'), [(1, 1), (5, 1), (float('nan'), 1)])
+def test_a_scale_that_does_not_rise_is_refused(lo, hi):
+    with pytest.raises(AMHPError, match='expected two rising numbers'):
+        attribute_levels([1], lo, hi)
+
+
+@given(
+    st.lists(st.floats(0, 1), min_size=1, max_size=20),
+    st.floats(-1e3, 1e3),
+    st.floats(1e-3, 1e3),
+    st.integers(2, 9),
+)
+def test_more_is_never_worse_and_the_ends_are_the_outer_levels(shares, lo, width, k):
+    hi, words = lo + width, [str(i) for i in range(k)]
+    values = np.clip(lo + np.sort(shares) * (hi - lo), lo, hi)
+    levels = [int(word) for word in attribute_levels([lo, *values, hi], lo, hi, words)]
+    assert levels == sorted(levels)
+    assert (levels[0], levels[-1]) == (0, k - 1)

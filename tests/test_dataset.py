@@ -1,0 +1,308 @@
+"""Rated images as pyiqa's trainer gets them: tensors, texts, and what cannot be read."""
+
+import io
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from pyiqa.data import build_dataloader, build_dataset
+
+from pyiqa_amhp.data.dataset import AMHPDataset, GridCrop, build_augments
+from pyiqa_amhp.errors import AMHPError, ImageReadError
+
+FIVE = [1, 2, 3, 4, 5]
+
+
+@pytest.fixture
+def make(tmp_path):
+    """An ``AMHPDataset`` of images by their names: pictures are saved, bytes are written."""
+
+    def make(files, save_options=None, **options):
+        folder = tmp_path / 'images'
+        folder.mkdir(exist_ok=True)
+        for name, content in files.items():
+            if isinstance(content, bytes):
+                (folder / name).write_bytes(content)
+            elif content is not None:
+                content.save(folder / name, **(save_options or {}))
+        csv = tmp_path / 'rated.csv'
+        pd.DataFrame({'img_name': list(files), 'MOS': 3}).to_csv(csv, index=False)
+        return AMHPDataset(
+            {'meta_info_file': csv, 'dataroot_target': folder, 'level_values': FIVE, **options}
+        )
+
+    return make
+
+
+def options_of(csv, **options):
+    return {
+        'name': 'rated',
+        'type': 'AMHPDataset',
+        'meta_info_file': str(csv),
+        'dataroot_target': str(csv.parent / 'images'),
+        'phase': 'train',
+        **options,
+    }
+
+
+def close_to(image, rgb):
+    return torch.allclose(image.mean(dim=(1, 2)), torch.tensor(rgb), atol=0.03)
+
+
+# A sample
+
+
+def test_a_sample_has_what_the_model_needs(shared_rated_images):
+    dataset = AMHPDataset(options_of(shared_rated_images))
+    table = pd.read_csv(shared_rated_images)
+    assert len(dataset) == len(dataset.paths_mos) == 24
+    sample = dataset[7]
+    path = shared_rated_images.parent / 'images' / '07.png'
+    votes = table.loc[7, [f'c{i}' for i in range(1, 11)]].to_numpy(float)
+    assert sample.keys() == {'img', 'mos_label', 'mos_dist', 'text', 'img_path', 'read_error'}
+    assert (sample['img_path'], sample['read_error']) == (str(path), '')
+    assert sample['text'] == 'light number 7'
+    pixels = np.asarray(Image.open(path)).transpose(2, 0, 1) / 255
+    np.testing.assert_allclose(sample['img'], pixels, atol=1e-6)
+    assert sample['img'].dtype == sample['mos_label'].dtype == torch.float32
+    assert sample['mos_label'].shape == (1,)
+    assert sample['mos_label'].item() == pytest.approx(votes @ np.arange(1, 11) / 20)
+    np.testing.assert_allclose(sample['mos_dist'], votes.reshape(5, 2).sum(1) / 20, atol=1e-6)
+    assert dataset.paths_mos[7] == [str(path), pytest.approx(sample['mos_label'].item())]
+
+
+def test_an_image_without_a_text_has_an_empty_one(shared_rated_images):
+    assert AMHPDataset(options_of(shared_rated_images))[5]['text'] == ''
+
+
+def test_the_range_of_the_pixels_is_an_option(make):
+    white = {'a.png': Image.new('RGB', (4, 4), 'white')}
+    assert make(white)[0]['img'].max() == 1
+    assert make(white, img_range=255)[0]['img'].max() == 255
+
+
+# Phases
+
+
+@pytest.mark.parametrize(
+    ('options', 'first', 'count'),
+    [
+        ({'split_index': 'split'}, '00.png', 12),
+        ({'split_index': 'split', 'phase': 'val'}, '12.png', 6),
+        ({'split_index': 'split', 'phase': 'val', 'override_phase': 'test'}, '18.png', 6),
+        ({'phase': 'test'}, '00.png', 24),
+    ],
+)
+def test_a_phase_has_the_rows_of_its_split(shared_rated_images, options, first, count):
+    dataset = AMHPDataset(options_of(shared_rated_images, **options))
+    assert len(dataset) == count
+    assert dataset[0]['img_path'].endswith(first)
+
+
+def test_a_pickled_split_file_is_refused_unread(shared_rated_images, tmp_path):
+    touched = tmp_path / 'touched'
+
+    class Trap:
+        def __reduce__(self):
+            return open, (str(touched), 'w')
+
+    file = tmp_path / 'split.pkl'
+    file.write_bytes(pickle.dumps(Trap()))
+    with pytest.raises(AMHPError, match=r'pickles are not read.*split_index'):
+        AMHPDataset(options_of(shared_rated_images, split_file=str(file)))
+    assert not touched.exists()
+
+
+def test_a_split_column_that_is_not_there_is_an_error(make):
+    with pytest.raises(AMHPError, match='is not a split column'):
+        make({'a.png': Image.new('RGB', (4, 4))}, split_index='split')
+
+
+# Kinds of images
+
+RED, GREY = (1.0, 0.0, 0.0), (0.5, 0.5, 0.5)
+
+
+def red(mode='RGB'):
+    return Image.new('RGB', (32, 24), 'red').convert(mode)
+
+
+@pytest.mark.parametrize(
+    ('name', 'image', 'options', 'colour'),
+    [
+        ('rgb.jpg', red(), {'quality': 95}, RED),
+        ('palette.gif', red('P'), {}, RED),
+        ('palette.png', red('P'), {}, RED),
+        ('cmyk.jpg', red('CMYK'), {'quality': 95}, RED),
+        ('grey.png', Image.new('L', (32, 24), 128), {}, GREY),
+        ('black and white.png', Image.new('1', (32, 24), 1), {}, (1.0, 1.0, 1.0)),
+        ('deep.png', Image.fromarray(np.full((24, 32), 32768, np.uint16)), {}, GREY),
+        ('alpha.png', Image.new('RGBA', (32, 24), (255, 0, 0, 255)), {}, RED),
+        ('clear.png', Image.new('RGBA', (32, 24), (255, 0, 0, 0)), {}, (1.0, 1.0, 1.0)),
+        ('animated.gif', red(),
+         {'save_all': True, 'append_images': [Image.new('RGB', (32, 24), 'blue')]}, RED),
+    ],
+)  # fmt: skip
+def test_every_kind_of_image_arrives_as_rgb(make, name, image, options, colour):
+    sample = make({name: image}, options)[0]
+    assert sample['img'].shape == (3, 24, 32)
+    assert sample['img'].dtype == torch.float32
+    assert close_to(sample['img'], colour)
+
+
+def test_a_rotated_image_is_turned_upright(make):
+    image = Image.new('RGB', (32, 24), 'black')
+    image.paste('red', (0, 0, 32, 8))  # red on top
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned a quarter clockwise: then red on the right
+    turned = make({'a.jpg': image}, {'exif': exif, 'quality': 95})[0]['img']
+    assert turned.shape == (3, 32, 24)
+    assert turned[0, :, -6:].mean() > 0.9
+    assert turned[0, :, :14].mean() < 0.1
+
+
+# What cannot be read
+
+GOOD = Image.effect_noise((32, 24), 80).convert('RGB')
+
+
+def truncated():
+    buffer = io.BytesIO()
+    GOOD.save(buffer, 'PNG')
+    return buffer.getvalue()[:-100]
+
+
+BAD = {
+    'truncated.png': (truncated(), 'damaged or truncated'),
+    'missing.png': (None, 'no such file'),
+    'empty.png': (b'', 'the file is empty'),
+    'text.png': (b'hello', 'not an image'),
+}
+
+
+@pytest.mark.parametrize('name', BAD)
+def test_an_unreadable_image_is_an_error_with_its_path(make, tmp_path, name):
+    content, reason = BAD[name]
+    dataset = make({'good.png': GOOD, name: content})
+    assert dataset[0]['read_error'] == ''
+    with pytest.raises(ImageReadError, match=reason) as caught:
+        dataset[1]
+    assert str(caught.value).startswith(str(tmp_path / 'images' / name))
+
+
+def test_by_option_unreadable_images_are_samples_that_say_so(make, tmp_path):
+    contents = {name: content for name, (content, _) in BAD.items()}
+    augment = {'resize': [20, 20]}
+    dataset = make({**contents, 'good.png': GOOD}, skip_bad_images=True, augment=augment)
+    for i, (name, (_, reason)) in enumerate(BAD.items()):
+        sample = dataset[i]
+        assert sample['read_error'].startswith(str(tmp_path / 'images' / name))
+        assert reason in sample['read_error']
+        assert sample['img_path'] == str(tmp_path / 'images' / name)
+        assert sample['img'].shape == dataset[4]['img'].shape == (3, 20, 20)
+    assert dataset[4]['read_error'] == ''
+
+
+def test_a_wrong_folder_is_found_before_training(make, tmp_path):
+    with pytest.raises(AMHPError, match=r'first image is not there.*dataroot_target') as caught:
+        make({'a.png': GOOD}, dataroot_target=str(tmp_path / 'elsewhere'))
+    assert str(caught.value).startswith(str(tmp_path / 'elsewhere' / 'a.png'))
+
+
+# Augmentation
+
+
+def coordinates(width, height):
+    """An image whose pixels say where they are."""
+    y, x = np.mgrid[0:height, 0:width]
+    return Image.fromarray(np.stack([x, y, x * 0], axis=-1).astype(np.uint8))
+
+
+def corners(crop, image, times=600):
+    torch.manual_seed(0)
+    return {tuple(np.asarray(crop(image))[0, 0, :2].tolist()) for _ in range(times)}
+
+
+def test_the_windows_of_a_grid_crop_are_the_authors_5_by_5():
+    crop = GridCrop(224, 8)
+    steps = [0, 8, 16, 24, 32]
+    assert corners(crop, coordinates(256, 256)) == {(x, y) for x in steps for y in steps}
+    assert crop(coordinates(256, 256)).size == (224, 224)
+
+
+def test_a_grid_reaches_only_as_far_as_whole_windows_do():
+    found = corners(GridCrop(10, 4), coordinates(19, 10))
+    assert found == {(0, 0), (4, 0), (8, 0)}
+
+
+def test_grid_crop_in_a_data_set(make):
+    augment = {'resize': [40, 40], 'grid_crop': {'size': 32, 'step': 4}}
+    assert make({'a.png': GOOD}, augment=augment)[0]['img'].shape == (3, 32, 32)
+    assert make({'a.png': GOOD}, augment={'grid_crop': 24})[0]['img'].shape == (3, 24, 24)
+
+
+def test_grid_crop_of_too_small_an_image_says_what_to_do(make):
+    dataset = make({'a.png': GOOD}, augment={'grid_crop': {'size': 32, 'step': 4}})
+    with pytest.raises(AMHPError, match='grid_crop of 32 pixels from 24: resize to more first'):
+        dataset[0]
+
+
+def test_the_order_of_the_steps_is_that_of_the_options():
+    steps = build_augments({'resize': [40, 40], 'hflip': True, 'grid_crop': 32})
+    assert [type(step).__name__ for step in steps] == [
+        'PairedResize',
+        'PairedRandomHorizontalFlip',
+        'GridCrop',
+    ]
+    assert build_augments({'hflip': False}) == build_augments(None) == []
+
+
+@pytest.mark.parametrize('key', ['centre_crop', 'Resize', 'gridcrop'])
+def test_an_unknown_augmentation_is_refused(make, key):
+    with pytest.raises(AMHPError, match=f"augment: unknown key '{key}'; known are grid_crop"):
+        make({'a.png': GOOD}, augment={key: 32})
+
+
+# Through pyiqa
+
+
+def test_pyiqa_builds_it_and_loads_it_with_workers(shared_rated_images):
+    options = options_of(
+        shared_rated_images,
+        split_index='split',
+        augment={'resize': [32, 32]},
+        num_worker_per_gpu=2,
+        batch_size_per_gpu=5,
+        skip_bad_images=True,
+    )
+    dataset = build_dataset(options)
+    assert type(dataset) is AMHPDataset
+    batches = list(build_dataloader(dataset, options, num_gpu=0, seed=1))
+    assert [len(batch['img']) for batch in batches] == [5, 5]  # pyiqa drops the last in training
+    batch = batches[0]
+    assert batch['img'].shape == (5, 3, 32, 32)
+    assert batch['mos_label'].shape == (5, 1)
+    assert batch['mos_dist'].shape == (5, 5)
+    seen = [path for batch in batches for path in batch['img_path']]
+    assert len(set(seen)) == 10
+    for path, text, mos in zip(batch['img_path'], batch['text'], batch['mos_label'], strict=True):
+        row = next(i for i in range(12) if dataset[i]['img_path'] == path)
+        assert (text, mos) == (dataset[row]['text'], dataset[row]['mos_label'])
+
+
+def test_in_validation_every_row_comes_in_order(shared_rated_images):
+    options = options_of(shared_rated_images, phase='val', split_index='split')
+    loader = build_dataloader(build_dataset(options), options)
+    assert [batch['img_path'][0][-6:] for batch in loader] == [f'{i}.png' for i in range(12, 18)]
+
+
+def test_awkward_texts_come_through_a_loader_whole(rated_images):
+    texts = ['a, b', 'say "hi"', 'two\nlines', 'ünï 美 📷', "it's; #1\t!", '']
+    table = pd.read_csv(rated_images).head(6).assign(text=texts)
+    table.to_csv(rated_images, index=False)
+    options = options_of(rated_images, phase='val', batch_size_per_gpu=6)
+    batch = next(iter(build_dataloader(build_dataset(options), options)))
+    assert batch['text'] == texts
