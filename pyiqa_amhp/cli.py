@@ -75,7 +75,9 @@ def score(
     weights: Annotated[Path | None, typer.Option(help='A trained checkpoint.')] = None,
     metric: Annotated[str, typer.Option(help='Any no-reference metric of pyiqa.')] = 'amhp',
     out: Annotated[Path | None, typer.Option(help='FILE.csv, .json, .jsonl or .parquet')] = None,
-    top: Annotated[int | None, typer.Option(min=1, help='Show the best N only.')] = None,
+    top: Annotated[
+        int | None, typer.Option(min=1, help='Show the best N only (with --out: 10).')
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 8,
     device: Annotated[str | None, typer.Option(help='cpu, cuda, ...')] = None,
 ) -> None:
@@ -97,12 +99,15 @@ def score(
     best_first = frame.sort_values('score', ascending=model.lower_better, kind='stable')
     if out is not None:
         scoring.write_scores(frame, out)
-    _print_scores(best_first if top is None else best_first.head(top), metric, model.score_range)
+    shown = best_first.head(top or (10 if out is not None else len(frame)))
+    _print_scores(shown, metric, model.score_range)
     if out is not None:
         console.print(f'{len(frame)} rows written to {_escape(str(out))}')
-    failed = int((frame['error'] != '').sum())
-    if failed:
-        problems.print(f'[bold red]{failed} of {len(frame)} images could not be scored[/]')
+    errors = frame.loc[frame['error'] != '', 'error']
+    if len(errors):
+        problems.print(f'[bold red]{len(errors)} of {len(frame)} images could not be scored[/]')
+        for error in errors.head(5):
+            problems.print(f'  {_escape(error)}', soft_wrap=True)
         raise typer.Exit(1)
 
 

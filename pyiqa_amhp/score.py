@@ -184,12 +184,11 @@ def write_scores(frame: pd.DataFrame, path: str | Path) -> Path:
 def read_texts(path: str | Path, images: Sequence[Path]) -> list[str | None]:
     """The texts of a CSV with the columns ``img_name`` and ``text``, one for each image.
 
-    An ``img_name`` is compared with the image's path as given, then with its end (file name
-    with or without folders).
+    An ``img_name`` is an image's whole path or any end of it, the file name at least.
 
     Raises:
         AMHPError: no such file, not a CSV, columns missing, two texts for one name, a name that
-            fits two images with different folders, or no name that fits any image.
+            fits several images, or no name that fits any image.
     """
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
@@ -201,19 +200,29 @@ def read_texts(path: str | Path, images: Sequence[Path]) -> list[str | None]:
     if names.duplicated().any():
         raise AMHPError(f'{path}: two texts for {names[names.duplicated()].iloc[0]!r}')
     by_name = dict(zip(names, table['text'], strict=True))
-    texts = [_text_of(image, by_name) for image in images]
-    if found := sum(text is not None for text in texts):
-        if found < len(images):
-            logger.warning(
-                '%s: %d of %d images have no text', path, len(images) - found, len(images)
+    texts: list[str | None] = [None] * len(images)
+    taken: dict[str, Path] = {}
+    for i, image in enumerate(images):
+        name = next((end for end in _ends(image) if end in by_name), None)
+        if name is None:
+            continue
+        if name in taken:
+            raise AMHPError(
+                f'{path}: {name!r} fits both {taken[name]} and {image}; give more of their paths'
             )
-        return texts
-    raise AMHPError(
-        f'{path}: none of its img_name fits any of the {len(images)} images (first: {images[0]})'
-    )
+        taken[name], texts[i] = image, by_name[name]
+    if not taken:
+        raise AMHPError(
+            f'{path}: no img_name fits any of the {len(images)} images (first: {images[0]})'
+        )
+    if len(taken) < len(images):
+        logger.warning(
+            '%s: %d of %d images have no text', path, len(images) - len(taken), len(images)
+        )
+    return texts
 
 
-def _text_of(image: Path, by_name: dict[str, str]) -> str | None:
-    parts = image.as_posix().split('/')
-    ends = ('/'.join(parts[i:]) for i in range(len(parts)))
-    return next((by_name[end] for end in ends if end in by_name), None)
+def _ends(image: Path) -> Iterator[str]:
+    """``/a/b/c.jpg``, ``a/b/c.jpg``, ``b/c.jpg``, ``c.jpg``."""
+    parts = image.absolute().as_posix().split('/')
+    return ('/'.join(parts[i:]) for i in range(len(parts)))

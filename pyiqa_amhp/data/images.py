@@ -14,10 +14,10 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from pyiqa_amhp.errors import AMHPError, ImageReadError
 
-IMAGE_SUFFIXES = frozenset(
-    '.avif .bmp .gif .jfif .jp2 .jpe .jpeg .jpg .mpo .pbm .pgm .png .pnm .ppm .tga .tif .tiff '
-    '.webp'.split()
-)
+IMAGE_SUFFIXES = frozenset((
+    '.avif', '.bmp', '.gif', '.jfif', '.jp2', '.jpe', '.jpeg', '.jpg', '.mpo', '.pbm', '.pgm',
+    '.png', '.pnm', '.ppm', '.tga', '.tif', '.tiff', '.webp',
+))  # fmt: skip
 """What counts as an image in a folder or a glob, in upper or lower case (our choice)."""
 
 

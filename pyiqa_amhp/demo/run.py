@@ -271,9 +271,9 @@ def score_examples(out: Path, examples: list[Example], console: Console) -> None
 
 def _metrics_table(metrics: dict[str, dict[str, float]]) -> Table:
     table = Table(title='Held-out photographs', title_justify='left')
-    table.add_column('model')
+    table.add_column('model', no_wrap=True)
     for key in METRICS:
         table.add_column(key.upper(), justify='right')
     for name, values in metrics.items():
-        table.add_row(f'{name} ({TITLES[name]})', *(f'{values[key]:.3f}' for key in METRICS))
+        table.add_row(name, *(f'{values[key]:.3f}' for key in METRICS))
     return table

@@ -1,0 +1,245 @@
+"""The command ``amhp``, called as the shell calls it but in this process."""
+
+import json
+import re
+from importlib.metadata import version
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from pyiqa_amhp import cli
+from pyiqa_amhp.model.weights import read_checkpoint, save_checkpoint
+
+
+@pytest.fixture
+def amhp(monkeypatch, capsys):
+    """Run ``amhp`` with arguments; gives exit code, standard output, standard error."""
+    monkeypatch.setenv('COLUMNS', '200')
+
+    def run(*arguments):
+        monkeypatch.setattr('sys.argv', ['amhp', *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        captured = capsys.readouterr()
+        assert 'Traceback' not in captured.err
+        return stop.value.code or 0, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def checkpoint(make_amhp, tmp_path):
+    return save_checkpoint(tmp_path / 'trained.pth', make_amhp().state_dict())
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Four images in two folders, of different sizes and brightness."""
+    folder = tmp_path / 'photos'
+    (folder / 'sub').mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for i, name in enumerate(('a.png', 'b.jpg', 'sub/c.png', 'sub/d.webp')):
+        pixels = rng.integers(0, 60 * (i + 1), (30 + i, 40, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / name)
+    return folder
+
+
+def test_without_arguments_it_explains_itself(amhp):
+    _, out, err = amhp()
+    for command in ('demo', 'score', 'train', 'test', 'weights', 'info'):
+        assert command in out + err
+
+
+def test_score_prints_every_image_of_a_folder_best_first(amhp, photos, checkpoint):
+    code, out, _ = amhp('score', photos, '--weights', checkpoint)
+    assert code == 0
+    scores = [float(n) for n in re.findall(r'\b\d\.\d{4}\b', out)]
+    assert len(scores) == 4 and scores == sorted(scores, reverse=True)
+    assert '1, 10' in out
+
+
+def test_score_equals_the_metric_call(amhp, photos, checkpoint, tmp_path):
+    import pyiqa
+
+    out_file = tmp_path / 'scores.csv'
+    assert amhp('score', photos, '--weights', checkpoint, '--out', out_file)[0] == 0
+    metric = pyiqa.create_metric('amhp', pretrained_model_path=str(checkpoint), device='cpu')
+    for row in pd.read_csv(out_file).itertuples():
+        assert row.score == pytest.approx(float(metric(row.path)), abs=2e-5)
+
+
+def test_score_with_text_differs_and_says_so(amhp, photos, checkpoint, tmp_path):
+    tables = []
+    for name, arguments in (('plain', []), ('text', ['--text', 'lovely light'])):
+        file = tmp_path / f'{name}.csv'
+        amhp('score', photos, '--weights', checkpoint, '--out', file, *arguments)
+        tables.append(pd.read_csv(file))
+    plain, text = tables
+    assert set(plain['text_source']) == {'none'} and set(text['text_source']) == {'given'}
+    assert (plain['score'] != text['score']).all()
+
+
+def test_texts_file_gives_each_image_its_own(amhp, photos, checkpoint, tmp_path):
+    csv = tmp_path / 'texts.csv'
+    rows = [('a.png', 'dull'), ('sub/c.png', 'bright, "loud"'), ('other.png', 'not here')]
+    pd.DataFrame(rows, columns=['img_name', 'text']).to_csv(csv, index=False)
+    out = tmp_path / 'scores.jsonl'
+    code, *_ = amhp('score', photos, '--weights', checkpoint, '--texts', csv, '--out', out)
+    assert code == 0
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    said = {row['path'].removeprefix(f'{photos}/'): row['text_source'] for row in rows}
+    assert said == {'a.png': 'given', 'b.jpg': 'none', 'sub/c.png': 'given', 'sub/d.webp': 'none'}
+
+
+@pytest.mark.parametrize('suffix', ['csv', 'json', 'jsonl', 'parquet'])
+def test_every_output_form_holds_the_same_table(amhp, photos, checkpoint, tmp_path, suffix):
+    file = tmp_path / f'scores.{suffix}'
+    code, *_ = amhp('score', photos, '--weights', checkpoint, '--out', file)
+    read = {
+        'csv': lambda f: pd.read_csv(f, keep_default_na=False),
+        'json': lambda f: pd.read_json(f),
+        'jsonl': lambda f: pd.read_json(f, lines=True),
+        'parquet': pd.read_parquet,
+    }[suffix]
+    table = read(file)
+    levels = ['p_bad', 'p_poor', 'p_fair', 'p_good', 'p_perfect']
+    assert code == 0
+    assert list(table.columns) == ['path', 'score', 'text_source', *levels, 'error']
+    assert np.allclose(table[levels].sum(axis=1), 1, atol=1e-5)
+    expected = table[levels].to_numpy() @ [1.5, 3.5, 5.5, 7.5, 9.5]
+    assert np.allclose(table['score'], expected, atol=1e-4)
+    assert (table['error'] == '').all()
+    assert [f for f in tmp_path.iterdir() if f.name.startswith('.')] == []
+
+
+def test_a_bad_file_becomes_a_row_and_exit_code_1(amhp, photos, checkpoint, tmp_path):
+    data = (photos / 'b.jpg').read_bytes()
+    (photos / 'b.jpg').write_bytes(data[: len(data) // 2])
+    (photos / 'e.png').write_text('no image')
+    file = tmp_path / 'scores.csv'
+    absent = photos / 'absent.png'
+    code, _, err = amhp('score', photos, absent, '--weights', checkpoint, '--out', file)
+    table = pd.read_csv(file, keep_default_na=False).set_index('path')
+    assert code == 1 and '3 of 6' in err and 'e.png' in err
+    for name in ('b.jpg', 'e.png', 'absent.png'):
+        row = table.loc[str(photos / name)]
+        assert row['score'] == '' and name in row['error']
+    assert (table['error'] == '').sum() == 3
+
+
+def test_all_files_bad_still_gives_the_table(amhp, checkpoint, tmp_path):
+    (tmp_path / 'x.png').write_bytes(b'')
+    file = tmp_path / 'scores.csv'
+    code, *_ = amhp('score', tmp_path / 'x.png', '--weights', checkpoint, '--out', file)
+    assert code == 1 and len(pd.read_csv(file)) == 1
+
+
+def test_top_shows_the_best_only_but_writes_all(amhp, photos, checkpoint, tmp_path):
+    file = tmp_path / 'scores.csv'
+    _, out, _ = amhp('score', photos, '--weights', checkpoint, '--out', file, '--top', 1)
+    table = pd.read_csv(file).sort_values('score')
+    assert len(table) == 4
+    assert table['path'].iloc[-1] in out and table['path'].iloc[0] not in out
+
+
+def test_batches_give_the_scores_of_single_images(amhp, photos, checkpoint, tmp_path):
+    scores = []
+    for size in (1, 3):
+        file = tmp_path / f'{size}.csv'
+        amhp('score', photos, '--weights', checkpoint, '--out', file, '--batch-size', size)
+        scores.append(pd.read_csv(file)['score'].to_numpy())
+    assert np.allclose(*scores, atol=1e-5)
+
+
+def test_another_metric_of_pyiqa_is_scored_too(amhp, photos, tmp_path):
+    file = tmp_path / 'scores.csv'
+    code, *_ = amhp('score', photos / 'a.png', '--metric', 'piqe', '--out', file)
+    table = pd.read_csv(file, keep_default_na=False)
+    assert code == 0 and list(table.columns) == ['path', 'score', 'text_source', 'error']
+    assert np.isfinite(table['score'].astype(float)).all()
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'expected'),
+    [
+        (['score', 'nowhere/*.jpg'], 'nowhere/*.jpg'),
+        (['score', '.', '--metric', 'nimaa'], 'nimaa'),
+        (['score', '.', '--metric', 'psnr'], 'needs a reference image'),
+        (['score', '.', '--out', 'scores.xlsx'], '.parquet'),
+        (['score', '.', '--text', 'a', '--texts', 'b.csv'], 'not both'),
+        (['score', '.', '--texts', 'absent.csv'], 'absent.csv'),
+        (['score', '.', '--weights', 'absent.pth'], 'absent.pth'),
+        (['score', '.', '--top', '0'], '--top'),
+        (['train', '-opt', 'absent.yml'], 'absent.yml'),
+        (['test', '-opt', 'absent.yml'], 'absent.yml'),
+        (['weights', 'add', 'absent.pth'], 'absent.pth'),
+        (['weights', 'remove', 'ava'], 'ava'),
+        (['weights', 'path', '../x'], '../x'),
+        (['frobnicate'], 'frobnicate'),
+    ],
+)
+def test_mistakes_end_in_a_message(amhp, photos, monkeypatch, arguments, expected):
+    monkeypatch.chdir(photos)
+    code, _, err = amhp(*arguments)
+    assert code != 0 and expected in err
+
+
+def test_a_text_for_two_images_is_refused(amhp, photos, checkpoint, tmp_path):
+    Image.new('RGB', (20, 20)).save(photos / 'sub' / 'a.png')
+    csv = tmp_path / 'texts.csv'
+    csv.write_text('img_name,text\na.png,hello\n')
+    code, _, err = amhp('score', photos, '--weights', checkpoint, '--texts', csv)
+    assert code == 1 and 'fits both' in err
+
+
+@pytest.mark.parametrize(
+    ('content', 'expected'),
+    [
+        ('img_name,comment\na.png,x\n', 'text'),
+        ('img_name,text\na.png,x\na.png,y\n', 'two texts'),
+        ('img_name,text\nzzz.png,x\n', 'no img_name fits'),
+        ('', 'cannot be read as CSV'),
+    ],
+)
+def test_bad_texts_files_say_what_is_wrong(amhp, photos, checkpoint, tmp_path, content, expected):
+    csv = tmp_path / 'texts.csv'
+    csv.write_text(content)
+    code, _, err = amhp('score', photos, '--weights', checkpoint, '--texts', csv)
+    assert code == 1 and expected in err
+
+
+def test_the_store_keeps_lists_and_removes_weights(amhp, checkpoint, photos, tmp_path, own_home):
+    assert 'no weights' in amhp('weights', 'list')[1]
+    code, out, _ = amhp('weights', 'add', checkpoint, '--as', 'ava')
+    assert code == 0 and 'ava.safetensors' in out
+    assert '1.5..9.5' in amhp('weights', 'list')[1]
+    stored = amhp('weights', 'path', 'ava')[1].strip()
+    assert stored.startswith(str(own_home)) and read_checkpoint(stored).config['dataset'] == 'ava'
+
+    files = tmp_path / 'stored.csv', tmp_path / 'given.csv'
+    amhp('score', photos, '--out', files[0])  # amhp now finds the store's
+    amhp('score', photos, '--out', files[1], '--weights', checkpoint)
+    assert files[0].read_text() == files[1].read_text()
+
+    assert amhp('weights', 'remove', 'ava')[0] == 0
+    assert 'no weights' in amhp('weights', 'list')[1]
+
+
+def test_info_tells_versions_devices_names_and_weights(amhp, checkpoint, monkeypatch):
+    monkeypatch.setenv('PYIQA_AMHP_WEIGHTS', str(checkpoint))
+    code, out, _ = amhp('info')
+    assert code == 0
+    for told in (version('torch'), version('pyiqa'), 'cpu', 'amhp-para', 'AMHPModel'):
+        assert told in out
+    assert checkpoint.name in out
+
+
+def test_a_fault_of_ours_names_the_way_to_its_traceback(amhp, photos, checkpoint, monkeypatch):
+    def broken(*args, **kwargs):
+        raise RuntimeError('the device melted')
+
+    monkeypatch.setattr('pyiqa_amhp.score.to_frame', broken)
+    code, _, err = amhp('score', photos, '--weights', checkpoint)
+    assert code == 1 and 'RuntimeError: the device melted' in err and 'PYIQA_AMHP_DEBUG' in err
