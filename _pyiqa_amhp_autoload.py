@@ -10,15 +10,10 @@ import os
 import sys
 
 TABLE = 'pyiqa.default_model_configs'
-_done = False
 
 
 def _register():
     """Add our entries; a fault of ours must never keep pyiqa from being imported."""
-    global _done
-    if _done:
-        return
-    _done = True
     try:
         from pyiqa_amhp.plugin import register_all
 
@@ -30,7 +25,7 @@ def _register():
             f'pyiqa-amhp could not register its metrics: {error!r}. '
             'PYIQA_AMHP_AUTOLOAD=0 switches this off.',
             RuntimeWarning,
-            stacklevel=2,
+            stacklevel=1,
         )
 
 
@@ -39,7 +34,7 @@ class _Finder:
 
     @classmethod
     def find_spec(cls, name, path=None, target=None):
-        if name != TABLE or _done:
+        if name != TABLE:
             return None
         for finder in sys.meta_path:
             find_spec = None if finder is cls else getattr(finder, 'find_spec', None)
@@ -57,11 +52,11 @@ class _Finder:
 
 
 def install():
-    """Register with pyiqa now if it is loaded, else as soon as it will be. Safe to repeat."""
+    """Register with pyiqa now if it is loaded, and whenever it will be. Safe to repeat."""
+    if _Finder not in sys.meta_path:
+        sys.meta_path.insert(0, _Finder)
     if TABLE in sys.modules:
         _register()
-    elif _Finder not in sys.meta_path:
-        sys.meta_path.insert(0, _Finder)
 
 
 if os.environ.get('PYIQA_AMHP_AUTOLOAD') != '0':
