@@ -10,7 +10,6 @@ import open_clip
 import torch
 from torch import nn
 
-from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model.clip_source import ClipSource, load_clip_state, resolve_clip
 
 __all__ = ['Backbone', 'resolve_clip']
@@ -25,16 +24,13 @@ class Backbone(nn.Module):
         source: the model's form, its activation, and its weights if there are any.
 
     Raises:
-        AMHPError: a text tower that is not causal (SigLIP, CLIPA, Hugging Face's encoders ...),
-            or weights that do not fit.
+        AMHPError: weights that do not fit.
     """
 
     def __init__(self, source: ClipSource):
         super().__init__()
         model_cfg = dict(source.model_cfg)
         text_cfg = model_cfg['text_cfg']
-        if not _read_at_its_end(model_cfg):  # before a billion parameters are built
-            raise _not_causal(source.config.backbone)
         model_class = (
             open_clip.CustomTextCLIP if model_cfg.pop('custom_text', False) else open_clip.CLIP
         )
@@ -137,22 +133,3 @@ def _tokenizer(text_cfg: dict):
     if name:
         return open_clip.tokenizer.HFTokenizer(name, context_length=length, **options)
     return open_clip.SimpleTokenizer(context_length=length, **options)
-
-
-def _read_at_its_end(model_cfg: dict) -> bool:
-    """Whether the text tower is causal and its feature is that of the end token."""
-    text_cfg = model_cfg['text_cfg']
-    others = ('hf_model_name', 'no_causal_mask', 'embed_cls')
-    return (
-        not any(text_cfg.get(name) for name in others)
-        and text_cfg.get('pool_type', 'argmax') in ('argmax', 'eos')
-        and 'multimodal_cfg' not in model_cfg
-    )
-
-
-def _not_causal(backbone) -> AMHPError:
-    name = backbone if isinstance(backbone, str) else 'this model'
-    return AMHPError(
-        f'backbone {name}: expected a CLIP with a causal text tower that is read at its end '
-        'token, such as ViT-B-16, ViT-L-14, RN50 or EVA02-B-16'
-    )

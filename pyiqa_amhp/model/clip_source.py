@@ -19,7 +19,7 @@ import torch
 from open_clip.convert import convert_state_dict
 from open_clip.factory import HF_HUB_PREFIX, get_model_config
 from open_clip.model import convert_to_custom_text_state_dict
-from open_clip.pretrained import download_pretrained
+from open_clip.pretrained import download_pretrained, download_pretrained_from_hf
 
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model.config import AMHPConfig
@@ -50,13 +50,15 @@ def resolve_clip(config: AMHPConfig, load: bool) -> ClipSource:
             unless the backbone itself is on the hub.
 
     Raises:
-        AMHPError: an unknown model or tag, weights out of reach, or an unknown activation.
+        AMHPError: an unknown model or tag, a text tower that is not causal (SigLIP, CLIPA,
+            Hugging Face's encoders ...), weights out of reach, or an unknown activation.
     """
     name, weights = config.backbone, config.clip_weights
     for hub_id in (name, weights if load else None):
         if isinstance(hub_id, str) and hub_id.startswith(HF_HUB_PREFIX):
             return _from_hub(config, hub_id.removeprefix(HF_HUB_PREFIX), load)
     model_cfg = _model_cfg(name)
+    _check_text_tower(name, model_cfg)  # before anything large is downloaded or built
     if not load:
         return _source(config, model_cfg, quick_gelu=model_cfg.get('quick_gelu', False))
     if weights is None:
@@ -77,6 +79,19 @@ def _model_cfg(backbone: str | dict) -> dict[str, Any]:
     if missing := [k for k in ('embed_dim', 'vision_cfg', 'text_cfg') if k not in backbone]:
         raise AMHPError(f'backbone: a dict needs {", ".join(missing)}, as in open_clip model files')
     return json.loads(json.dumps(backbone))
+
+
+def _check_text_tower(name: str | dict, model_cfg: dict[str, Any]) -> None:
+    """Refuse a text tower that is not causal, or whose feature is not that of the end token."""
+    text_cfg = model_cfg['text_cfg']
+    others = ('hf_model_name', 'no_causal_mask', 'embed_cls')
+    pool = text_cfg.get('pool_type', 'argmax')
+    if any(map(text_cfg.get, others)) or pool not in ('argmax', 'eos'):
+        raise AMHPError(
+            f'backbone {name if isinstance(name, str) else "of your own"}: expected a CLIP with a '
+            'causal text tower that is read at its end token, such as ViT-B-16, ViT-L-14, RN50 '
+            'or EVA02-B-16'
+        )
 
 
 def _source(config, model_cfg, quick_gelu, preprocess=None, **found) -> ClipSource:
@@ -156,11 +171,12 @@ def _from_hub(config: AMHPConfig, repo: str, load: bool) -> ClipSource:
     weights = _cached(repo, HUB_FILES)
     if path is None or (load and weights is None):
         _require_network(f'CLIP model hf-hub:{repo}', repo)
-        path = Path(huggingface_hub.hf_hub_download(repo, HUB_CONFIG))
-        if load:
-            weights = Path(open_clip.download_pretrained_from_hf(repo))
+    path = path or Path(huggingface_hub.hf_hub_download(repo, HUB_CONFIG))
     described = json.loads(path.read_text())
     model_cfg = described['model_cfg']
+    _check_text_tower(HF_HUB_PREFIX + repo, model_cfg)
+    if load and weights is None:
+        weights = Path(download_pretrained_from_hf(repo))
     quick_gelu = model_cfg.get('quick_gelu', False)
     # The form itself goes into checkpoints, so that they load without the hub.
     config = dataclasses.replace(
