@@ -3,6 +3,8 @@
 Where the weights come from is decided in ``clip_source.py``.
 """
 
+import functools
+import json
 import logging
 import math
 
@@ -41,7 +43,8 @@ class Backbone(nn.Module):
             self.clip_logit_scale = load_clip_state(self.clip, source)
         # AMHP has a scale of its own; an unused parameter would only disturb distributed training.
         self.clip.logit_scale = None
-        self.tokenizer = _tokenizer(text_cfg)
+        self._text_cfg = json.dumps(text_cfg)
+        _ = self.tokenizer  # what it needs and cannot get is said now
         self.truncated_texts = 0
         projection = self._text_tower.text_projection
         self.width = (
@@ -49,6 +52,11 @@ class Backbone(nn.Module):
         )
         size = self.clip.visual.image_size
         self.image_size = size if isinstance(size, int) else size[0]
+
+    @property
+    def tokenizer(self):
+        """Of the text tower; not an attribute, or each copy of a model would copy its words."""
+        return _tokenizer(self._text_cfg)
 
     @property
     def _text_tower(self) -> nn.Module:
@@ -125,8 +133,10 @@ def _end_positions(tokens: torch.Tensor, tower: nn.Module) -> torch.Tensor:
     return (tokens == eos).int().argmax(dim=-1)
 
 
-def _tokenizer(text_cfg: dict):
-    """The tokenizer that belongs to a text tower, as open_clip chooses it."""
+@functools.cache
+def _tokenizer(text_cfg: str):
+    """The tokenizer of a text tower (its form as JSON), as open_clip chooses it."""
+    text_cfg = json.loads(text_cfg)
     length = text_cfg.get('context_length', 77)
     options = text_cfg.get('tokenizer_kwargs') or {}
     name = text_cfg.get('hf_tokenizer_name')
