@@ -31,6 +31,8 @@ class AMHPModel(GeneralIQAModel):
 
     def __init__(self, opt):
         self.unreadable: dict[str, str] = {}
+        self.steps = 0
+        self.best_metric_results = {}  # pyiqa's trainer returns it even without validation
         super().__init__(opt)
 
     @master_only
@@ -84,7 +86,27 @@ class AMHPModel(GeneralIQAModel):
             raise AMHPError('train: no loss; give mos_loss_opt: {type: AMHPEMDLoss}')
         sum(losses.values()).backward()
         self.optimizer.step()
+        self.steps += 1
         self.log_dict = self.reduce_loss_dict(losses)
+
+    def resume_training(self, resume_state):
+        """As pyiqa; the steps made before count too."""
+        super().resume_training(resume_state)
+        self.steps = resume_state['iter']
+
+    def update_learning_rate(self, current_iter, warmup_iter=-1):
+        """pyiqa calls this at the end of each epoch.
+
+        Raises:
+            AMHPError: nothing was trained in the first epoch.
+        """
+        if not self.steps:
+            raise AMHPError(
+                f'train: not one step was made. {len(self.unreadable)} images could not be read; '
+                'pyiqa drops the last batch if it is smaller than batch_size_per_gpu, so there '
+                'must be at least that many images'
+            )
+        super().update_learning_rate(current_iter, warmup_iter)
 
     def test(self):
         """Predict the batch that was fed."""
@@ -170,6 +192,9 @@ class AMHPModel(GeneralIQAModel):
                 for metric, value in self.metric_results.items()
             ]
             return any(updates)
+        if self.key_metric not in self.metric_results:
+            known = ', '.join(self.metric_results)
+            raise AMHPError(f'val: key_metric={self.key_metric!r} is not one of {known}')
         value = self.metric_results[self.key_metric]
         better = self._update_best_metric_result(dataset_name, self.key_metric, value, current_iter)
         if better:

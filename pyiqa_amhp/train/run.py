@@ -16,6 +16,7 @@ NEEDED = {
     'train': ('name', 'model_type', 'num_gpu', 'datasets', 'network', 'path', 'train', 'logger'),
     'test': ('name', 'model_type', 'num_gpu', 'datasets', 'network', 'path', 'val'),
 }
+PLAIN_VALUES = ('name', 'model_type', 'num_gpu')
 
 
 def read_options(path: str | Path, kind: str) -> dict[str, Any]:
@@ -39,6 +40,9 @@ def read_options(path: str | Path, kind: str) -> dict[str, Any]:
         raise AMHPError(f'{path}: expected sections such as {", ".join(NEEDED[kind])}')
     if missing := [name for name in NEEDED[kind] if name not in options]:
         raise AMHPError(f'{path}: no section {", ".join(missing)}; see options/ for examples')
+    for name in NEEDED[kind]:
+        if name not in PLAIN_VALUES and not isinstance(options[name], dict):
+            raise AMHPError(f'{path}: {name} is {options[name]!r}, expected a section with options')
     if kind == 'train' and 'train' not in options['datasets']:
         raise AMHPError(f'{path}: no data set `train` under `datasets`')
     return options
