@@ -56,6 +56,19 @@ def make_amhp(tiny):
     return make
 
 
+@pytest.fixture
+def watch_text_tower():
+    """Note the ``(texts, tokens)`` of every batch that a model's text tower reads from now on."""
+
+    def watch(net):
+        read = []
+        embedding = next(m for n, m in net.named_modules() if n.endswith('token_embedding'))
+        embedding.register_forward_hook(lambda _, inputs, __: read.append(tuple(inputs[0].shape)))
+        return read
+
+    return watch
+
+
 def write_rated_images(root):
     """A folder ``images`` with 24 images, and a CSV with votes, comments and a split.
 
@@ -94,3 +107,37 @@ def rated_images(tmp_path):
 def shared_rated_images(tmp_path_factory):
     """The same for all tests: to be read only."""
     return write_rated_images(tmp_path_factory.mktemp('rated'))
+
+
+@pytest.fixture(scope='session')
+def training_options():
+    """The shipped options for training, on a CSV of rated images, in a size for tests."""
+    from pathlib import Path
+
+    import yaml
+
+    shipped = Path(__file__).parents[1] / 'options' / 'train_amhp_custom.yml'
+
+    def options(csv, name='tiny'):
+        opt = yaml.safe_load(shipped.read_text())
+        opt.update(name=name, num_gpu=0)
+        for data in opt['datasets'].values():
+            data.update(
+                meta_info_file=str(csv),
+                dataroot_target=str(csv.parent / 'images'),
+                num_worker_per_gpu=0,
+                batch_size_per_gpu=4,
+            )
+        opt['datasets']['train']['augment'] = {
+            'resize': [36, 36],
+            'grid_crop': {'size': 32, 'step': 1},
+        }
+        opt['datasets']['val']['augment'] = {'resize': [37, 37]}
+        opt['network'].update(pretrained=False, backbone=TINY)
+        opt['train'].update(total_epoch=1)
+        opt['train']['optim']['lr'] = 0.01
+        opt['val'].update(val_freq=3, pbar=False)
+        opt['logger'].update(print_freq=1)
+        return opt
+
+    return options
