@@ -197,8 +197,7 @@ def _check_examples(examples: Sequence[Example], levels: Sequence[str]) -> None:
                     f'{example.image}: {name} has {n} values, expected one for each of the '
                     f'{len(levels)} levels ({", ".join(levels)})'
                 )
-        if not Path(example.image).is_file():
-            raise AMHPError(f'{example.image}: no such file')
+        read_image(example.image)  # here: a browser would show a broken picture in silence
 
 
 def _tallest(examples: Sequence[Example]) -> float:
