@@ -100,7 +100,7 @@ def score(
     if out is not None:
         scoring.write_scores(frame, out)
     shown = best_first.head(top or (10 if out is not None else len(frame)))
-    _print_scores(shown, metric, model.score_range)
+    _print_scores(shown, f'{metric}, scale {scoring.score_scale(model)}')
     if out is not None:
         console.print(f'{len(frame)} rows written to {_escape(str(out))}')
     errors = frame.loc[frame['error'] != '', 'error']
@@ -117,8 +117,7 @@ def _progress(items, total: int, what: str):
     return tqdm(items, total=total, desc=what, unit='image', disable=None, leave=False)
 
 
-def _print_scores(frame, metric: str, score_range: str | None) -> None:
-    title = f'{metric}, scale {score_range}' if score_range else metric
+def _print_scores(frame, title: str) -> None:
     table = Table(title=title, title_justify='left')
     table.add_column('score', justify='right')
     table.add_column('text')

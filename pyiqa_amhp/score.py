@@ -12,7 +12,9 @@ import torch
 from torchvision.transforms.functional import to_tensor
 
 from pyiqa_amhp.data.images import read_image
+from pyiqa_amhp.data.ratings import SCALES
 from pyiqa_amhp.errors import AMHPError, ImageReadError
+from pyiqa_amhp.model.config import AMHPConfig
 from pyiqa_amhp.model.files import write_atomically
 
 logger = logging.getLogger('pyiqa_amhp')
@@ -56,6 +58,17 @@ def create_metric(name: str = 'amhp', weights: str | None = None, device: str | 
         raise AMHPError(f'metric {name!r} {reason}; no-reference metrics: {", ".join(known)}')
     options = {} if weights is None else {'pretrained_model_path': str(weights)}
     return pyiqa.create_metric(name, device=device, **options)
+
+
+def score_scale(metric) -> str:
+    """The ends of the metric's scale: of the votes, or of the levels where they are not a data
+    set's own."""
+    config = getattr(metric.net, 'config', None)
+    if not isinstance(config, AMHPConfig):
+        return str(metric.score_range or 'not stated').replace(', ', '..')
+    scale, values = SCALES[config.dataset], config.level_values
+    ends = scale.vote_values if values == scale.level_values else values
+    return f'{ends[0]:g}..{ends[-1]:g}'
 
 
 def score_images(

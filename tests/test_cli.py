@@ -57,7 +57,13 @@ def test_score_prints_every_image_of_a_folder_best_first(amhp, photos, checkpoin
     assert code == 0
     scores = [float(n) for n in re.findall(r'\b\d\.\d{4}\b', out)]
     assert len(scores) == 4 and scores == sorted(scores, reverse=True)
-    assert '1, 10' in out
+    assert 'scale 1..10' in out
+
+
+def test_score_names_the_scale_of_a_model_with_levels_of_its_own(amhp, photos, make_amhp, tmp_path):
+    net = make_amhp(level_values=[1, 2.5, 4, 5.5, 7])
+    own = save_checkpoint(tmp_path / 'own.pth', net.state_dict())
+    assert 'scale 1..7' in amhp('score', photos, '--weights', own)[1]
 
 
 def test_score_equals_the_metric_call(amhp, photos, checkpoint, tmp_path):
