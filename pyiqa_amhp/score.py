@@ -61,8 +61,7 @@ def create_metric(name: str = 'amhp', weights: str | None = None, device: str | 
 
 
 def score_scale(metric) -> str:
-    """The ends of the metric's scale: of the votes, or of the levels where they are not a data
-    set's own."""
+    """The ends of the metric's scale: of the votes, or of levels that are the user's own."""
     config = getattr(metric.net, 'config', None)
     if not isinstance(config, AMHPConfig):
         return str(metric.score_range or 'not stated').replace(', ', '..')
