@@ -8,6 +8,7 @@ import dataclasses
 import json
 import os
 import threading
+import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -209,16 +210,19 @@ def _read_clip(path: Path) -> dict[str, torch.Tensor]:
     if not _is_torchscript(path):
         return read_tensors(path)
     try:
-        return torch.jit.load(str(path), map_location='cpu').state_dict()
+        with warnings.catch_warnings():  # torch.jit is deprecated; OpenAI's files stay as they are
+            warnings.simplefilter('ignore', FutureWarning)
+            return torch.jit.load(str(path), map_location='cpu').state_dict()
     except RuntimeError as error:
         raise AMHPError(f'{path}: a damaged TorchScript archive ({error})') from error
 
 
 def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith('/constants.pkl') for name in archive.namelist())
+    except zipfile.BadZipFile:  # another form, or a damaged file: reading it will tell
         return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith('/constants.pkl') for name in archive.namelist())
 
 
 def _cached(repo: str, names: tuple[str, ...]) -> Path | None:
