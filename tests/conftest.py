@@ -34,6 +34,14 @@ def own_home(tmp_path_factory, monkeypatch):
 
 
 @pytest.fixture
+def hub_cache(tmp_path, monkeypatch):
+    """An empty cache of Hugging Face's hub, and a home without the cache of OpenAI's package."""
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(tmp_path / 'hub'))
+    monkeypatch.setenv('HOME', str(tmp_path))
+    return tmp_path / 'hub'
+
+
+@pytest.fixture
 def tiny():
     """The form of a tiny CLIP, for ``backbone=``."""
     return {key: dict(value) if isinstance(value, dict) else value for key, value in TINY.items()}

@@ -1,0 +1,396 @@
+import copy
+
+import pytest
+import torch
+
+from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.model.amhp import AMHP
+from pyiqa_amhp.model.config import stored_config
+from pyiqa_amhp.plugin import METRIC_CONFIGS
+
+VARIANTS = ('image', 'image+attributes', 'image+levels', 'all')
+READS_TEXT = ('image+attributes', 'all')
+TEXTS = ['soft evening light', None, 'the horizon is tilted ' * 9, '', 'soft evening light']
+
+
+def photos(n=1, channels=3, height=40, width=52, seed=0):
+    """Smooth images, as photographs are: noise would look alike after resizing."""
+    noise = torch.rand(n, channels, 5, 6, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.interpolate(noise, (height, width), mode='bilinear')
+
+
+def scores(net, images, text=None):
+    with torch.no_grad():
+        return net(images, text=text)
+
+
+def test_scores_and_distributions_come_as_in_pyiqas_nima(make_amhp):
+    net, images = make_amhp(), photos(3)
+    mos, dist = net(images, return_mos=True, return_dist=True)
+    assert mos.shape == (3, 1)
+    assert dist.shape == (3, 5)
+    torch.testing.assert_close(dist.sum(dim=1), torch.ones(3))
+    assert torch.equal(net(images), mos)
+    assert torch.equal(net(images, return_mos=False, return_dist=True), dist)
+    assert isinstance(net(images, return_dist=True), list)
+    with pytest.raises(AMHPError, match='nothing to return'):
+        net(images, return_mos=False)
+
+
+@pytest.mark.parametrize(('height', 'width'), [(1, 1), (7, 300), (32, 32), (37, 37), (500, 333)])
+def test_an_image_of_any_size_is_judged(make_amhp, height, width):
+    score = scores(make_amhp(), photos(2, height=height, width=width), ['a', 'b'])
+    assert score.shape == (2, 1)
+    assert torch.isfinite(score).all()
+
+
+def test_a_grey_image_is_judged_as_the_same_image_in_three_channels(make_amhp):
+    grey = photos(2, channels=1)
+    net = make_amhp()
+    assert torch.equal(scores(net, grey), scores(net, grey.repeat(1, 3, 1, 1)))
+
+
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float16])
+def test_images_in_another_precision_are_judged(make_amhp, dtype):
+    net, images = make_amhp(), photos(2)
+    torch.testing.assert_close(
+        scores(net, images.to(dtype)), scores(net, images), atol=0.02, rtol=0
+    )
+
+
+@pytest.mark.parametrize('protocol', ['paper', 'reference'])
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_a_score_does_not_depend_on_the_rest_of_the_batch(make_amhp, variant, protocol):
+    net, images = make_amhp(variant=variant, protocol=protocol), photos(5)
+    together = scores(net, images, TEXTS)
+    alone = [scores(net, images[i : i + 1], [TEXTS[i]]) for i in range(5)]
+    torch.testing.assert_close(torch.cat(alone), together, atol=1e-5, rtol=0)
+    order = [3, 0, 4, 2, 1]
+    moved = scores(net, images[order], [TEXTS[i] for i in order])
+    torch.testing.assert_close(moved, together[order], atol=1e-5, rtol=0)
+    assert together.unique().numel() == 5
+
+
+# Texts
+
+
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_only_variants_with_attributes_react_to_a_text(make_amhp, variant):
+    net, image = make_amhp(variant=variant), photos()
+    without, one, two = (scores(net, image, text) for text in (None, 'warm light', 'a dull sky'))
+    if variant in READS_TEXT:
+        assert len({without.item(), one.item(), two.item()}) == 3
+    else:
+        assert without == one == two
+
+
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_every_variant_reacts_to_the_image(make_amhp, variant):
+    assert scores(make_amhp(variant=variant), photos(4)).unique().numel() == 4
+
+
+def test_no_text_is_none_or_empty_or_blank(make_amhp):
+    net, image = make_amhp(), photos()
+    same = {scores(net, image, t).item() for t in (None, '', ' \n', [None], [''], (' ',))}
+    assert len(same) == 1
+    assert scores(net, image, ' warm light\n') == scores(net, image, ['warm light'])
+
+
+@pytest.mark.parametrize(
+    ('text', 'error', 'message'),
+    [
+        ('one', AMHPError, 'got 1 text for 2 images'),
+        ([], AMHPError, 'got 0 texts for 2 images'),
+        (['a', 'b', 'c'], AMHPError, 'got 3 texts for 2 images; give one for each'),
+        (['a', 5], TypeError, r'text\[1\]: expected a string or None, got int'),
+        ([float('nan'), 'b'], TypeError, r'text\[0\]: expected a string or None, got float'),
+        (7, TypeError, 'text: expected a string or a list of strings, got int'),
+        ({'a': 'b'}, TypeError, 'got dict'),
+        (b'bytes', TypeError, 'got bytes'),
+    ],
+)
+@pytest.mark.parametrize('variant', ['all', 'image'])
+def test_wrong_texts_are_reported_as_given(make_amhp, text, error, message, variant):
+    with pytest.raises(error, match=message):
+        make_amhp(variant=variant)(photos(2), text=text)
+
+
+def nan_at(*places):
+    images = photos(3)
+    for image, value in places:
+        images[image, 0, 0, :2] = value
+    return images
+
+
+@pytest.mark.parametrize(
+    ('images', 'error', 'message'),
+    [
+        (nan_at((1, float('nan'))), AMHPError, r'NaN or infinite \(image 1: 2\)'),
+        (nan_at((0, float('nan')), (2, float('inf'))), AMHPError, 'image 0: 2, image 2: 2'),
+        (photos()[0], AMHPError, r'expected \(N, 3, H, W\).*got \(3, 40, 52\)'),
+        (photos(channels=4), AMHPError, r'got \(1, 4, 40, 52\)'),
+        (torch.zeros(1, 3, 0, 4), AMHPError, r'got \(1, 3, 0, 4\)'),
+        (torch.zeros(0, 3, 4, 4), AMHPError, r'got \(0, 3, 4, 4\)'),
+        (torch.zeros(1, 3, 4, 4, dtype=torch.uint8), TypeError, 'got torch.uint8'),
+        (photos().numpy(), TypeError, 'got ndarray'),
+    ],
+)
+def test_wrong_images_are_reported_as_given(make_amhp, images, error, message):
+    with pytest.raises(error, match=message):
+        make_amhp()(images)
+
+
+# Options
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        {'levels': ['ugly', 'pretty'], 'level_values': [-1, 1]},
+        {'levels': list('abcdefghijk'), 'level_values': range(11)},
+        {'level_values': [10, 20, 40, 80, 160.5]},
+        {'template': '{level}'},
+    ],
+    ids=str,
+)
+def test_any_levels_values_and_template(make_amhp, options):
+    net = make_amhp(**options)
+    values = options.get('level_values', [1.5, 3.5, 5.5, 7.5, 9.5])
+    mos, dist = net(photos(3), return_dist=True)
+    assert dist.shape == (3, len(values))
+    torch.testing.assert_close(mos[:, 0], (dist * torch.tensor(values)).sum(1))
+    assert mos.min() > values[0]
+    assert mos.max() < values[-1]
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'variant': 'text'}, "variant='text': expected one of image, image.attributes, image"),
+        ({'protocol': 'mine'}, "protocol='mine': expected one of paper, reference"),
+        ({'dataset': 'AVA'}, "dataset='AVA': expected one of ava, para, aadb"),
+        ({'resize': 'crop'}, 'expected one of squash, shortest'),
+        ({'crop': 'left'}, 'expected one of center, corner'),
+        ({'fc_init': 'ones'}, 'expected one of zero, default'),
+        ({'levles': 5}, 'unknown AMHP option levles; the options are: backbone, .*levels'),
+        ({'levels': 'bad'}, "levels='bad': expected at least two words"),
+        ({'levels': ['bad']}, 'expected at least two words'),
+        ({'levels': [1, 2, 3, 4, 5]}, 'expected at least two words'),
+        ({'levels': 5}, 'levels=5: expected at least two words'),
+        ({'levels': ['bad', 'good']}, r"2 levels \['bad', 'good'\] but 5 level_values"),
+        ({'level_values': [1, 2, 3, 3, 4]}, 'expected rising numbers'),
+        ({'level_values': [5, 4, 3, 2, 1]}, 'expected rising numbers'),
+        ({'level_values': [1, 2, 3, 4, float('nan')]}, 'expected a list of finite numbers'),
+        ({'level_values': ['a', 'b']}, 'expected a list of finite numbers'),
+        ({'level_values': '12345'}, 'expected a list of finite numbers'),
+        ({'template': 'A photo.'}, r"template='A photo.': expected .*\{level\}"),
+        ({'template': 5}, r'template=5: expected .*\{level\}'),
+        ({'tau': 0}, "tau=0: expected a positive number or 'clip'"),
+        ({'tau': 'warm'}, "tau='warm': expected a positive number"),
+        ({'resize_size': 31}, 'resize_size=31: expected at least the input size, 32'),
+        ({'resize_size': 'big'}, 'expected a whole number of pixels'),
+        ({'image_mean': [0.5]}, 'expected three numbers'),
+        ({'test_flip': 'no'}, "test_flip='no': expected True or False"),
+        ({'backbone': 'ViT-Z'}, "backbone 'ViT-Z': not a model of open_clip"),
+        ({'backbone': 16}, 'backbone=16: expected the name of an open_clip model'),
+        ({'backbone': {'embed_dim': 8}}, 'a dict needs vision_cfg, text_cfg'),
+    ],
+    ids=str,
+)
+def test_a_wrong_option_says_what_is_allowed(tiny, options, message):
+    with pytest.raises(AMHPError, match=message):
+        AMHP(pretrained=False, **{'backbone': tiny, **options})
+
+
+def test_a_wrong_data_set_is_not_looked_up_in_the_store():
+    with pytest.raises(AMHPError, match=r"dataset='\.\./ava': expected one of ava, para, aadb"):
+        AMHP(pretrained=True, dataset='../ava')
+
+
+@pytest.mark.parametrize('value', ['yes', None, 'CLIP'])
+def test_pretrained_is_true_false_or_clip(tiny, value):
+    with pytest.raises(AMHPError, match="expected True, False or 'clip'"):
+        AMHP(pretrained=value, backbone=tiny)
+
+
+PROTOCOL_PARTS = {
+    'normalize_fused': (True, False),
+    'tuple_prompts': (False, True),
+    'fc_init': ('zero', 'default'),
+    'crop': ('center', 'corner'),
+    'test_flip': (False, True),
+}
+
+
+@pytest.mark.parametrize('name', PROTOCOL_PARTS)
+def test_each_difference_of_the_protocols_can_be_set_alone(tiny, name):
+    paper, reference = PROTOCOL_PARTS[name]
+    plain = AMHP(pretrained=False, backbone=tiny).config
+    mixed = AMHP(pretrained=False, backbone=tiny, **{name: reference}).config
+    other = AMHP(pretrained=False, backbone=tiny, protocol='reference', **{name: paper}).config
+    for part, (of_paper, of_reference) in PROTOCOL_PARTS.items():
+        assert getattr(plain, part) == of_paper
+        assert getattr(mixed, part) == (of_reference if part == name else of_paper)
+        assert getattr(other, part) == (of_paper if part == name else of_reference)
+
+
+@pytest.mark.parametrize('name', PROTOCOL_PARTS)
+def test_each_difference_of_the_protocols_changes_scores(tiny, name):
+    def build(**options):
+        torch.manual_seed(0)
+        return AMHP(pretrained=False, backbone=tiny, **options).eval()
+
+    images = photos(8)
+    assert not torch.equal(
+        scores(build(**{name: PROTOCOL_PARTS[name][1]}), images, ['warm light'] * 8),
+        scores(build(), images, ['warm light'] * 8),
+    )
+
+
+# The kept features of the quality levels
+
+
+def test_level_features_are_encoded_once_in_evaluation(make_amhp, watch_text_tower):
+    net = make_amhp()
+    read = watch_text_tower(net)
+    for _ in range(3):
+        scores(net, photos(2))
+    assert [texts for texts, _ in read] == [5]
+    scores(net, photos(2), ['warm light', None])
+    assert [texts for texts, _ in read] == [5, 1]
+
+
+def step(net):
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.05)
+    net(photos(2), ['warm light', '']).sum().backward()
+    optimizer.step()
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        lambda net, other: net.load_state_dict(other.state_dict()),
+        lambda net, other: net.load_state_dict(other.state_dict(), assign=True),
+        lambda net, other: step(net),
+        lambda net, other: (net.train(), step(net), net.eval()),
+        lambda net, other: net.backbone.load_state_dict(other.backbone.state_dict()),
+        lambda net, other: net.double(),
+    ],
+    ids=['load', 'assign', 'step', 'train', 'load the towers', 'double'],
+)
+@pytest.mark.parametrize('first_pass', [torch.no_grad, torch.inference_mode])
+def test_level_features_are_never_stale(make_amhp, change, first_pass):
+    net, other, images = make_amhp(), make_amhp(seed=1), photos(2)
+    with first_pass():
+        before = net(images)
+    change(net, other)
+    fresh = copy.deepcopy(net)
+    fresh.train().eval()  # forgets what it kept
+    after = scores(net, images)
+    assert torch.equal(after, scores(fresh, images))
+    assert not torch.equal(after, before)
+
+
+def test_level_features_have_a_gradient_where_one_is_wanted(make_amhp):
+    net = make_amhp(variant='image+levels')
+    scores(net, photos())
+    net(photos()).sum().backward()
+    assert net.backbone.clip.token_embedding.weight.grad.abs().sum() > 0
+
+
+# Training and use as a loss
+
+
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_every_parameter_that_is_trained_gets_a_finite_gradient(make_amhp, variant):
+    net = make_amhp(variant=variant).train()
+    net(photos(3), ['warm light', None, '']).sum().backward()
+    for name, parameter in net.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, name
+            assert torch.isfinite(parameter.grad).all(), name
+    text_tower = {p.requires_grad for p in net.backbone.text_parameters()}
+    assert text_tower == {variant != 'image'}  # which reads no text at all
+
+
+@pytest.mark.parametrize('metric_name', METRIC_CONFIGS)
+@pytest.mark.parametrize('protocol', ['paper', 'reference'])
+def test_pyiqa_creates_every_metric(tiny, metric_name, protocol):
+    import pyiqa
+
+    metric = pyiqa.create_metric(
+        metric_name, pretrained=False, backbone=tiny, protocol=protocol, device='cpu'
+    )
+    score = metric(photos(4), text=['warm light', None, '', 'a tilted horizon'])
+    assert score.shape == (4, 1)
+    assert not score.requires_grad
+    low, high = map(float, metric.score_range.split(','))
+    assert low <= score.min() <= score.max() <= high
+    assert score.min() >= metric.net.level_values[0]
+    assert score.max() <= metric.net.level_values[-1]
+    assert not metric.lower_better
+
+
+@pytest.mark.parametrize(
+    'image', [photos(2), torch.full((2, 3, 40, 40), 0.5), torch.zeros(2, 1, 9, 9)]
+)
+@pytest.mark.parametrize('text', [None, ['warm light', '']])
+@pytest.mark.parametrize('protocol', ['paper', 'reference'])
+def test_as_a_loss_it_gives_the_image_a_finite_gradient(tiny, image, text, protocol):
+    import pyiqa
+
+    metric = pyiqa.create_metric(
+        'amhp', pretrained=False, backbone=tiny, as_loss=True, protocol=protocol, device='cpu'
+    )
+    image = image.clone().requires_grad_()
+    loss = metric(image, text=text)
+    assert loss.dim() == 0
+    loss.backward()
+    assert torch.isfinite(image.grad).all()
+    assert image.grad.abs().sum() > 0
+
+
+def test_the_state_dict_carries_the_configuration(make_amhp, tiny):
+    net = make_amhp(dataset='para', protocol='reference', levels=list('abcde'), variant='all')
+    stored = stored_config(net.state_dict()['_extra_state'])
+    assert stored['dataset'] == 'para'
+    assert stored['protocol'] == 'reference'
+    assert stored['levels'] == list('abcde')
+    assert stored['level_values'] == [1, 1.75, 2.75, 3.75, 5]
+    assert stored['backbone'] == tiny
+    assert stored['quick_gelu'] is False
+    assert stored['normalize_fused'] is False
+
+
+@pytest.mark.parametrize(
+    'options', [{'variant': 'image'}, {'quick_gelu': True}], ids=['variant', 'quick_gelu']
+)
+def test_weights_of_a_model_that_computes_something_else_are_refused(make_amhp, options):
+    with pytest.raises(AMHPError, match=f'made with {next(iter(options))}='):
+        make_amhp().load_state_dict(make_amhp(**options).state_dict(), strict=False)
+
+
+def test_something_else_in_place_of_the_configuration_is_refused(make_amhp):
+    net = make_amhp()
+    for state in (torch.ones(3), torch.tensor([300]), torch.tensor(list(b'[]'))):
+        with pytest.raises(AMHPError, match='not an AMHP configuration'):
+            net.load_state_dict({**net.state_dict(), '_extra_state': state})
+
+
+def test_a_backbone_with_tuples_takes_its_own_weights(make_amhp, tiny):
+    tower = {'layers': (1, 1, 1, 1), 'width': 8, 'image_size': 32, 'patch_size': None}
+    net, other = (make_amhp(seed, backbone={**tiny, 'vision_cfg': tower}) for seed in (0, 1))
+    net.load_state_dict(other.state_dict())
+    assert torch.equal(scores(net, photos(2)), scores(other, photos(2)))
+
+
+def test_a_deep_copy_scores_the_same_and_is_its_own(make_amhp):
+    net, images = make_amhp(), photos(2)
+    before = scores(net, images, TEXTS[:2])
+    twin = copy.deepcopy(net)
+    assert torch.equal(scores(twin, images, TEXTS[:2]), before)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.add_(0.1)
+    assert torch.equal(scores(net, images, TEXTS[:2]), before)
+    assert not torch.equal(scores(twin, images, TEXTS[:2]), before)

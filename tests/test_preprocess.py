@@ -1,0 +1,165 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pyiqa_amhp.model.preprocess import Preprocess
+
+PLAIN = {
+    'size': 32,
+    'mean': (0.0, 0.0, 0.0),
+    'std': (1.0, 1.0, 1.0),
+    'resize': 'squash',
+    'resize_size': 40,
+    'crop': 'center',
+    'flip': False,
+}
+
+
+def view(x, **options):
+    """What the model sees of images, before they are normalised."""
+    return Preprocess(**{**PLAIN, **options}).eval()(x)
+
+
+def ramp(height, width):
+    """Values from 0 to 1, in the first channel by column and in the second by row."""
+    x = torch.zeros(1, 3, height, width)
+    x[:, 0] = torch.linspace(0, 1, width)
+    x[:, 1] = torch.linspace(0, 1, height)[:, None]
+    return x
+
+
+def bytes_of(*shape, seed=0):
+    """Pixels as they come from a file: whole 255ths."""
+    pixels = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(seed))
+    return pixels.float() / 255
+
+
+# Resize
+
+
+@pytest.mark.parametrize(('height', 'width'), [(100, 200), (200, 100), (64, 64), (20, 70)])
+def test_squash_shows_all_of_the_image_and_not_its_shape(height, width):
+    seen = view(ramp(height, width), resize_size=32)
+    assert seen.shape == (1, 3, 32, 32)
+    for channel in (0, 1):
+        assert seen[:, channel].min() < 0.03
+        assert seen[:, channel].max() > 0.97
+
+
+@pytest.mark.parametrize(
+    ('crop', 'low', 'high'), [('center', 0.25, 0.75), ('corner', 0, 0.5)], ids=['center', 'corner']
+)
+def test_shortest_keeps_the_shape_and_shows_a_square_of_it(crop, low, high):
+    options = {'resize': 'shortest', 'resize_size': 32, 'crop': crop}
+    wide, tall = view(ramp(100, 200), **options)[0], view(ramp(200, 100), **options)[0]
+    for cut, whole in ((wide[0], wide[1]), (tall[1], tall[0])):
+        assert cut.min() == pytest.approx(low, abs=0.02)
+        assert cut.max() == pytest.approx(high, abs=0.02)
+        assert whole.min() == pytest.approx(0, abs=0.02)
+        assert whole.max() == pytest.approx(1, abs=0.02)
+
+
+def test_resizing_is_that_of_pillow():
+    x = bytes_of(1, 3, 90, 130)
+    image = Image.fromarray((x[0] * 255).round().byte().permute(1, 2, 0).numpy())
+    small = np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR)) / 255
+    seen = view(x, resize_size=32)[0].permute(1, 2, 0).numpy()
+    np.testing.assert_allclose(seen, small, atol=1.5 / 255)
+
+
+def test_an_image_of_the_resized_size_is_not_touched():
+    x = bytes_of(2, 3, 40, 40)
+    assert torch.equal(view(x), x[..., 4:36, 4:36])
+
+
+# Crop and mirror
+
+
+@pytest.mark.parametrize(
+    ('crop', 'rows'), [('center', slice(4, 36)), ('corner', slice(0, 32))], ids=['center', 'corner']
+)
+def test_the_crop_is_the_middle_or_the_top_left_corner(crop, rows):
+    x = bytes_of(2, 3, 40, 40)
+    assert torch.equal(view(x, crop=crop), x[..., rows, rows])
+
+
+def odd_and_even():
+    """Two images that differ in one step of one pixel, outside the crop; the first sum is odd."""
+    x = bytes_of(1, 3, 40, 40).repeat(2, 1, 1, 1)
+    x[0, 0, 39, 39], x[1, 0, 39, 39] = 0, 1 / 255
+    sums = [int((image * 255).round().sum()) % 2 for image in x]
+    return x if sums == [1, 0] else x.flip(0)
+
+
+def test_an_odd_image_is_mirrored_and_an_even_one_is_not():
+    x = odd_and_even()
+    seen, plain = view(x, flip=True, crop='corner'), view(x, crop='corner')
+    assert torch.equal(seen[0], plain[0].flip(-1))
+    assert torch.equal(seen[1], plain[1])
+    assert not torch.equal(seen[0], seen[1])
+
+
+def test_without_the_option_nothing_is_mirrored():
+    x = odd_and_even()
+    assert torch.equal(view(x), x[..., 4:36, 4:36])
+
+
+def test_about_half_of_all_images_are_mirrored():
+    x = bytes_of(200, 3, 40, 40)
+    mirrored = (view(x, flip=True) != view(x)).flatten(1).any(1)
+    assert 60 < mirrored.sum() < 140
+
+
+@pytest.mark.parametrize('size', [(40, 40), (57, 93)])
+def test_the_toss_depends_on_nothing_but_the_image(size):
+    x = bytes_of(40, 3, *size)
+    seen = view(x, flip=True)
+    assert torch.equal(view(x, flip=True), seen)
+    assert torch.equal(view(x.flip(0), flip=True).flip(0), seen)
+    assert torch.equal(torch.cat([view(image[None], flip=True) for image in x]), seen)
+    others = (x.contiguous(memory_format=torch.channels_last), x.double(), x + 1e-5, x.half())
+    for other in others:  # the same pixels, other arithmetic
+        assert (view(other, flip=True) - seen).abs().max() < 0.01
+
+
+# Normalisation
+
+
+def test_the_constants_are_those_of_clip(make_amhp):
+    net = make_amhp()
+    grey = torch.full((1, 3, 40, 40), 0.5)
+    mean = torch.tensor([0.48145466, 0.4578275, 0.40821073])
+    std = torch.tensor([0.26862954, 0.26130258, 0.27577711])
+    torch.testing.assert_close(net.preprocess(grey)[0, :, 7, 9], (0.5 - mean) / std)
+
+
+def test_constants_of_ones_own_are_used(make_amhp):
+    net = make_amhp(image_mean=[0.5, 0.25, 0], image_std=(1, 0.5, 0.25))
+    grey = torch.full((1, 3, 40, 40), 0.5)
+    assert net.preprocess(grey)[0, :, 7, 9].tolist() == pytest.approx([0, 0.5, 2], abs=1e-5)
+
+
+@pytest.mark.parametrize('protocol', ['paper', 'reference'])
+def test_in_training_a_crop_is_only_normalised(make_amhp, protocol):
+    preprocess = make_amhp(protocol=protocol).preprocess.train()
+    crops = bytes_of(6, 3, 32, 32)
+    assert torch.equal(preprocess(crops), (crops - preprocess.mean) / preprocess.std)
+    photos = bytes_of(6, 3, 50, 60)
+    seen = preprocess(photos)
+    assert torch.equal(seen, preprocess.eval()(photos))
+    assert not torch.allclose(preprocess(crops), (crops - preprocess.mean) / preprocess.std)
+
+
+@pytest.mark.parametrize(('size', 'resized'), [(32, 37), (64, 73), (224, 256)])
+def test_by_default_images_are_resized_in_clips_proportion(make_amhp, tiny, size, resized):
+    tiny['vision_cfg']['image_size'] = size
+    preprocess = make_amhp(backbone=tiny).preprocess
+    assert (preprocess.size, preprocess.resize_size, preprocess.resize) == (size, resized, 'squash')
+
+
+def test_the_gradient_passes_through(make_amhp):
+    x = bytes_of(2, 3, 40, 50).requires_grad_()
+    view(x, flip=True, resize='shortest').sum().backward()
+    assert (x.grad != 0).any()
+    assert torch.isfinite(x.grad).all()
