@@ -1,0 +1,350 @@
+"""Trained weights: there and back, what is refused, and where they are looked for."""
+
+import json
+import logging
+import pickle
+
+import open_clip
+import pytest
+import safetensors.torch
+import torch
+
+from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.model import weights
+from pyiqa_amhp.model.amhp import AMHP
+
+TEXTS = ['soft evening light', None, 'the horizon is tilted']
+ODD = {
+    'variant': 'image+attributes',
+    'protocol': 'reference',
+    'levels': ['dull', 'nice', 'great'],
+    'level_values': [0, 0.5, 2.5],
+    'quick_gelu': True,
+    'image_mean': [0.5, 0.4, 0.3],
+    'resize': 'shortest',
+    'tau': 0.2,
+}
+SUFFIXES = pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
+
+
+def score(net):
+    images = torch.rand(3, 3, 41, 53, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        return net.eval()(images, text=TEXTS)
+
+
+def save(net, path):
+    return weights.save_checkpoint(path, net.state_dict())
+
+
+@pytest.fixture
+def clip_file(tiny, tmp_path):
+    """Weights of a tiny CLIP, whose own scale is 100."""
+    torch.manual_seed(5)
+    state = open_clip.CLIP(**tiny).state_dict()
+    state['logit_scale'].fill_(torch.tensor(100.0).log())
+    torch.save(state, tmp_path / 'clip.pt')
+    return str(tmp_path / 'clip.pt')
+
+
+@pytest.fixture
+def zero_shot(tiny, clip_file, monkeypatch):
+    """Build an AMHP that finds no trained weights, unless it does; nothing was said yet."""
+    monkeypatch.setattr(weights, '_said', set())
+
+    def build(pretrained=True, **options):
+        given = {'backbone': tiny, 'clip_weights': clip_file, 'quick_gelu': True, **options}
+        return AMHP(pretrained=pretrained, **given)
+
+    return build
+
+
+# There and back
+
+
+@SUFFIXES
+@pytest.mark.parametrize('options', [{}, ODD, {'variant': 'image'}], ids=['plain', 'odd', 'image'])
+def test_a_checkpoint_gives_identical_scores(make_amhp, tmp_path, suffix, options):
+    net = make_amhp(seed=1, **options)
+    path = save(net, tmp_path / f'net{suffix}')
+    for pretrained in (True, False):
+        loaded = AMHP(pretrained=pretrained, pretrained_model_path=str(path))
+        assert torch.equal(score(loaded), score(net))
+        assert loaded.config == net.config
+
+
+@SUFFIXES
+def test_a_checkpoint_carries_its_configuration(make_amhp, tmp_path, tiny, suffix):
+    path = save(make_amhp(dataset='para', **ODD), tmp_path / f'net{suffix}')
+    config = weights.read_checkpoint(path).config
+    assert config['dataset'] == 'para'
+    assert config['backbone'] == tiny
+    for name, value in ODD.items():
+        assert config[name] == value
+    assert config['normalize_fused'] is False  # of the protocol
+
+
+def test_safetensors_show_the_configuration_to_any_reader(make_amhp, tmp_path):
+    path = save(make_amhp(**ODD), tmp_path / 'net.safetensors')
+    with safetensors.safe_open(path, 'pt') as file:
+        assert json.loads(file.metadata()['pyiqa_amhp'])['levels'] == ODD['levels']
+
+
+def test_pth_has_the_form_that_pyiqa_loads(make_amhp, tiny, tmp_path):
+    import pyiqa
+
+    net = make_amhp(seed=1)
+    path = save(net, tmp_path / 'net.pth')
+    metric = pyiqa.create_metric('amhp', pretrained=False, backbone=tiny, device='cpu')
+    assert not torch.equal(score(metric.net), score(net))
+    metric.load_weights(str(path))
+    assert torch.equal(score(metric.net), score(net))
+    metric = pyiqa.create_metric('amhp', pretrained_model_path=str(path), device='cpu')
+    assert torch.equal(score(metric.net), score(net))
+
+
+def test_what_pyiqas_trainer_saves_loads(tiny, tmp_path):
+    from pyiqa_amhp.train.model import AMHPModel
+
+    network = {'type': 'AMHP', 'pretrained': False, 'backbone': tiny, 'protocol': 'reference'}
+    options = {'is_train': False, 'num_gpu': 0, 'dist': False, 'network': network}
+    model = AMHPModel({**options, 'path': {'models': str(tmp_path)}})
+    model.save_network(model.net, 'net', 100)
+    loaded = AMHP(pretrained_model_path=str(tmp_path / 'net_100.pth'))
+    assert loaded.config == model.net.config
+    assert torch.equal(score(loaded), score(model.net))
+
+
+def test_a_checkpoint_of_another_place_in_memory_is_the_same(make_amhp, tmp_path):
+    net = make_amhp(seed=1)
+    state = {
+        key: value.clone().requires_grad_(value.is_floating_point())
+        for key, value in net.state_dict().items()
+    }
+    state['fc.weight'] = state['fc.weight'].T.contiguous().T  # another layout
+    for suffix in ('.pth', '.safetensors'):
+        path = weights.save_checkpoint(tmp_path / f'net{suffix}', state)
+        assert torch.equal(score(AMHP(pretrained_model_path=str(path))), score(net))
+
+
+# Options over a checkpoint's
+
+
+@pytest.mark.parametrize(
+    ('stored', 'given', 'expected'),
+    [
+        ({}, {'level_values': [1, 2, 3, 4, 6]}, {'level_values': (1, 2, 3, 4, 6)}),
+        ({}, {'dataset': 'para'}, {'level_values': (1, 2, 3, 4, 5), 'dataset': 'para'}),
+        ({'level_values': range(5)}, {'dataset': 'ava'}, {'level_values': (0, 1, 2, 3, 4)}),
+        (
+            {'level_values': range(5)},
+            {'dataset': 'aadb'},
+            {'level_values': (0, 0.25, 0.5, 0.75, 1)},
+        ),
+        ({}, {'levels': list('vwxyz')}, {'levels': tuple('vwxyz')}),
+        ({}, {'protocol': 'reference'}, {'normalize_fused': False, 'test_flip': True}),
+        ({'protocol': 'reference'}, {'protocol': 'reference'}, {'normalize_fused': False}),
+        (
+            {'protocol': 'reference'},
+            {'protocol': 'paper'},
+            {'normalize_fused': True, 'crop': 'center'},
+        ),
+        ({'crop': 'corner'}, {'template': 'Is it {level}?'}, {'crop': 'corner'}),
+        ({'crop': 'corner'}, {'protocol': 'paper'}, {'crop': 'corner'}),
+        ({'quick_gelu': True}, {'tau': None}, {'quick_gelu': True, 'tau': 0.07}),
+    ],
+    ids=str,
+)
+def test_options_go_over_a_checkpoints_own(make_amhp, tmp_path, stored, given, expected):
+    path = save(make_amhp(**stored), tmp_path / 'net.pth')
+    config = AMHP(pretrained_model_path=str(path), **given).config
+    assert {name: getattr(config, name) for name in expected} == expected
+
+
+def test_an_option_of_this_call_changes_the_score(make_amhp, tmp_path):
+    net = make_amhp()
+    path = str(save(net, tmp_path / 'net.pth'))
+    doubled = [2 * value for value in net.config.level_values]
+    torch.testing.assert_close(
+        score(AMHP(pretrained_model_path=path, level_values=doubled)), 2 * score(net)
+    )
+    other = AMHP(pretrained_model_path=path, template='Is it {level}?')
+    assert not torch.equal(score(other), score(net))
+
+
+def test_an_option_that_needs_other_weights_names_the_keys(make_amhp, tmp_path):
+    path = str(save(make_amhp(), tmp_path / 'net.pth'))
+    with pytest.raises(
+        AMHPError, match=r'net\.pth.*1 missing: level_vectors; 2 unexpected: fc\.bias'
+    ):
+        AMHP(pretrained_model_path=path, variant='image')
+
+
+# What is refused
+
+
+class Code:
+    """Unpickled, it leaves a file behind."""
+
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return open, (str(self.trace), 'w')
+
+
+@pytest.mark.parametrize('form', ['zip', 'legacy', 'pickle'])
+def test_a_pickle_with_code_in_it_is_refused_and_never_runs(make_amhp, tmp_path, form):
+    path, trace = tmp_path / 'evil.pth', tmp_path / 'trace'
+    content = {'params': {**make_amhp().state_dict(), 'fc.bias': Code(trace)}}
+    if form == 'pickle':
+        path.write_bytes(pickle.dumps(content, protocol=2))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=form == 'zip')
+    with pytest.raises(AMHPError, match=r'evil\.pth: (refused|damaged)') as caught:
+        AMHP(pretrained_model_path=str(path))
+    assert not trace.exists()
+    assert 'weights_only' not in str(caught.value)  # torch's text says how to run it all the same
+    torch.load(path, weights_only=False) if form != 'pickle' else pickle.loads(path.read_bytes())
+    assert trace.exists()  # so it was dangerous
+
+
+def test_a_whole_model_in_a_pickle_is_refused_by_what_it_holds(make_amhp, tmp_path):
+    torch.save(make_amhp(), tmp_path / 'model.pth')
+    with pytest.raises(AMHPError, match=r'refused, since it holds more than tensors.*AMHP'):
+        weights.read_checkpoint(tmp_path / 'model.pth')
+
+
+def test_keys_that_do_not_fit_are_named(make_amhp, tmp_path):
+    state = make_amhp().state_dict()
+    del state['fc.bias']
+    state['fc.extra'] = torch.ones(1)
+    state['fc.weight'] = torch.ones(2, 2)
+    path = weights.save_checkpoint(tmp_path / 'net.pth', state)
+    with pytest.raises(AMHPError) as caught:
+        AMHP(pretrained_model_path=str(path))
+    for part in (
+        '1 missing: fc.bias',
+        '1 unexpected: fc.extra',
+        'fc.weight is [2, 2], expected [16, 32]',
+    ):
+        assert part in str(caught.value)
+
+
+@SUFFIXES
+@pytest.mark.parametrize(
+    ('damage', 'message'),
+    [
+        (lambda data: b'', 'the file is empty'),
+        (lambda data: data[:1000], 'damaged, or not a file of weights'),
+        (lambda data: data[:-100], 'damaged, or not a file of weights'),
+        (lambda data: b'\xff\xd8\xff\xe0' + bytes(99), 'damaged, or not a file of weights'),
+        (lambda data: b'version https://git-lfs.github.com/spec/v1', 'damaged, or not a file'),
+    ],
+    ids=['empty', 'head', 'cut', 'jpeg', 'pointer'],
+)
+def test_a_damaged_file_is_called_so(make_amhp, tmp_path, suffix, damage, message):
+    path = save(make_amhp(), tmp_path / f'net{suffix}')
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(AMHPError, match=rf'net\{suffix}: {message}'):
+        AMHP(pretrained_model_path=str(path))
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        ({'params': {'weight': torch.ones(2)}}, 'no AMHP configuration in it.*clip_weights='),
+        ({'params': {'_extra_state': torch.ones(2)}}, 'no AMHP configuration in it'),
+        ({'params': {'_extra_state': torch.tensor([91, 93])}}, 'no AMHP configuration in it'),
+        ({'iter': 3}, 'expected a checkpoint with named tensors, found none'),
+        ([torch.ones(2)], 'expected a checkpoint with named tensors, found none'),
+        (torch.ones(2), 'expected a checkpoint with named tensors, found none'),
+    ],
+    ids=['other model', 'other state', 'other JSON', 'no tensors', 'list', 'tensor'],
+)
+def test_a_file_that_is_not_amhps_is_called_so(tmp_path, content, message):
+    torch.save(content, tmp_path / 'other.pth')
+    with pytest.raises(AMHPError, match=rf'other\.pth: {message}'):
+        AMHP(pretrained_model_path=str(tmp_path / 'other.pth'))
+
+
+@pytest.mark.parametrize('pretrained', [True, False])
+def test_an_absent_file_is_called_so(tmp_path, pretrained):
+    with pytest.raises(AMHPError, match=r'absent\.pth: no such file'):
+        AMHP(pretrained=pretrained, pretrained_model_path=str(tmp_path / 'absent.pth'))
+
+
+# Where weights are looked for
+
+
+def test_argument_before_environment_before_store_before_zero_shot(
+    make_amhp, zero_shot, tmp_path, monkeypatch, caplog
+):
+    nets = {name: make_amhp(seed, quick_gelu=True) for seed, name in enumerate('ABC')}
+    files = {name: save(net, tmp_path / f'{name}.pth') for name, net in nets.items()}
+    from_clip = score(zero_shot())
+    assert 'zero-shot' in caplog.text
+    caplog.clear()
+    weights.add_to_store(files['C'], 'ava')
+    assert torch.equal(score(zero_shot()), score(nets['C']))
+    monkeypatch.setenv('PYIQA_AMHP_WEIGHTS', str(files['B']))
+    assert torch.equal(score(zero_shot()), score(nets['B']))
+    assert torch.equal(score(zero_shot(pretrained_model_path=files['A'])), score(nets['A']))
+    assert not caplog.records
+    # none of them where trained weights are not asked for
+    assert torch.equal(score(zero_shot(pretrained='clip', tau='clip')), from_clip)
+    assert not torch.equal(score(zero_shot(pretrained=False)), score(nets['B']))
+
+
+def test_each_data_set_has_its_place_in_the_store(make_amhp, tmp_path, tiny):
+    import pyiqa
+
+    nets = {
+        name: make_amhp(seed, dataset=name) for seed, name in enumerate(('ava', 'para', 'aadb'))
+    }
+    for name, net in nets.items():
+        weights.add_to_store(save(net, tmp_path / f'{name}.pth'), name)
+    for metric, name in (('amhp', 'ava'), ('amhp-para', 'para'), ('amhp-aadb', 'aadb')):
+        assert torch.equal(score(pyiqa.create_metric(metric, device='cpu').net), score(nets[name]))
+
+
+def test_an_environment_that_names_no_file_is_an_error_and_not_zero_shot(zero_shot, monkeypatch):
+    monkeypatch.setenv('PYIQA_AMHP_WEIGHTS', 'absent.pth')
+    with pytest.raises(AMHPError, match=r'absent\.pth: no such file'):
+        zero_shot()
+    zero_shot(pretrained=False)
+
+
+# Zero-shot
+
+
+def test_zero_shot_is_said_once_and_plainly(zero_shot, clip_file, caplog):
+    for pretrained in (False, 'clip', True, True, True):
+        zero_shot(pretrained)
+    (said,) = caplog.records
+    assert said.levelno == logging.WARNING
+    for part in ('no trained weights', 'zero-shot', 'text changes nothing', 'amhp weights add'):
+        assert part in said.getMessage()
+
+
+def test_zero_shot_is_clips_own_judgement(zero_shot, tiny, clip_file):
+    net = zero_shot(protocol='reference', fc_init='zero', normalize_fused=True, tuple_prompts=False)
+    clip = open_clip.CLIP(**tiny, quick_gelu=True).eval()
+    clip.load_state_dict(torch.load(clip_file))
+    image = torch.rand(2, 3, 40, 40)
+    sentences = [
+        f'A photo with {w} aesthetics.' for w in ('bad', 'poor', 'fair', 'good', 'perfect')
+    ]
+    with torch.no_grad():
+        logits, _ = clip.get_logits(net.preprocess(image), open_clip.tokenize(sentences))
+        dist = net.eval()(image, text=['warm light', ''], return_mos=False, return_dist=True)
+    torch.testing.assert_close(dist, logits.softmax(-1), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize('variant', ['image', 'image+attributes'])
+def test_a_variant_without_quality_levels_has_no_zero_shot(zero_shot, variant):
+    with pytest.raises(
+        AMHPError, match=f"variant='{variant}' has no zero-shot form".replace('+', r'\+')
+    ):
+        zero_shot(variant=variant)
+    zero_shot(pretrained='clip', variant=variant)
