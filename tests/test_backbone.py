@@ -205,6 +205,11 @@ def test_all_of_a_family_are_refused_and_no_others():
     assert not refused & causal
 
 
+def test_a_tokenizer_that_is_not_on_this_machine_is_reported(build, hub_cache, no_network):
+    with pytest.raises(AMHPError, match=r'tokenizer .nobody/words. of this'):
+        build(hf_tokenizer_name='nobody/words')
+
+
 def test_the_name_of_a_model_may_be_written_with_a_slash():
     assert AMHPConfig(backbone='ViT-B/16').backbone == 'ViT-B-16'
     assert AMHPConfig(backbone='hf-hub:owner/name').backbone == 'hf-hub:owner/name'

@@ -12,6 +12,7 @@ import open_clip
 import torch
 from torch import nn
 
+from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model.clip_source import ClipSource, load_clip_state, resolve_clip
 
 __all__ = ['Backbone', 'resolve_clip']
@@ -26,7 +27,7 @@ class Backbone(nn.Module):
         source: the model's form, its activation, and its weights if there are any.
 
     Raises:
-        AMHPError: weights that do not fit.
+        AMHPError: weights that do not fit, or a tokenizer that is out of reach.
     """
 
     def __init__(self, source: ClipSource):
@@ -141,5 +142,12 @@ def _tokenizer(text_cfg: str):
     options = text_cfg.get('tokenizer_kwargs') or {}
     name = text_cfg.get('hf_tokenizer_name')
     if name:
-        return open_clip.tokenizer.HFTokenizer(name, context_length=length, **options)
+        try:
+            return open_clip.tokenizer.HFTokenizer(name, context_length=length, **options)
+        except (ImportError, OSError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise AMHPError(
+                f'the tokenizer {name!r} of this backbone cannot be had ({reason}); it needs the '
+                f'package transformers, and a network or `hf download {name}` once'
+            ) from error
     return open_clip.SimpleTokenizer(context_length=length, **options)
