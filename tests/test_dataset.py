@@ -62,7 +62,10 @@ def test_a_sample_has_what_the_model_needs(shared_rated_images):
     sample = dataset[7]
     path = shared_rated_images.parent / 'images' / '07.png'
     votes = table.loc[7, [f'c{i}' for i in range(1, 11)]].to_numpy(float)
-    assert sample.keys() == {'img', 'mos_label', 'mos_dist', 'text', 'img_path', 'read_error'}
+    assert sample.keys() == {
+        'img', 'mos_label', 'mos_dist', 'level_values', 'text', 'img_path', 'read_error'
+    }  # fmt: skip
+    assert sample['level_values'].tolist() == [1.5, 3.5, 5.5, 7.5, 9.5]
     assert (sample['img_path'], sample['read_error']) == (str(path), '')
     assert sample['text'] == 'light number 7'
     pixels = np.asarray(Image.open(path)).transpose(2, 0, 1) / 255

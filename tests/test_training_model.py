@@ -1,5 +1,7 @@
 """``AMHPModel`` by itself: parameter groups, single steps, best models, checkpoints."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -249,6 +251,12 @@ def test_a_batch_without_a_readable_image_changes_nothing(build, batch):
         model.update_learning_rate(2)
 
 
+def test_ratings_on_another_scale_than_the_network_are_refused(build, loader):
+    model = build(network={'level_values': [1, 2, 3, 4, 5]})
+    with pytest.raises(AMHPError, match=r'level_values \[1.5, .* network on \[1.0, '):
+        model.feed_data(next(iter(loader())))
+
+
 # The best model
 
 
@@ -258,6 +266,7 @@ def test_a_worse_model_does_not_take_the_place_of_the_best(build, loader, tmp_pa
     errors = []
     for iteration, values in enumerate(([4.0, 4, 5, 5.5, 6], [0.0, 0, 0, 0, 1], [4.0, 4, 5, 6, 7])):
         model.net.level_values.copy_(torch.tensor(values))  # the middle one is far off
+        val.dataset.images = dataclasses.replace(val.dataset.images, level_values=np.array(values))
         with torch.no_grad():
             model.net.logit_scale.fill_(float(iteration))  # a mark, to know a model by
         model.nondist_validation(val, iteration, None, False)

@@ -72,7 +72,8 @@ class AMHPDataset(BaseIQADataset):
             raising; ``AMHPModel`` leaves them out and counts them.
 
     A sample: ``img`` ``(3, H, W)`` in [0, 1] times ``img_range``; ``mos_label`` ``(1,)``;
-    ``mos_dist`` ``(k,)``; ``text`` (``''`` where there is none); ``img_path``; ``read_error``.
+    ``mos_dist`` and ``level_values`` ``(k,)``; ``text`` (``''`` where there is none);
+    ``img_path``; ``read_error``.
 
     Raises:
         AMHPError: anything wrong with the options or the file, by file, row and column.
@@ -131,6 +132,7 @@ class AMHPDataset(BaseIQADataset):
             'img': self.trans(image) * self.img_range,
             'mos_label': torch.tensor([self.images.mos[index]], dtype=torch.float32),
             'mos_dist': torch.tensor(self.images.dist[index], dtype=torch.float32),
+            'level_values': torch.tensor(self.images.level_values, dtype=torch.float32),
             'text': self.images.text(index),
             'img_path': path,
             'read_error': problem,

@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,14 @@ import pandas as pd
 from pyiqa_amhp.data import ratings
 from pyiqa_amhp.data.ratings import LEVELS, SCALES, RatingError
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.text.attributes import TEMPLATE, attribute_levels, attribute_sentences
+from pyiqa_amhp.text.attributes import (
+    TEMPLATE,
+    attribute_levels,
+    attribute_sentences,
+    check_template,
+    levels_by_cuts,
+    template_fields,
+)
 
 TEXT_SOURCES = ('comments', 'labels', 'none')
 AVA_SPLITS = {0: 'train', 1: 'val', 2: 'test'}  # pyiqa's codes in meta_info_AVADataset.csv
@@ -32,6 +40,7 @@ class RatedImages:
         file: the CSV. root: folder of the images.
         names: image names relative to ``root``, ``(N,)``.
         mos: mean scores, ``(N,)``. dist: level distributions, ``(N, k)``.
+        level_values: the scores of the levels, ``(k,)``, on the scale of ``mos``.
         texts: comments, or None. labels: attribute name to level words, each ``(N,)``, or None.
         template: the sentence of a label.
         splits: split columns, each ``(N,)`` of train, val, test.
@@ -42,6 +51,7 @@ class RatedImages:
     names: np.ndarray
     mos: np.ndarray
     dist: np.ndarray
+    level_values: np.ndarray
     texts: np.ndarray | None
     labels: dict[str, np.ndarray] | None
     template: str
@@ -106,9 +116,11 @@ def read_table(opt: dict[str, Any]) -> RatedImages:
             many, and the words of labels); ``default_std`` where only a mean is known;
             ``text_source`` (comments, labels or none; default: what the file has);
             ``text_column``; ``attributes`` (names, in order); ``attr_range`` (ends of numeric
-            labels); ``attr_template``; ``protocol`` (``reference``: the authors' counting of
-            PARA votes); ``allow_outside_root``; pyiqa's ``mos_normalize``, ``mos_range``,
-            ``lower_better``.
+            labels, which are cut into levels of equal width) and ``attr_cuts`` (the upper ends
+            of all levels but the last, instead), either one list or one for each name;
+            ``attr_template`` (see ``attribute_sentences``); ``protocol`` (``reference``: the
+            authors' counting of PARA votes); ``allow_outside_root``; pyiqa's ``mos_normalize``,
+            ``mos_range``, ``lower_better``.
 
     Raises:
         AMHPError: file, row (line of the file) and column, what was expected, what to do.
@@ -121,7 +133,7 @@ def read_table(opt: dict[str, Any]) -> RatedImages:
     if 'MOS' not in table and 'mos' in table:
         table = table.rename(columns={'mos': 'MOS'})
     names = _names(table, file, allow_outside=opt.get('allow_outside_root', False))
-    mos, dist = _ratings(table, file, opt)
+    mos, dist, level_values = _ratings(table, file, opt)
     texts, labels = _texts(table, file, opt)
     return RatedImages(
         file=file,
@@ -129,6 +141,7 @@ def read_table(opt: dict[str, Any]) -> RatedImages:
         names=names,
         mos=mos,
         dist=dist,
+        level_values=level_values,
         texts=texts,
         labels=labels,
         template=opt.get('attr_template') or TEMPLATE,
@@ -239,8 +252,10 @@ def _vote_columns(table: pd.DataFrame, file: str) -> list[str]:
     return [columns[number] for number in sorted(columns)]
 
 
-def _ratings(table: pd.DataFrame, file: str, opt: dict) -> tuple[np.ndarray, np.ndarray]:
-    """MOS ``(N,)`` and level distributions ``(N, k)``, both on the scale that is asked for."""
+def _ratings(
+    table: pd.DataFrame, file: str, opt: dict
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """MOS ``(N,)``, level distributions ``(N, k)`` and level values ``(k,)``, on one scale."""
     votes = _vote_columns(table, file)
     scale = SCALES.get(opt.get('dataset'))
     if opt.get('dataset') is not None and scale is None:
@@ -262,13 +277,15 @@ def _ratings(table: pd.DataFrame, file: str, opt: dict) -> tuple[np.ndarray, np.
             f'{file}: no votes in it, so the scale is not known; give level_values (the score of '
             'each level, for example [1, 2, 3, 4, 5]) or dataset'
         )
+    level_values = np.asarray(level_values, np.float64)
     try:
         if not votes:
             mos = normalise(_numbers(_column(table, 'MOS', file), file))
             std = _numbers(table['std'], file, missing_ok=True) if 'std' in table else None
             std = None if std is None else std * abs(normalise.factor)
             default = opt.get('default_std')
-            return mos, ratings.distribution_from_mean(mos, std, level_values, default)
+            dist = ratings.distribution_from_mean(mos, std, level_values, default)
+            return mos, dist, level_values
         if len(votes) != len(vote_values):
             raise AMHPError(f'{file}: {len(votes)} vote columns but {len(vote_values)} vote_values')
         counts = np.stack([_numbers(table[column], file) for column in votes], axis=1)  # (N, m)
@@ -286,7 +303,7 @@ def _ratings(table: pd.DataFrame, file: str, opt: dict) -> tuple[np.ndarray, np.
         column = at or (f'{votes[0]}..' if votes else a_mean)
         raise _bad_row(file, table.index[error.row], column, error.reason) from error
     if 'MOS' not in table:
-        return mean, dist
+        return mean, dist, level_values
     mos = normalise(_numbers(table['MOS'], file))
     off = np.abs(mos - mean) > 0.01 * np.ptp(normalised)
     if off.any():
@@ -294,7 +311,7 @@ def _ratings(table: pd.DataFrame, file: str, opt: dict) -> tuple[np.ndarray, np.
             '%s: the MOS of %d rows differs from the mean of their votes by more than 1%% of the '
             'scale (first: row %d)', file, off.sum(), table.index[np.argmax(off)],
         )  # fmt: skip
-    return mos, dist
+    return mos, dist, level_values
 
 
 def _normaliser(opt: dict):
@@ -336,15 +353,19 @@ def _texts(table: pd.DataFrame, file: str, opt: dict):
         return _column(table, column, file).fillna('').astype(str).to_numpy(object), None
     if source == 'none':
         return None, None
-    chosen = opt.get('attributes') or list(attributes)
+    template = opt.get('attr_template') or TEMPLATE
+    chosen = list(opt.get('attributes') or template_fields(template) or attributes)
     if not chosen or (missing := [name for name in chosen if name not in attributes]):
         what = f'attr_{missing[0]}' if chosen else 'attr_<name>'
-        raise AMHPError(f'{file}: no column {what!r}; attributes there: {list(attributes)}')
-    attribute_sentences({'x': 'y'}, opt.get('attr_template') or TEMPLATE)  # checks the template
-    return None, {name: _labels(table[attributes[name]], file, opt) for name in chosen}
+        raise AMHPError(
+            f'{file}: no column {what!r}; attributes there: {list(attributes)}; choose from them '
+            'with attributes, or text_source: none'
+        )
+    check_template(template, chosen)
+    return None, {name: _labels(table[attributes[name]], name, file, opt) for name in chosen}
 
 
-def _labels(column: pd.Series, file: str, opt: dict) -> np.ndarray:
+def _labels(column: pd.Series, name: str, file: str, opt: dict) -> np.ndarray:
     """Level words: as they are in the file, or from numbers."""
     levels = tuple(opt.get('levels') or LEVELS)
     if not pd.api.types.is_numeric_dtype(column) or column.isna().all():
@@ -355,14 +376,33 @@ def _labels(column: pd.Series, file: str, opt: dict) -> np.ndarray:
             problem = f'{words[row]!r}, expected a number or one of {", ".join(levels)}'
             raise _bad_row(file, column.index[row], str(column.name), problem)
         return words
-    if opt.get('attr_range') is None:
+    bounds, cuts = (_of_attribute(opt, key, name, file) for key in ('attr_range', 'attr_cuts'))
+    if bounds is None and cuts is None:
         raise AMHPError(f'{file}: column {column.name!r} has numbers; give attr_range: [lo, hi]')
-    lo, hi = opt['attr_range']
-    attribute_levels([], lo, hi, levels)  # checks the range
     values = _numbers(column, file, missing_ok=True)
-    outside = (values < lo) | (values > hi)
-    if outside.any():
-        row = int(np.argmax(outside))
-        problem = f'{values[row]:g}, expected {lo:g} to {hi:g} (attr_range)'
-        raise _bad_row(file, column.index[row], str(column.name), problem)
+    if bounds is not None:
+        lo, hi = bounds
+        attribute_levels([], lo, hi, levels)  # checks the range
+        outside = (values < lo) | (values > hi)
+        if outside.any():
+            row = int(np.argmax(outside))
+            problem = f'{values[row]:g}, expected {lo:g} to {hi:g} (attr_range)'
+            raise _bad_row(file, column.index[row], str(column.name), problem)
+    if cuts is not None:
+        return np.array(levels_by_cuts(values, cuts, levels), dtype=object)
     return np.array(attribute_levels(values, lo, hi, levels), dtype=object)
+
+
+def _of_attribute(opt: dict, key: str, name: str, file: str):
+    """An option that is one list for all attributes or has one for each name."""
+    value = opt.get(key)
+    if not isinstance(value, Mapping):
+        return value
+    if name not in value:
+        raise AMHPError(f'{file}: {key} has {", ".join(value)} but not {name!r}; add it')
+    return value[name]
+
+
+def with_defaults(opt: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Options, and ``defaults`` for those that are not given or ``~``."""
+    return {**opt, **{key: value for key, value in defaults.items() if opt.get(key) is None}}

@@ -50,7 +50,12 @@ class AMHPModel(GeneralIQAModel):
         super().setup_optimizers()
 
     def feed_data(self, data):
-        """Take a batch of ``AMHPDataset``, without the samples that could not be read."""
+        """Take a batch of ``AMHPDataset``, without the samples that could not be read.
+
+        Raises:
+            AMHPError: the levels of the data are not those of the network.
+        """
+        self._check_levels(data)
         errors = data.get('read_error') or [''] * len(data['img'])
         keep = [i for i, error in enumerate(errors) if not error]
         for path, error in zip(data['img_path'], errors, strict=True):
@@ -65,6 +70,16 @@ class AMHPModel(GeneralIQAModel):
         texts = data.get('text') or [''] * len(data['img'])
         self.text = [texts[i] for i in keep]
         self.img_path = [data['img_path'][i] for i in keep]
+
+    def _check_levels(self, data):
+        """Scores on one scale and ratings on another would train and be quite wrong."""
+        given = data['level_values'][0].tolist()
+        expected = self.get_bare_model(self.net).level_values.tolist()
+        if given != expected:
+            raise AMHPError(
+                f'the ratings are on level_values {_short(given)} and the network on '
+                f'{_short(expected)}; give both the same `level_values` (or the same `dataset`)'
+            )
 
     def net_forward(self, net):
         """Scores ``(N, 1)`` and level distributions ``(N, k)``."""
@@ -208,3 +223,7 @@ class AMHPModel(GeneralIQAModel):
         label = {None: '', -1: '_latest'}.get(current_iter, f'_{current_iter}')
         path = Path(self.opt['path']['models'], f'{net_label}{label}.pth')
         save_checkpoint(path, self.get_bare_model(net).state_dict())
+
+
+def _short(values: list[float]) -> list[float]:
+    return [round(value, 4) for value in values]
