@@ -1,12 +1,14 @@
 """What the readers of publishers' files share: what they give, how they find files and complain."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
 from pyiqa_amhp.errors import AMHPError
+
+TRAIN, VAL, TEST = 0, 1, 2  # pyiqa's codes of splits
 
 
 @dataclass
@@ -65,3 +67,33 @@ def find_one(root: Path, patterns: Sequence[str], what: str) -> Path:
 def find_any(root: Path, patterns: Sequence[str]) -> Path | None:
     """As ``find_one``, None where there is none."""
     return next((path for pattern in patterns for path in sorted(root.glob(pattern))), None)
+
+
+def note(problems: list[Problem], what: str, places: Iterable[object]) -> None:
+    """Add a problem with its places, if there is any."""
+    problem = Problem(what)
+    for place in places:
+        problem.add(str(place))
+    if problem.count:
+        problems.append(problem)
+
+
+def once_each(table: pd.DataFrame, problems: list[Problem]) -> pd.DataFrame:
+    """Rows with every ``img_name`` once.
+
+    Of rows in several splits the one in test is kept, then the one in validation, so that no
+    image is both trained on and tested; of several in one split, the first.
+
+    Args:
+        table: with ``img_name``, ``official_split`` and ``place`` (file and line of the row).
+        problems: gets what was left out.
+    """
+    splits = table.groupby('img_name')['official_split']
+    leaks = table['official_split'] < splits.transform('max')
+    what = 'images that are in a later split (test, validation) as well; kept there only'
+    note(problems, what, table['place'][leaks])
+    table = table[~leaks]
+    again = table['img_name'].duplicated()
+    what = 'images that are there already; the first line is used'
+    note(problems, what, table['place'][again])
+    return table[~again]
