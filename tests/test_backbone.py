@@ -70,6 +70,15 @@ def test_texts_are_encoded_as_open_clip_encodes_them_at_full_length(build, custo
     assert expected.unique(dim=0).shape == (len(TEXTS), backbone.width)
 
 
+@torch.no_grad()
+def test_the_end_token_is_the_one_that_the_form_names(build):
+    (sky,) = open_clip.SimpleTokenizer().encode('sky')
+    backbone = build(pool_type='eos', eos_id=sky)  # not the highest number, as argmax expects
+    texts = ['a red sky at night', 'clouds in a blue sky', 'sky']
+    expected = backbone.clip.encode_text(open_clip.tokenize(texts))
+    torch.testing.assert_close(backbone.encode_text(texts), expected, atol=1e-5, rtol=0)
+
+
 def test_only_the_length_of_the_longest_text_is_read(build, watch_text_tower):
     backbone = build()
     read = watch_text_tower(backbone)
