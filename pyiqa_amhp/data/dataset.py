@@ -4,6 +4,7 @@ What the file holds is read and checked in ``table.py``.
 """
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -137,3 +138,8 @@ class AMHPDataset(BaseIQADataset):
             'img_path': path,
             'read_error': problem,
         }
+
+
+def with_defaults(opt: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Options, and ``defaults`` for those that are not given or ``~``."""
+    return {**opt, **{key: value for key, value in defaults.items() if opt.get(key) is None}}

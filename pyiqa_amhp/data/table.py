@@ -108,7 +108,8 @@ def read_table(opt: dict[str, Any]) -> RatedImages:
 
     Columns: ``img_name``; ``MOS`` (or ``mos``), unless there are votes; any split columns (their
     name contains "split"; values train, val, test, or pyiqa's 0, 1, 2). Optional: votes
-    ``c1..cK`` or ``ratings_1..K``, ``std``, ``text``, ``attr_<name>``. Others are passed over.
+    ``c1..cK`` or ``ratings_1..K`` (all blank where only the mean is known), ``std``, ``text``,
+    ``attr_<name>``. Others are passed over.
 
     Args:
         opt: ``meta_info_file``, ``dataroot_target``; ``dataset`` (ava, para, aadb: defaults for
@@ -278,6 +279,14 @@ def _ratings(
             'each level, for example [1, 2, 3, 4, 5]) or dataset'
         )
     level_values = np.asarray(level_values, np.float64)
+    unknown = table[votes].isna().all(axis=1).to_numpy()
+    if votes and 'MOS' in table and unknown.any():  # of some rows only the mean is known
+        opt = {**opt, 'level_values': level_values.tolist()}
+        mos, dist = np.empty(len(table)), np.empty((len(table), len(level_values)))
+        for rows, part in ((unknown, table.drop(columns=votes)), (~unknown, table)):
+            if rows.any():
+                mos[rows], dist[rows], _ = _ratings(part[rows], file, opt)
+        return mos, dist, level_values
     try:
         if not votes:
             mos = normalise(_numbers(_column(table, 'MOS', file), file))
@@ -401,8 +410,3 @@ def _of_attribute(opt: dict, key: str, name: str, file: str):
     if name not in value:
         raise AMHPError(f'{file}: {key} has {", ".join(value)} but not {name!r}; add it')
     return value[name]
-
-
-def with_defaults(opt: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Options, and ``defaults`` for those that are not given or ``~``."""
-    return {**opt, **{key: value for key, value in defaults.items() if opt.get(key) is None}}
