@@ -6,7 +6,11 @@ Registry names are lazy: a class is imported when pyiqa asks for it, not before.
 from contextlib import suppress
 
 ARCHS = {'AMHP': 'pyiqa_amhp.model.amhp:AMHP'}
-DATASETS = {'AMHPDataset': 'pyiqa_amhp.data.dataset:AMHPDataset'}
+DATASETS = {
+    'AMHPDataset': 'pyiqa_amhp.data.dataset:AMHPDataset',
+    'PARADataset': 'pyiqa_amhp.data.para:PARADataset',
+    'AADBDataset': 'pyiqa_amhp.data.aadb:AADBDataset',
+}
 LOSSES = {'AMHPEMDLoss': 'pyiqa_amhp.train.loss:AMHPEMDLoss'}
 METRICS = {
     'calculate_acc': 'pyiqa_amhp.train.metrics:calculate_acc',
