@@ -206,6 +206,11 @@ def test_rows_are_lines_of_the_file_even_after_a_text_of_many_lines(fails, end):
     assert fails(content).startswith("row 6, column 'MOS'")
 
 
+def test_a_row_of_many_lines_is_the_line_on_which_it_begins(fails):
+    content = 'img_name,MOS,text\na,1,"one\ntwo"\nb,oops,"one\ntwo"\nc,1,\n'
+    assert fails(content).startswith("row 4, column 'MOS'")
+
+
 def test_both_rows_of_a_repeated_name_are_lines_too(fails):
     content = 'img_name,MOS,text\na,1,"one\ntwo"\nb,1,\nb,1,\n'
     assert fails(content).startswith("row 5, column 'img_name': 'b' is in row 4 already")
