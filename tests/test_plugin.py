@@ -26,16 +26,24 @@ REGISTRIES = {
     'MODEL_REGISTRY': plugin.MODELS,
 }
 NAMES = [(registry, name) for registry, names in REGISTRIES.items() for name in names]
+IMPORT_REGISTRIES = 'from pyiqa.utils.registry import *'
 LISTED = 'from pyiqa.default_model_configs import DEFAULT_CONFIGS as T; print("amhp" in T)'
 
 
 @pytest.fixture(scope='module')
 def ours(tmp_path_factory):
-    """A folder with this package and its entry points, and nothing else."""
+    """A folder with this package and nothing else, its metadata neither."""
     folder = tmp_path_factory.mktemp('ours')
     package = Path(plugin.__file__).parent
     shutil.copytree(package, folder / 'pyiqa_amhp', ignore=shutil.ignore_patterns('__pycache__'))
     shutil.copy(importlib.util.find_spec('_pyiqa_amhp_autoload').origin, folder)
+    return folder
+
+
+@pytest.fixture(scope='module')
+def metadata(tmp_path_factory):
+    """A folder with the entry points of this package."""
+    folder = tmp_path_factory.mktemp('metadata')
     metadata = folder / 'pyiqa_amhp-0.1.0.dist-info'
     metadata.mkdir()
     (metadata / 'METADATA').write_text('Metadata-Version: 2.1\nName: pyiqa-amhp\nVersion: 0.1.0\n')
@@ -180,7 +188,7 @@ def test_an_arch_of_pyiqas_with_our_name_is_kept(python, ours, pyiqa_parts, thei
     with open(pyiqa_parts / 'pyiqa' / 'utils' / 'registry.py', 'a') as file:
         file.write(f'\nARCH_REGISTRY.{theirs}\n')
     code = (
-        'import _pyiqa_amhp_autoload, pyiqa; from pyiqa.utils.registry import *; '
+        f'import _pyiqa_amhp_autoload, pyiqa; {IMPORT_REGISTRIES}; '
         'print(ARCH_REGISTRY.get("AMHP"), "AMHPModel" in MODEL_REGISTRY)'
     )
     assert said(python(code, ours, pyiqa_parts)) == "<class 'dict'> True"
@@ -210,10 +218,19 @@ def test_an_autoload_left_without_its_package_is_a_warning(python, ours, pyiqa_p
 
 
 @pytest.mark.parametrize(('registry', 'name'), NAMES)
-def test_entry_points_alone_fill_the_registries(python, ours, pyiqa_parts, registry, name):
-    """As in a ``--target`` install, where Python reads no .pth file."""
-    code = f'import pyiqa; from pyiqa.utils.registry import *; print({name!r} in {registry})'
+def test_registries_are_filled_without_entry_points(python, ours, pyiqa_parts, registry, name):
+    code = f'import pyiqa_amhp, pyiqa; {IMPORT_REGISTRIES}; print({name!r} in {registry})'
     assert said(python(code, ours, pyiqa_parts)) == 'True'
+
+
+@pytest.mark.parametrize(('registry', 'name'), NAMES)
+def test_entry_points_alone_fill_the_registries(
+    python, ours, metadata, pyiqa_parts, registry, name
+):
+    """As in a ``--target`` install, where Python reads no .pth file."""
+    code = f'import pyiqa; {IMPORT_REGISTRIES}; print({name!r} in {registry})'
+    assert said(python(code, ours, pyiqa_parts)) == 'False'
+    assert said(python(code, ours, metadata, pyiqa_parts)) == 'True'
 
 
 @pytest.mark.parametrize(('registry', 'name'), NAMES)
