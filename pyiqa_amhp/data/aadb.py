@@ -10,7 +10,6 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import pandas as pd
@@ -82,7 +81,7 @@ class AADBDataset(AMHPDataset):
             test). ``paper_split`` has the validation images in train, as the paper's 9,000.
         text_source: labels (paper).
         attributes: color_harmony, light, content (paper); any of the eleven in any order. All
-            eleven in the paper's sentences are more than CLIP's 77 tokens.
+            eleven in the paper's sentences are one token more than CLIP's 77.
         attr_template: ``A photo with {level} {attribute}.`` for each (paper: as for PARA).
         attr_range: [-1, 1], in five levels of equal width (our choice; the paper does not say).
     """
@@ -256,7 +255,7 @@ def _read_matrix(
         )
     values = values[MAT_COLUMNS]
     inside = values.apply(lambda column: column.between(*ATTRIBUTE_RANGE))
-    what = f'attributes that are not from {ATTRIBUTE_RANGE[0]:g} to 1; left blank'
+    what = 'attributes that are not from -1 to 1; left blank'
     places = [f'{path}, dataset{{{cell + 1}}}, row {row + 1}' for row in np.where(~inside)[0]]
     note(problems, what, places)
     return values.where(inside)
@@ -296,9 +295,7 @@ def _load_mat(path: Path, wanted: list[str]) -> dict[str, np.ndarray]:
     except NotImplementedError:
         raise AMHPError(f'{path}: a MATLAB 7.3 file; save it again with -v7') from None
     except Exception as error:  # scipy raises nearly anything on damaged files
-        raise AMHPError(
-            f'{path}: not a MATLAB file, or cut ({error}); download it again'
-        ) from error
+        raise AMHPError(f'{path}: damaged, or no MATLAB file ({error}); replace it') from error
     if missing := [name for name in wanted if name not in mat]:
         there = ', '.join(name for name in mat if not name.startswith('__'))
         raise AMHPError(f'{path}: no variable {missing[0]!r}; there are {there or "none"}')
@@ -342,11 +339,11 @@ def _read_votes(path: Path, table: pd.DataFrame, problems: list[Problem]) -> pd.
 def _read_rows(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Addresses and scores, row by row; NaN where a cell is empty or no number."""
     columns = [
-        [f'{name}{i}' for i in range(1, 11)] for name in ('Input.image_url', 'Answer.overallScore')
+        [f'{x}{i}' for i in range(1, 11)] for x in ('Input.image_url', 'Answer.overallScore')
     ]
     try:
         header = pd.read_csv(path, nrows=0, encoding_errors='replace').columns
-        if missing := [name for names in columns for name in names if name not in header]:
+        if missing := [name for name in columns[0] + columns[1] if name not in header]:
             raise AMHPError(
                 f'{path}: no column {missing[0]!r} among its {len(header)} columns; download it '
                 'again, or take it away (then only means are known)'
@@ -369,9 +366,9 @@ def _matched(addresses: np.ndarray, names: pd.Series) -> np.ndarray:
         own.setdefault(match[1] if match else name, []).append(i)
     found = []
     for address in addresses:
-        parts = urlsplit(str(address).strip().lower())
-        *folders, file = parts.path.split('/')
-        built = '_'.join((parts.netloc.split('.')[0], *folders[-1:], file))
+        parts = re.split(r'[?#]', address.strip().lower())[0].split('/')
+        server, folder, file = parts[2:3], parts[-2:-1], parts[-1]  # after https:, ''
+        built = '_'.join((*(name.split('.')[0] for name in server), *folder, file))
         place = whole.get(built, whole.get(file))
         candidates = own.get(file, []) if place is None else [place]
         found.append(candidates[0] if len(candidates) == 1 else -1)
@@ -388,7 +385,7 @@ def _placed(root: Path, names: pd.Series) -> tuple[Path, pd.Series]:
             groups.append((int(names.isin(home.keys()).sum()), folders, home))
     if not groups:
         known = [name for group in IMAGE_FOLDERS for name in group]
-        find_one(root, (*known, *(f'*/{name}' for name in known)), 'folder of images')
+        find_one(root, (*known, *(f'*/{name}' for name in known)), 'folder of images')  # raises
     _, folders, home = max(groups, key=lambda group: group[0])
     homes = [home.get(name, folders[0]) for name in names]
     used = set(homes)

@@ -70,12 +70,13 @@ def find_any(root: Path, patterns: Sequence[str]) -> Path | None:
 
 
 def note(problems: list[Problem], what: str, places: Iterable[object]) -> None:
-    """Add a problem with its places, if there is any."""
-    problem = Problem(what)
+    """Add places to the problem of this kind, which comes with its first place."""
+    problem = next((known for known in problems if known.what == what), None)
     for place in places:
+        if problem is None:
+            problem = Problem(what)
+            problems.append(problem)
         problem.add(str(place))
-    if problem.count:
-        problems.append(problem)
 
 
 def once_each(table: pd.DataFrame, problems: list[Problem]) -> pd.DataFrame:
