@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 
 from pyiqa_amhp.data.ratings import LEVELS
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.text.attributes import TEMPLATE, attribute_levels, attribute_sentences
+from pyiqa_amhp.text.attributes import (
+    TEMPLATE,
+    attribute_levels,
+    attribute_sentences,
+    check_template,
+    levels_by_cuts,
+    template_fields,
+)
 
 
 def test_a_label_becomes_the_papers_sentence():
@@ -39,6 +46,43 @@ def test_a_template_without_both_fields_is_refused(template):
     with pytest.raises(AMHPError, match=r'expected \{level\} and \{attribute\}') as caught:
         attribute_sentences({'light': 'fair'}, template)
     assert repr(template) in str(caught.value)
+
+
+SENTENCE = '{color} color, {light} light; {color}!'
+
+
+def test_a_sentence_that_names_attributes_has_its_own_order():
+    levels = {'light': 'fair', 'color': 'good'}
+    assert attribute_sentences(levels, SENTENCE) == 'good color, fair light; good!'
+
+
+def test_a_sentence_with_a_missing_level_is_left_out():
+    assert attribute_sentences({'light': '', 'color': 'good'}, SENTENCE) == ''
+
+
+@pytest.mark.parametrize(
+    ('template', 'fields'),
+    [(SENTENCE, ['color', 'light']), (TEMPLATE, []), ('{level} {light}', []), ('none', [])],
+)
+def test_the_attributes_that_a_template_names(template, fields):
+    assert template_fields(template) == fields
+
+
+@pytest.mark.parametrize(
+    ('attributes', 'expected'),
+    [
+        (
+            ['color'],
+            "'light' is not among the attributes; give a template that names exactly color",
+        ),
+        (['color', 'light', 'mood'], "'mood' is not in it"),
+    ],
+)
+def test_a_sentence_names_all_attributes_and_no_others(attributes, expected):
+    with pytest.raises(AMHPError, match=expected) as caught:
+        check_template(SENTENCE, attributes)
+    assert repr(SENTENCE) in str(caught.value)
+    check_template(SENTENCE, ['light', 'color'])
 
 
 def test_the_default_template_is_the_papers():
@@ -82,6 +126,18 @@ def test_a_number_off_the_scale_is_named_with_its_row(value, row):
 def test_a_scale_that_does_not_rise_is_refused(lo, hi):
     with pytest.raises(AMHPError, match='expected two rising numbers'):
         attribute_levels([1], lo, hi)
+
+
+def test_a_value_on_a_cut_is_of_the_level_below():
+    values = [-3, 1, 1.001, 2, 3, 3.2, 4, 4.001, np.nan, 9]
+    words = levels_by_cuts(values, [1, 2, 3, 4])
+    assert words == [LEVELS[i] for i in (0, 0, 1, 1, 2, 3, 3, 4)] + ['', 'perfect']
+
+
+@pytest.mark.parametrize('cuts', [[1, 2, 3], [1, 2, 3, 4, 5], [1, 2, 2, 4], [4, 3, 2, 1], 1])
+def test_cuts_that_do_not_part_the_levels_are_refused(cuts):
+    with pytest.raises(AMHPError, match=r'attr_cuts .*: expected 4 rising numbers'):
+        levels_by_cuts([1], cuts)
 
 
 @given(

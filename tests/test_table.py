@@ -183,6 +183,13 @@ def test_scores_beside_votes_are_kept_and_the_levels_come_from_the_votes(read, c
     assert not caplog.records
 
 
+def test_a_row_without_votes_has_its_mean(read):
+    mos, counts = [0.3, 0.8125], [(None,) * 5, (0, 1, 0, 0, 3)]
+    images = read({**TWO, 'MOS': mos, **votes(counts=counts)}, dataset='aadb')
+    assert images.mos.tolist() == mos
+    np.testing.assert_allclose(images.dist, [[0, 0.8, 0.2, 0, 0], [0, 0.25, 0, 0, 0.75]])
+
+
 def test_scores_that_contradict_their_votes_are_said(read, caplog):
     with caplog.at_level(logging.WARNING, 'pyiqa_amhp'):
         read({**TWO, 'MOS': [5.5, 6.5], **votes()})

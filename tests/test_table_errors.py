@@ -161,6 +161,14 @@ def test_votes_that_cannot_be_counted(fails, row, expected):
     assert fails(f'{HEADER}{row}\n', level_values=None) == f'row 3, {expected}'
 
 
+def test_a_row_without_votes_needs_a_mean(fails):
+    message = fails(f'{HEADER}b,,,,,\n', level_values=None)
+    assert message == "row 3, column 'c1': empty, expected a number"
+    header, row, _ = HEADER.split('\n')
+    content = f'{header},MOS\n{row},3\nb,,,,,,\n'
+    assert fails(content) == "row 3, column 'MOS': empty, expected a number"
+
+
 def test_a_bad_vote_is_found_where_low_votes_are_good_ones(fails):
     options = {'mos_normalize': True, 'mos_range': [1, 5], 'lower_better': True}
     message = fails(f'{HEADER}b,1,-2,0,0,0\n', level_values=None, **options)
@@ -265,6 +273,12 @@ LABELLED = 'img_name,MOS,attr_light,attr_color\na,1,bad,1\nb,2,good,5\n'
         ('img_name,MOS\na,1\n', {'text_source': 'labels'}, "no column 'attr_<name>'"),
         (LABELLED, {}, "column 'attr_color' has numbers; give attr_range: [lo, hi]"),
         (LABELLED, {'attr_range': [1, 4]}, "row 3, column 'attr_color': 5, expected 1 to 4"),
+        (LABELLED, {'attr_range': {'light': [1, 5]}}, "attr_range has light but not 'color'"),
+        (
+            LABELLED,
+            {'attr_range': [1, 4], 'attr_cuts': [1, 2, 3, 4]},
+            "row 3, column 'attr_color': 5, expected 1 to 4",
+        ),
         (
             LABELLED.replace('good', 'nice'),
             {'attributes': ['light']},
@@ -284,7 +298,10 @@ def test_texts_and_labels_that_are_not_there(fails, content, options, expected):
     [
         ({'text_source': 'coments'}, "text_source='coments': expected comments, labels, none"),
         ({'attributes': ['light'], 'attr_template': '{level}'}, "attr_template '{level}'"),
+        ({'attributes': ['light'], 'attr_template': '{color}'}, "'color' is not among the attri"),
+        ({'attr_template': '{mood}'}, "no column 'attr_mood'"),
         ({'attributes': ['color'], 'attr_range': [5, 1]}, 'expected two rising numbers'),
+        ({'attributes': ['color'], 'attr_cuts': [1, 2]}, 'expected 4 rising numbers'),
         ({'dataset': 'tad'}, "dataset='tad': expected one of ava, para, aadb"),
         ({'level_values': [1, 3, 2]}, 'expected at least two finite numbers, rising'),
         ({'mos_normalize': True}, 'needs mos_range'),
