@@ -114,7 +114,7 @@ def score(
 def _progress(items, total: int, what: str):
     from tqdm import tqdm
 
-    return tqdm(items, total=total, desc=what, unit='image', disable=None, leave=False)
+    return tqdm(items, total=total, desc=what, disable=None, leave=False)
 
 
 def _print_scores(frame, title: str) -> None:
@@ -128,6 +128,46 @@ def _print_scores(frame, title: str) -> None:
         else:
             table.add_row(f'{row.score:.4f}', row.text_source, _escape(row.path))
     console.print(table)
+
+
+@app.command()
+def prepare(
+    dataset: Annotated[str, typer.Argument(help='ava, para or aadb')],
+    root: Annotated[Path, typer.Option(help='Folder of the download.')],
+    out: Annotated[Path, typer.Option(help='Folder for the meta file.')] = Path('datasets_meta'),
+    comments: Annotated[
+        Path | None, typer.Option(help="AVA's comments, where they are not under --root.")
+    ] = None,
+    verify_images: Annotated[
+        bool, typer.Option('--verify-images', help='Open every image; can be interrupted.')
+    ] = False,
+    val_images: Annotated[
+        int | None,
+        typer.Option(min=0, help='Training images to validate on, where there is no such split.'),
+    ] = None,
+    seed: Annotated[int, typer.Option(help='Of the validation split.')] = 0,
+    force: Annotated[bool, typer.Option('--force', help='Overwrite an earlier result.')] = False,
+) -> None:
+    """Turn a download of AVA, PARA or AADB into a checked meta file, and say what was wrong."""
+    from pyiqa_amhp.data import prepare as preparing
+
+    report = preparing.prepare(
+        dataset, root, out, verify_images, force, seed, val_images, comments, _progress
+    )
+    table = Table(title=f'{dataset} in {report.images_folder}', title_justify='left')
+    table.add_column('')
+    table.add_column('images', justify='right')
+    for name, count in preparing.summary(report).items():
+        table.add_row(name, f'{count:,}')
+    console.print(table)
+    for problem in report.problems:
+        first = ', '.join(problem.where[:3]) + (', ...' if problem.count > 3 else '')
+        problems.print(
+            f'[yellow]{problem.count:,} {_escape(problem.what)}[/]: {_escape(first)}',
+            soft_wrap=True,
+        )
+    for file in (*report.files, out / preparing.REPORT_FILE):
+        console.print(f'written: {_escape(str(file))}', soft_wrap=True)
 
 
 @app.command(context_settings=PASS_ON)

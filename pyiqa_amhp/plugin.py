@@ -8,6 +8,7 @@ from contextlib import suppress
 ARCHS = {'AMHP': 'pyiqa_amhp.model.amhp:AMHP'}
 DATASETS = {
     'AMHPDataset': 'pyiqa_amhp.data.dataset:AMHPDataset',
+    'AVACommentsDataset': 'pyiqa_amhp.data.ava:AVACommentsDataset',
     'PARADataset': 'pyiqa_amhp.data.para:PARADataset',
     'AADBDataset': 'pyiqa_amhp.data.aadb:AADBDataset',
 }

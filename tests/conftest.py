@@ -6,14 +6,15 @@ import os
 os.environ['HF_HUB_OFFLINE'] = '1'
 # Before torch is: threads gain nothing on towers this small, and lose much on a busy machine.
 os.environ.setdefault('OMP_NUM_THREADS', '1')
-# Before torch is imported: its threads sleep while they wait for each other. Spinning, they take
-# ten times as long as soon as anything else runs on the machine.
-os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
+
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+
+SHARED_DATA = Path(__file__).parents[2] / 'shared' / 'data'
 
 # CLIP's shape in a size that builds at once: 32-pixel images, 16 numbers a feature.
 TINY = {
@@ -31,6 +32,14 @@ def own_home(tmp_path_factory, monkeypatch):
     monkeypatch.delenv('PYIQA_AMHP_WEIGHTS', raising=False)
     monkeypatch.delenv('PYIQA_AMHP_DEBUG', raising=False)
     return home
+
+
+@pytest.fixture(scope='session')
+def shared_data():
+    """Real votes and photographs, which do not belong to the project."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f'no real data beside the project ({SHARED_DATA})')
+    return SHARED_DATA
 
 
 @pytest.fixture
@@ -115,6 +124,22 @@ def rated_images(tmp_path):
 def shared_rated_images(tmp_path_factory):
     """The same for all tests: to be read only."""
     return write_rated_images(tmp_path_factory.mktemp('rated'))
+
+
+@pytest.fixture(scope='session')
+def published_para(tmp_path_factory):
+    """A tiny PARA as it is published, for all tests: to be read only."""
+    from layouts import write_para
+
+    return write_para(tmp_path_factory.mktemp('published') / 'PARA')
+
+
+@pytest.fixture(scope='session')
+def published_aadb(tmp_path_factory):
+    """A tiny AADB as it is published, for all tests: to be read only."""
+    from layouts import write_aadb
+
+    return write_aadb(tmp_path_factory.mktemp('published') / 'AADB')
 
 
 @pytest.fixture(scope='session')

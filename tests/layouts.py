@@ -5,6 +5,7 @@ means with counts, lists with matrices.
 """
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -175,3 +176,39 @@ def aadb_url(name: str) -> str:
     """The address at Flickr of which a name in the lists was made."""
     server, folder, file = name.split('_', 2)
     return f'https://{server}.staticflickr.com/{folder}/{file}'
+
+
+# AVA
+
+AVA_COMMENTS = (
+    'Great use of light &amp; shadow, I love it#congrats on the ribbon',
+    'The colours are washed out',
+    'nice',
+    '',
+    'Rule of thirds works well here#the focus is soft, tho#my #1 pick',
+)
+
+
+def write_ava(root: Path, train: int = 24, test: int = 8) -> Path:
+    """``AVA.txt``, the list of test ids, ``images/<id>.jpg`` and both forms of the comments."""
+    rng = np.random.default_rng(2)
+    ratings, comments, captions = [], [], []
+    ids = [1000 + 7 * i for i in range(train + test)]
+    for i, image_id in enumerate(ids):
+        taste = (i * 5) % 9 / 8
+        write_jpeg(root / 'images' / f'{image_id}.jpg', taste, i)
+        likes = np.exp(-((np.arange(10) - 1 - 7 * taste) ** 2) / 4)
+        votes = rng.multinomial(200, likes / likes.sum())
+        tags = (i % 66 + 1, 0 if i % 3 else 5)
+        ratings.append(' '.join(map(str, (i + 1, image_id, *votes, *tags, 1396))))
+        said = AVA_COMMENTS[i % len(AVA_COMMENTS)]
+        comments.append(f'{i + 1}#{image_id}#{said}')
+        sentences = [{'raw': text, 'clean': text.lower(), 'tokens': []} for text in said.split('#')]
+        captions.append({'filename': f'{image_id}.jpg', 'split': 'train', 'sentences': sentences})
+    (root / 'AVA.txt').write_text('\n'.join(ratings) + '\n')
+    lists = root / 'aesthetics_image_lists'
+    lists.mkdir()
+    (lists / 'generic_test.jpgl').write_text('\n'.join(map(str, ids[train:])))  # no newline at last
+    (root / 'AVA_Comments_Full.txt').write_text('\n'.join(comments) + '\n', encoding='utf-8')
+    (root / 'captions.json').write_text(json.dumps({'images': captions}), encoding='utf-8')
+    return root

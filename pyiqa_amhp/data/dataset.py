@@ -118,6 +118,10 @@ class AMHPDataset(BaseIQADataset):
         """Pairs of path and MOS, pyiqa's way to list a data set."""
         return [[self.images.path(i), float(mos)] for i, mos in enumerate(self.images.mos)]
 
+    def text(self, index: int) -> str:
+        """What is said about an image; '' where there is nothing."""
+        return self.images.text(index)
+
     def __len__(self) -> int:
         return len(self.images.mos)
 
@@ -134,7 +138,7 @@ class AMHPDataset(BaseIQADataset):
             'mos_label': torch.tensor([self.images.mos[index]], dtype=torch.float32),
             'mos_dist': torch.tensor(self.images.dist[index], dtype=torch.float32),
             'level_values': torch.tensor(self.images.level_values, dtype=torch.float32),
-            'text': self.images.text(index),
+            'text': self.text(index),
             'img_path': path,
             'read_error': problem,
         }

@@ -1,0 +1,185 @@
+"""``amhp prepare``: checks against the disk, the report, restarts, nothing half-written."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from layouts import write_aadb, write_ava, write_para
+
+from pyiqa_amhp.data import prepare as preparing
+from pyiqa_amhp.data.prepare import cut_validation, prepare, summary
+from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.text.store import CommentStore
+
+WRITERS = {'ava': write_ava, 'para': write_para, 'aadb': write_aadb}
+
+
+@pytest.fixture
+def root(tmp_path):
+    return write_ava(tmp_path / 'AVA')
+
+
+def what(report):
+    return ' | '.join(problem.what for problem in report.problems)
+
+
+@pytest.mark.parametrize('name', WRITERS)
+def test_a_download_becomes_a_meta_file_and_a_report(tmp_path, name):
+    root = WRITERS[name](tmp_path / 'data')
+    report = prepare(name, root, tmp_path / 'out', verify_images=True)
+    table = pd.read_csv(report.files[0])
+    assert list(table.columns[:2]) == ['img_name', 'MOS'] and len(table) == report.images
+    assert report.missing == 0 and report.corrupt == 0
+    assert sum(report.splits.values()) == report.images
+    assert all(count > 0 for count in report.splits.values())
+    stored = json.loads((tmp_path / 'out' / 'prepare_report.json').read_text())[name]
+    assert stored['splits'] == report.splits and stored['images'] == report.images
+    assert sorted(path.name for path in (tmp_path / 'out').iterdir() if path.name[0] == '.') == []
+
+
+def test_reports_of_several_data_sets_share_a_file(tmp_path):
+    for name, write in WRITERS.items():
+        prepare(name, write(tmp_path / name), tmp_path / 'out')
+    assert set(json.loads((tmp_path / 'out' / 'prepare_report.json').read_text())) == set(WRITERS)
+
+
+def test_comments_are_counted_by_image(root, tmp_path):
+    report = prepare('ava', root, tmp_path / 'out')
+    # of five kinds in turn: two with attribute comments and others, one colour, one 'nice', none
+    assert (report.with_comments, report.with_attribute_comments) == (26, 20)
+    assert len(CommentStore(report.files[1])) == report.comments
+    assert summary(report)['with attribute comments'] == 20
+
+
+def test_both_forms_of_the_comments_are_taken(root, tmp_path):
+    (root / 'AVA_Comments_Full.txt').unlink()
+    report = prepare('ava', root, tmp_path / 'out', comments=root / 'captions.json')
+    assert (report.with_comments, report.with_attribute_comments) == (26, 20)
+
+
+def test_without_comments_it_goes_on_and_says_so(root, tmp_path):
+    (root / 'AVA_Comments_Full.txt').unlink()
+    report = prepare('ava', root, tmp_path / 'out')
+    assert 'no comments' in what(report) and report.comments is None
+    assert len(report.files) == 1
+
+
+def test_comments_of_something_else_are_refused(root, tmp_path):
+    (root / 'AVA_Comments_Full.txt').write_text('1#5#hello there\n')
+    with pytest.raises(AMHPError, match='not one comment'):
+        prepare('ava', root, tmp_path / 'out')
+    assert not list((tmp_path / 'out').glob('*')) if (tmp_path / 'out').exists() else True
+
+
+def test_missing_images_are_left_out_and_counted(root, tmp_path):
+    for name in ('1000.jpg', '1007.jpg'):
+        (root / 'images' / name).unlink()
+    report = prepare('ava', root, tmp_path / 'out')
+    assert report.missing == 2 and report.images == 30 and report.corrupt is None
+    assert not {'1000.jpg', '1007.jpg'} & set(pd.read_csv(report.files[0])['img_name'])
+
+
+def test_a_corrupt_image_is_found_only_when_it_is_opened(root, tmp_path):
+    file = root / 'images' / '1000.jpg'
+    file.write_bytes(file.read_bytes()[:200])
+    assert prepare('ava', root, tmp_path / 'out').images == 32
+    report = prepare('ava', root, tmp_path / 'out', verify_images=True, force=True)
+    assert report.corrupt == 1 and report.images == 31
+    assert '1000.jpg' not in set(pd.read_csv(report.files[0])['img_name'])
+    assert any('1000.jpg' in place for problem in report.problems for place in problem.where)
+
+
+def test_no_image_at_all_is_an_error(root, tmp_path):
+    for file in (root / 'images').iterdir():
+        file.unlink()
+    with pytest.raises(AMHPError, match='none of the 32 images is there'):
+        prepare('ava', root, tmp_path / 'out')
+    assert not (tmp_path / 'out').exists()
+
+
+def test_an_earlier_result_is_kept_without_force(root, tmp_path):
+    report = prepare('ava', root, tmp_path / 'out', seed=1)
+    before = [Path(file).read_bytes() for file in report.files]
+    with pytest.raises(AMHPError, match='--force'):
+        prepare('ava', root, tmp_path / 'out', seed=2, val_images=7)
+    assert [Path(file).read_bytes() for file in report.files] == before
+    prepare('ava', root, tmp_path / 'out', seed=2, val_images=7, force=True)
+    assert Path(report.files[0]).read_bytes() != before[0]
+
+
+def test_an_interrupted_check_goes_on_where_it_was(root, tmp_path, monkeypatch):
+    opened = []
+
+    class Stop(Exception):
+        pass
+
+    def counting(source):
+        opened.append(source.name)
+        return read(source)
+
+    def stop_after_ten(items, total, what):
+        for i, item in enumerate(items):
+            if what == 'Opening images' and i == 10:
+                raise Stop
+            yield item
+
+    read = preparing.read_image
+    monkeypatch.setattr(preparing, 'read_image', counting)
+    (root / 'images' / '1000.jpg').write_bytes(b'')
+    with pytest.raises(Stop):
+        prepare('ava', root, tmp_path / 'out', verify_images=True, progress=stop_after_ten)
+    assert not (tmp_path / 'out' / 'meta_info_AVADataset.csv').exists()
+    file = root / 'images' / '1007.jpg'
+    file.write_bytes(file.read_bytes()[:200])  # changed meanwhile: to be opened again
+    opened.clear()
+    report = prepare('ava', root, tmp_path / 'out', verify_images=True)
+    assert len(opened) == 32 - 10 + 1
+    assert report.corrupt == 2
+
+
+@pytest.mark.parametrize('name', WRITERS)
+def test_a_wrong_root_says_what_was_looked_for(tmp_path, name):
+    with pytest.raises(AMHPError, match='--root'):
+        prepare(name, tmp_path, tmp_path / 'out')
+    with pytest.raises(AMHPError, match='no such folder'):
+        prepare(name, tmp_path / 'absent', tmp_path / 'out')
+    assert not (tmp_path / 'out').exists()
+
+
+def test_an_unknown_data_set_is_an_error(tmp_path):
+    with pytest.raises(AMHPError, match='ava, para, aadb'):
+        prepare('spaq', tmp_path, tmp_path / 'out')
+
+
+# The validation split
+
+
+def rows(names):
+    return pd.DataFrame({'img_name': names, 'official_split': [0] * len(names)})
+
+
+def test_validation_is_drawn_by_the_seed_and_never_from_test():
+    table = rows([f'{i}.jpg' for i in range(200)])
+    table.loc[:49, 'official_split'] = 2
+    first, again, other = (cut_validation(table, 40, seed) for seed in (0, 0, 1))
+    assert (first == again).all() and (first != other).any()
+    assert (first == 1).sum() == 40 and (first[:50] == 2).all()
+
+
+def test_validation_hardly_changes_with_a_few_images_or_their_order():
+    names = [f'{i}.jpg' for i in range(500)]
+    whole = dict(zip(names, cut_validation(rows(names), 100, 0), strict=True))
+    part = names[::-1][:-3]
+    without = dict(zip(part, cut_validation(rows(part), 100, 0), strict=True))
+    assert sum(whole[name] != without[name] for name in part) <= 3
+
+
+def test_all_training_images_or_none_may_become_validation():
+    with pytest.raises(AMHPError, match='--val-images'):
+        cut_validation(rows(['a', 'b']), 2, 0)
+    assert (cut_validation(rows(['a', 'b']), 0, 0) == 0).all()
+
+
+def test_ava_without_a_number_cuts_a_tenth_of_a_small_copy(root, tmp_path):
+    assert prepare('ava', root, tmp_path / 'out').splits == {'train': 22, 'val': 2, 'test': 8}
