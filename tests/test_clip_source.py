@@ -250,6 +250,9 @@ def test_what_a_hub_model_says_is_used(tiny, quick, plain, hub_cache, quick_gelu
     assert config.image_mean == (0.5, 0.5, 0.5)
     assert config.image_std == (0.25, 0.5, 1)
     (quick if quick_gelu else plain).check(backbone)
+    config, backbone = load(clip_weights='hf-hub:someone/a-clip', quick_gelu=not quick_gelu)
+    assert config.quick_gelu is not quick_gelu  # the user's word counts more
+    (plain if quick_gelu else quick).check(backbone)
 
 
 def test_the_model_computes_with_the_activation_that_it_records(quick, tiny):

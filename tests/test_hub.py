@@ -62,6 +62,25 @@ def test_a_hub_out_of_reach_is_reported_and_not_waited_for(monkeypatch, answers)
             _require_network('CLIP', 'someone/a-clip', timeout=0.2)
 
 
+def test_a_resolver_that_does_not_answer_is_not_waited_for(monkeypatch):
+    import huggingface_hub
+
+    over = threading.Event()
+
+    def never(*args, **kwargs):
+        over.wait(30)
+        raise OSError('gave up')
+
+    monkeypatch.setattr(socket, 'getaddrinfo', never)
+    monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_OFFLINE', False)
+    monkeypatch.setattr(huggingface_hub.constants, 'ENDPOINT', 'http://hub.invalid')
+    try:
+        with pytest.raises(AMHPError, match=r'out of reach \(no answer in time\)'):
+            _require_network('CLIP', 'someone/a-clip', timeout=0.1)
+    finally:
+        over.set()
+
+
 def run_python(arguments, home, **environment):
     clean = {k: v for k, v in os.environ.items() if not k.startswith(('HF_', 'PYIQA_'))}
     settings = {'HOME': str(home), 'HF_HOME': str(home / 'hf'), 'NO_PROXY': '*', **environment}

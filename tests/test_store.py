@@ -80,6 +80,15 @@ def test_the_store_is_in_the_users_data_folder_unless_told(monkeypatch, tmp_path
 # Writing
 
 
+def test_who_reads_the_old_file_while_it_is_replaced_reads_all_of_it(tmp_path):
+    path = tmp_path / 'net.pth'
+    path.write_text('before')
+    with path.open() as reader:
+        write_atomically(path, lambda file: file.write_text('after'))
+        assert reader.read() == 'before'
+    assert path.read_text() == 'after'
+
+
 def test_a_write_that_fails_leaves_what_was_there_and_nothing_else(tmp_path):
     path = tmp_path / 'net.pth'
     path.write_text('before')
