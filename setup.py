@@ -1,6 +1,7 @@
-"""Metadata lives in pyproject.toml; here is only what it cannot say: where the .pth goes."""
+"""Metadata lives in pyproject.toml; here is only what it cannot say: where two files go."""
 
 from setuptools import Distribution, setup  # first: it provides distutils from Python 3.12 on
+from setuptools.command.build_py import build_py
 
 from distutils.command.install_data import install_data  # isort: skip
 
@@ -23,8 +24,18 @@ class PthDistribution(Distribution):
         return self.has_data_files()
 
 
+class BuildKeywords(build_py):
+    """Put the lists of keywords, which users find in ``datasets_meta/``, into the package."""
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:  # there the package reads them where they are
+            target = f'{self.build_lib}/pyiqa_amhp/text'
+            self.copy_file('datasets_meta/attribute_keywords.yml', target)
+
+
 setup(
     distclass=PthDistribution,
     data_files=[('', ['pyiqa_amhp_autoload.pth'])],
-    cmdclass={'install_data': InstallPth},
+    cmdclass={'build_py': BuildKeywords, 'install_data': InstallPth},
 )

@@ -18,8 +18,8 @@ pytest.importorskip('pip', reason='installs with pip')
 
 ROOT = Path(__file__).parents[1]
 SOURCES = (
-    'LICENSE', 'README.md', '_pyiqa_amhp_autoload.py', 'options', 'pyiqa_amhp',
-    'pyiqa_amhp_autoload.pth', 'pyproject.toml', 'setup.py', 'tests',
+    'LICENSE', 'MANIFEST.in', 'README.md', '_pyiqa_amhp_autoload.py', 'datasets_meta', 'options',
+    'pyiqa_amhp', 'pyiqa_amhp_autoload.pth', 'pyproject.toml', 'setup.py', 'tests',
 )  # fmt: skip
 SITE_PACKAGES = 'lib/python*/site-packages'
 
@@ -67,7 +67,7 @@ def copy_sources(folder):
     folder.mkdir()
     for name in SOURCES:
         if (ROOT / name).is_dir():
-            ignore = shutil.ignore_patterns('__pycache__')
+            ignore = shutil.ignore_patterns('__pycache__', '*.csv', '*.arrow')
             shutil.copytree(ROOT / name, folder / name, ignore=ignore)
         else:
             shutil.copy(ROOT / name, folder)
@@ -170,6 +170,7 @@ def test_wheel_has_every_module_and_data_file_of_the_package(wheel_names):
         if path.is_file() and '__pycache__' not in path.parts
     }
     assert 'pyiqa_amhp/demo/report.html' in here
+    here.add('pyiqa_amhp/text/attribute_keywords.yml')  # from datasets_meta
     assert here == {name for name in wheel_names if name.startswith('pyiqa_amhp/')}
 
 
@@ -194,7 +195,7 @@ def test_source_archive_has_what_a_build_needs(tmp_path):
     with tarfile.open(next(tmp_path.glob('*.tar.gz'))) as archive:
         names = {name.partition('/')[2] for name in archive.getnames()}
     assert {*SOURCES} - {'options', 'tests'} <= names
-    assert 'pyiqa_amhp/demo/report.html' in names
+    assert {'pyiqa_amhp/demo/report.html', 'datasets_meta/attribute_keywords.yml'} <= names
 
 
 def test_pyiqa_lists_amhp_with_nothing_of_ours_imported(life):
