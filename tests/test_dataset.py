@@ -179,8 +179,8 @@ def truncated():
 
 
 BAD = {
-    'truncated.png': (truncated(), 'damaged or truncated'),
     'missing.png': (None, 'no such file'),
+    'truncated.png': (truncated(), 'damaged or truncated'),
     'empty.png': (b'', 'the file is empty'),
     'text.png': (b'hello', 'not an image'),
 }
