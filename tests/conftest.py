@@ -142,6 +142,28 @@ def published_aadb(tmp_path_factory):
     return write_aadb(tmp_path_factory.mktemp('published') / 'AADB')
 
 
+def copy_without(published, root, images):
+    """A copy of a published data set, whose folder ``images`` is linked instead."""
+    import shutil
+
+    shutil.copytree(published, root, ignore=shutil.ignore_patterns('*.jpg'))
+    shutil.rmtree(root / images)
+    (root / images).symlink_to(published / images)
+    return root
+
+
+@pytest.fixture
+def para_copy(published_para, tmp_path):
+    """A copy of PARA, this test's own but for the images."""
+    return copy_without(published_para, tmp_path / 'PARA', 'imgs')
+
+
+@pytest.fixture
+def aadb_copy(published_aadb, tmp_path):
+    """A copy of AADB, this test's own but for the images."""
+    return copy_without(published_aadb, tmp_path / 'AADB', 'datasetImages_originalSize')
+
+
 @pytest.fixture(scope='session')
 def training_options():
     """The shipped options for training, on a CSV of rated images, in a size for tests."""

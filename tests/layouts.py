@@ -20,6 +20,12 @@ def write_jpeg(path: Path, brightness: float, seed: int) -> None:
     Image.fromarray(pixels).save(path, quality=90)
 
 
+def edit(path: Path, change) -> Path:
+    """Change the text of a file; returns its path."""
+    path.write_text(change(path.read_text(encoding='utf-8')), encoding='utf-8')
+    return path
+
+
 def write_rows(path: Path, header: list[str], rows: list[list]) -> None:
     """A CSV."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -137,12 +143,12 @@ def write_aadb(root: Path, train: int = 12, validation: int = 5, test: int = 6) 
     parts = dict(
         zip(AADB_PARTS, (images[:train], images[first:], images[train:first]), strict=True)
     )
-    folder = root / 'imgListFiles_label'
+    folder = aadb_list(root).parent
     folder.mkdir(parents=True)
     for part, of_part in parts.items():
         for column, label in enumerate(('score', *AADB_LABELS)):
             lines = [f'{name} {values[column]:g}\n' for name, _, values in of_part]
-            (folder / f'imgList{part}Regression_{label}.txt').write_text(''.join(lines))
+            aadb_list(root, part, label).write_text(''.join(lines))
     cells = np.empty((1, 3), object)
     cells[0, :] = [np.array([values for *_, values in parts[part]]) for part in AADB_PARTS]
     savemat(folder / 'attMat.mat', {'dataset': cells, 'attID': 12})
@@ -155,6 +161,11 @@ def write_aadb(root: Path, train: int = 12, validation: int = 5, test: int = 6) 
     savemat(root / 'AADBinfo.mat', info)
     write_aadb_raters(root / 'AADB_AllinAll.csv', images)
     return root
+
+
+def aadb_list(root: Path, part: str = 'Train', label: str = 'score') -> Path:
+    """The list file of a part and a label."""
+    return root / 'imgListFiles_label' / f'imgList{part}Regression_{label}.txt'
 
 
 def write_aadb_raters(path: Path, images: list[tuple]) -> None:

@@ -6,7 +6,6 @@ Reference:
 """
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pyiqa_amhp.data.aadb_votes import read_votes
 from pyiqa_amhp.data.dataset import AMHPDataset, with_defaults
 from pyiqa_amhp.data.publisher import (
     TEST,
@@ -26,7 +26,6 @@ from pyiqa_amhp.data.publisher import (
     note,
     once_each,
 )
-from pyiqa_amhp.data.ratings import SCALES
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.text.attributes import template_fields
 
@@ -49,9 +48,7 @@ MAT_COLUMNS = sorted(ATTRIBUTES, key=ATTRIBUTES.get)
 """The columns of ``attMat.mat`` after the score: by the publisher's names."""
 
 SCORE_RANGE, ATTRIBUTE_RANGE = (0.0, 1.0), (-1.0, 1.0)
-VOTE_VALUES = SCALES['aadb'].vote_values  # raters gave 1 to 5; here (r - 1) / 4
-VOTES = [f'c{number}' for number in range(1, len(VOTE_VALUES) + 1)]
-MEAN_TOLERANCE = 0.01  # between a score and the mean of its votes (our choice)
+SCORE_TOLERANCE = 0.01  # between a list and the matrix, whose numbers are rounded (our choice)
 
 # As in the names of files; the number is the part's place in attMat.mat.
 PARTS = {'Train': (TRAIN, 0), 'Validation': (VAL, 2), 'TestNew': (TEST, 1)}
@@ -67,8 +64,6 @@ IMAGE_FOLDERS = (
     ('datasetImages_warp256', 'AADB_newtest'),
 )
 """Folders that together hold all images: in their own sizes, and squashed to 256 x 256."""
-
-FLICKR_NAME = re.compile(r'[a-z]+\d+_\d+_(.+)')  # server and folder, then the file's own name
 
 
 class AADBDataset(AMHPDataset):
@@ -107,10 +102,8 @@ def read_aadb(root: Path) -> Published:
     """Read AADB's scores, attributes and splits, and its votes where the raters' rows are there.
 
     Scores and attributes come from the list files; attributes that have none from
-    ``attMat.mat``; without list files, scores alone from ``AADBinfo.mat``. From
-    ``AADB_AllinAll.csv`` come the votes. Its photos are known by the address they had at Flickr:
-    server, folder and file make the name in the lists; where they do not, the file's own name
-    does if one image only has it.
+    ``attMat.mat``; without list files, scores alone from ``AADBinfo.mat``. The votes come from
+    ``AADB_AllinAll.csv``.
 
     Args:
         root: the folder with ``imgListFiles_label/`` or ``AADBinfo.mat``, and the images'
@@ -138,7 +131,7 @@ def read_aadb(root: Path) -> Published:
         note(problems, what, [matrix] if matrix else [])
     table = once_each(table, problems).reset_index(drop=True)
     raters = find_any(root, (RATERS_FILE, f'*/{RATERS_FILE}'))
-    votes = _read_votes(raters, table, problems) if raters is not None else None
+    votes = read_votes(raters, table, problems) if raters is not None else None
     images, names = _placed(root, table['img_name'])
     attributes = [f'attr_{name}' for name in ATTRIBUTES if f'attr_{name}' in table]
     result = pd.concat([table[['img_name', 'MOS']], votes, table[attributes]], axis=1)
@@ -166,12 +159,13 @@ def _read_lists(folder: Path, matrix: Path | None, problems: list[Problem]) -> p
                 )
             note(problems, 'no list of validation images, so none are known', [path])
             continue
-        table = _read_list(path, SCORE_RANGE, problems).rename(columns={'value': 'MOS'})
+        rows = _read_list(path, SCORE_RANGE, problems)
+        table = pd.DataFrame(rows, columns=['img_name', 'MOS', 'place'])
         table['official_split'] = split
         for name, label in ATTRIBUTES.items():
             own = folder / _list_name(part, label)
             if own.is_file():
-                table[f'attr_{name}'] = _attribute(own, table['img_name'], problems)
+                table[f'attr_{name}'] = _attribute(own, table, problems)
             elif matrix is None:
                 absent.append(own)
         missing = [name for name in ATTRIBUTES if f'attr_{name}' not in table]
@@ -183,22 +177,20 @@ def _read_lists(folder: Path, matrix: Path | None, problems: list[Problem]) -> p
     return pd.concat(parts, ignore_index=True)
 
 
-def _read_list(path: Path, limits: tuple[float, float], problems: list[Problem]) -> pd.DataFrame:
-    """``img_name``, ``value`` and ``place`` of every line; NaN where the value cannot be used."""
+def _read_list(
+    path: Path, limits: tuple[float, float], problems: list[Problem]
+) -> list[tuple[str, float, str]]:
+    """Name, value and place of every line; NaN where the value cannot be used."""
     rows, bad, (lo, hi) = [], [], limits
     with path.open(encoding='utf-8-sig', errors='replace') as file:
         for number, line in enumerate(file, start=1):
             if not (fields := line.split()):
                 continue
-            try:
-                name, value = fields[0], float(fields[1]) if len(fields) == 2 else np.nan
-            except ValueError:
-                value = np.nan
-            place = f'{path}, line {number}'
+            value, place = _number(fields[1:]), f'{path}, line {number}'
             if not lo <= value <= hi:
                 value = np.nan
                 bad.append(f'{place}: {line.strip()[:60]!r}')
-            rows.append((name, value, place))
+            rows.append((fields[0], value, place))
     if len(bad) == len(rows):
         first = f' (the first: {bad[0]})' if bad else ''
         raise AMHPError(
@@ -210,24 +202,33 @@ def _read_list(path: Path, limits: tuple[float, float], problems: list[Problem])
         'cut; left out: download it again'
     )
     note(problems, what, bad)
-    return pd.DataFrame(rows, columns=['img_name', 'value', 'place'])
+    return rows
 
 
-def _attribute(path: Path, names: pd.Series, problems: list[Problem]) -> pd.Series:
-    """An attribute's values for ``names``; NaN for those that its list does not have."""
-    listed = _read_list(path, ATTRIBUTE_RANGE, problems).dropna().drop_duplicates('img_name')
-    unknown = ~listed['img_name'].isin(names)
-    if unknown.all():
+def _number(fields: list[str]) -> float:
+    try:
+        (field,) = fields
+        return float(field)
+    except ValueError:
+        return np.nan
+
+
+def _attribute(path: Path, scored: pd.DataFrame, problems: list[Problem]) -> list[float]:
+    """An attribute's values for the images of a list of scores; NaN where its list has none."""
+    rows = _read_list(path, ATTRIBUTE_RANGE, problems)
+    listed = {name: value for name, value, _ in reversed(rows) if not np.isnan(value)}
+    names = set(scored['img_name'])
+    if names.isdisjoint(listed):
         raise AMHPError(
             f'{path}: not one of its images is in the list of scores; they do not belong together'
         )
+    unknown = [f'{place}: {name}' for name, _, place in rows if name not in names]
     what = 'images in the list of an attribute that the list of scores does not have; passed over'
-    places = listed['place'] + ': ' + listed['img_name']
-    note(problems, what, places[unknown])
-    values = names.map(listed.set_index('img_name')['value'])
+    note(problems, what, unknown)
+    blank = [name for name in scored['img_name'][scored['MOS'].notna()] if name not in listed]
     what = 'images that the list of an attribute does not have; left blank'
-    note(problems, what, [f'{path}: {name}' for name in names[values.isna()]])
-    return values
+    note(problems, what, [f'{path}: {name}' for name in blank])
+    return [listed.get(name, np.nan) for name in scored['img_name']]
 
 
 def _read_matrix(
@@ -245,7 +246,7 @@ def _read_matrix(
             f'{path}: dataset{{{cell + 1}}} holds {shape}, expected {len(scores)} x {len(columns)} '
             f'for the {len(scores)} lines of {of.name}; download both again'
         ) from None
-    off = (values['score'] - scores).abs() > MEAN_TOLERANCE
+    off = (values['score'] - scores).abs() > SCORE_TOLERANCE
     if off.any():
         row = off.idxmax()
         raise AMHPError(
@@ -300,79 +301,6 @@ def _load_mat(path: Path, wanted: list[str]) -> dict[str, np.ndarray]:
         there = ', '.join(name for name in mat if not name.startswith('__'))
         raise AMHPError(f'{path}: no variable {missing[0]!r}; there are {there or "none"}')
     return mat
-
-
-def _read_votes(path: Path, table: pd.DataFrame, problems: list[Problem]) -> pd.DataFrame:
-    """``c1..c5`` for the images of ``table`` from the crowd workers' rows, ten images a row."""
-    urls, scores = _read_rows(path)
-    used = ~pd.isna(urls)
-    good = used & np.isin(scores, range(1, len(VOTES) + 1))
-    places = [
-        f'{path}, row {i // 10 + 2}, column Answer.overallScore{i % 10 + 1}'
-        for i in np.flatnonzero(used & ~good)
-    ]
-    note(problems, f'scores that are not 1 to {len(VOTES)}; passed over', places)
-    photo, addresses = pd.factorize(urls[good])
-    images = _matched(addresses, table['img_name'])
-    known = images[photo] >= 0
-    cells = images[photo][known] * len(VOTES) + scores[good][known].astype(np.int64) - 1
-    counts = np.bincount(cells, minlength=len(table) * len(VOTES)).reshape(len(table), -1)
-    total = counts.sum(axis=1)
-    if not total.any():
-        raise AMHPError(
-            f"{path}: not one of its {len(addresses)} photos is in the lists; is it AADB's? Else "
-            'take it away'
-        )
-    what = f'photos in {path.name} that no list names; their votes are passed over'
-    note(problems, what, addresses[images < 0])
-    what = f'images without votes in {path.name}; only their mean is known'
-    note(problems, what, table['img_name'][total == 0])
-    mean = counts @ np.array(VOTE_VALUES) / np.maximum(total, 1)
-    off = (total > 0) & (np.abs(table['MOS'] - mean) > MEAN_TOLERANCE)
-    what = f'scores that are off the mean of their votes by more than {MEAN_TOLERANCE}; kept'
-    note(problems, what, table['img_name'][off])
-    votes = pd.DataFrame(counts, table.index, VOTES).astype('Int64')
-    votes[total == 0] = pd.NA
-    return votes
-
-
-def _read_rows(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Addresses and scores, row by row; NaN where a cell is empty or no number."""
-    columns = [
-        [f'{x}{i}' for i in range(1, 11)] for x in ('Input.image_url', 'Answer.overallScore')
-    ]
-    try:
-        header = pd.read_csv(path, nrows=0, encoding_errors='replace').columns
-        if missing := [name for name in columns[0] + columns[1] if name not in header]:
-            raise AMHPError(
-                f'{path}: no column {missing[0]!r} among its {len(header)} columns; download it '
-                'again, or take it away (then only means are known)'
-            )
-        table = pd.read_csv(
-            path, usecols=columns[0] + columns[1], encoding_errors='replace', dtype=str
-        )
-    except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
-        raise AMHPError(f'{path}: cannot be read as CSV ({error}); download it again') from error
-    urls, answers = (table[names].to_numpy(object).ravel() for names in columns)
-    return urls, pd.to_numeric(pd.Series(answers), errors='coerce').to_numpy(np.float64)
-
-
-def _matched(addresses: np.ndarray, names: pd.Series) -> np.ndarray:
-    """The place in ``names`` of the image at each address; -1 where there is none."""
-    whole, own = {}, {}
-    for i, name in enumerate(names.str.lower()):
-        whole[name] = i
-        match = FLICKR_NAME.fullmatch(name)
-        own.setdefault(match[1] if match else name, []).append(i)
-    found = []
-    for address in addresses:
-        parts = re.split(r'[?#]', address.strip().lower())[0].split('/')
-        server, folder, file = parts[2:3], parts[-2:-1], parts[-1]  # after https:, ''
-        built = '_'.join((*(name.split('.')[0] for name in server), *folder, file))
-        place = whole.get(built, whole.get(file))
-        candidates = own.get(file, []) if place is None else [place]
-        found.append(candidates[0] if len(candidates) == 1 else -1)
-    return np.array(found, np.int64)
 
 
 def _placed(root: Path, names: pd.Series) -> tuple[Path, pd.Series]:
