@@ -36,6 +36,7 @@ EXPECTED = (
     'CLEAN_AVA_FULL_COMMENTS.json ({"images": [{"filename": "123.jpg", "sentences": [...]}]})'
 )
 MOST_ATTRIBUTES = 16
+_HEAD = 1 << 20  # bytes that tell the form
 _BLOCK = 1 << 20  # bytes read at once
 _ROWS = 1 << 17  # comments that wait as Python strings
 
@@ -141,18 +142,19 @@ def read_comments(
     path = Path(path).expanduser()
     try:
         with path.open('rb') as file:
-            head = file.read(_BLOCK).removeprefix(codecs.BOM_UTF8)
+            head = file.read(_HEAD).removeprefix(codecs.BOM_UTF8)
     except OSError as error:
         raise AMHPError(f'{path}: cannot be read ({error.strerror})') from error
+    is_json = head.lstrip().startswith(b'{')
+    if not is_json and not any(map(_header, head.split(b'\n'))):
+        raise AMHPError(f'{path}: {EXPECTED}')
     problems = _Problems(path)
     gathered = _Gathered(problems)
     blocks = progress(_blocks(path), math.ceil(path.stat().st_size / _BLOCK), 'Reading comments')
-    if head.lstrip()[:1] == b'{':
+    if is_json:
         _read_json(path, blocks, gathered, problems)
-    elif any(map(_header, head.split(b'\n'))):
-        _read_lines(blocks, gathered, problems)
     else:
-        raise AMHPError(f'{path}: {EXPECTED}')
+        _read_lines(blocks, gathered, problems)
     table = gathered.table()
     return table.replace_schema_metadata({'source': path.name}), problems.seen()
 
@@ -184,7 +186,7 @@ _NAMES = (
     'li|object|ol|p|param|pre|q|quote|s|script|small|span|strike|strong|sub|sup|table|tbody|td|tr|'
     'tt|u|ul'
 )
-_TAG = re.compile(rf'</?(?:{_NAMES})(?:\s[^<>]*)?/?>', re.IGNORECASE)
+_TAG = re.compile(rf'</?(?:{_NAMES})(?:\s[^<>=]*=[^<>]*)?\s*/?>', re.IGNORECASE)
 _BBCODE = re.compile(r'\[/?(?:b|i|u|s|url|img|quote|color|size|center|code)(?:=[^][]*)?\]', re.I)
 _BBCODE_NUMBER = re.compile(r'\[(thumb|image|img|user)\]\s*\d+\s*\[/\1\]', re.IGNORECASE)
 _LINK = re.compile(
@@ -372,6 +374,8 @@ def _utf8(blocks: Iterable[bytes], problems: _Problems) -> Iterator[bytes]:
     decoder = codecs.getincrementaldecoder('utf-8-sig')('surrogateescape')
     for number, block in enumerate(blocks, 1):
         text = decoder.decode(block.translate(blank_controls))
+        if not text:  # to the parser, the end of the file
+            continue
         try:
             yield text.encode()
         except UnicodeEncodeError:

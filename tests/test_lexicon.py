@@ -1,0 +1,173 @@
+"""Which comments are about which attributes."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyiqa_amhp.demo.phrases import PHRASES, PRAISE
+from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.text.comments import Lexicon
+
+
+@pytest.fixture(scope='module')
+def lexicon():
+    return Lexicon()
+
+
+@pytest.fixture
+def keywords(tmp_path):
+    """Write a lexicon of one's own."""
+
+    def write(text):
+        path = tmp_path / 'mine.yml'
+        path.write_text(text, encoding='utf-8')
+        return path
+
+    return write
+
+
+def named(lexicon, text):
+    (mask,) = lexicon.masks([text])
+    return {name for bit, name in enumerate(lexicon.attributes) if mask >> bit & 1}
+
+
+def test_the_package_knows_ten_attributes(lexicon):
+    assert lexicon.attributes == (
+        'color', 'light', 'composition', 'theme', 'focus', 'depth_of_field', 'contrast', 'motion',
+        'perspective', 'detail',
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ('text', 'expected'),
+    [
+        ('Lovely COLOURS!', {'color'}),
+        ('a coloured door', {'color'}),
+        ('works well in b&w', {'color'}),
+        ('B & W suits it', {'color'}),
+        ('B/W?', {'color'}),
+        ('(black-and-white)', {'color'}),
+        ('oversaturated', {'color'}),
+        ('nicely lit', {'light'}),
+        ('back-lit hair', {'light'}),
+        ('blown  out', {'light'}),
+        ('underexposed by a stop', {'light'}),
+        ('Rule-of-thirds!', {'composition'}),
+        ('the leading lines', {'composition'}),
+        ('off centre', {'composition'}),
+        ('your subject', {'theme'}),
+        ('on theme', {'theme'}),
+        ('tack sharp', {'focus'}),
+        ('a bit soft', {'focus'}),
+        ('nice DOF', {'depth_of_field'}),
+        ('creamy bokeh', {'depth_of_field'}),
+        ('low contrast', {'contrast'}),
+        ('good movement', {'motion'}),
+        ('slow shutter-speed', {'motion'}),
+        ('an odd angle', {'perspective'}),
+        ('a bird’s eye view', {'perspective'}),
+        ('so much detail, no noise', {'detail'}),
+        ('light\nand\tcolor', {'light', 'color'}),
+        ('out of focus background', {'focus', 'composition', 'depth_of_field'}),
+    ],
+)
+def test_words_and_phrases_tell_the_attribute(lexicon, text, expected):
+    assert named(lexicon, text) == expected
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        'he was scolded', 'a long flight', 'what a delight', 'slightly funny', 'enlightening',
+        'split it', 'literally', 'Colorado', 'I like it, nice', 'love this, congrats', '', 'élit',
+        'lité', 'lit\u0301', 'lit_up', 'lit2', 'rule of the thirdly', 'soft kitten', 'no idea how',
+        'a new camera', 'on a scale of 1 to 10', 'the composer', 'shape', 'sharpie', 'angler',
+        'eyes wide open', 'good luck in the challenge', 'dofs', 'subb&w',
+    ],
+)  # fmt: skip
+def test_other_words_tell_nothing(lexicon, text):
+    assert named(lexicon, text) == set()
+
+
+def test_empty_praise_is_about_no_attribute(lexicon):
+    assert not lexicon.masks(list(PRAISE)).any()
+
+
+@pytest.mark.parametrize('attribute', ['light', 'color', 'focus'])
+def test_what_the_demos_critics_write_is_about_an_attribute(lexicon, attribute):
+    causes = [phrases for level in PHRASES[attribute].values() for phrases in level.values()]
+    assert lexicon.masks([phrase for phrases in causes for phrase in phrases]).all()
+
+
+# Up to Cyrillic: there RE2 and Python agree on what a letter is, of whatever Unicode version.
+letters = st.characters(categories=['L', 'M', 'N'], max_codepoint=0x52F)
+others = st.characters(
+    exclude_categories=['L', 'M', 'N', 'Cn'], exclude_characters='_', max_codepoint=0x52F
+)
+
+
+@pytest.fixture(scope='module')
+def lit(tmp_path_factory):
+    """A lexicon of one word, which is fast."""
+    path = tmp_path_factory.mktemp('lit') / 'lit.yml'
+    path.write_text('light: [lit]')
+    return Lexicon(path)
+
+
+@given(st.text(letters, max_size=3), st.text(letters, max_size=3))
+def test_a_word_within_another_is_never_found(lit, before, after):
+    found = lit.masks([f'so {before}lit{after} up'])
+    assert found.tolist() == [0 if before or after else 1]
+
+
+@given(st.text(others, max_size=3), st.text(others, max_size=3))
+def test_a_word_is_found_between_any_signs(lit, before, after):
+    assert lit.masks([f'{before}LIT{after}']).tolist() == [1]
+
+
+def test_bit_i_belongs_to_the_ith_attribute_of_up_to_16(keywords):
+    mine = Lexicon(keywords('\n'.join(f'a{i}: [w{i}]' for i in range(16))))
+    masks = mine.masks([f'W{i} and w15' for i in range(16)])
+    assert masks.dtype == np.uint16
+    assert masks.tolist() == [1 << i | 1 << 15 for i in range(16)]
+
+
+def test_arrow_texts_in_pieces_have_the_masks_of_a_list(lexicon):
+    texts = ['good light', 'hm', 'sharp', 'color']
+    chunks = pa.chunked_array([texts[:1], [], texts[1:]], pa.large_string())
+    assert lexicon.masks(chunks).tolist() == lexicon.masks(texts).tolist()
+    assert lexicon.masks(pa.array(texts)).tolist() == lexicon.masks(texts).tolist()
+    assert lexicon.masks([]).shape == (0,)
+
+
+def test_signs_in_a_users_words_are_taken_literally(keywords):
+    mine = Lexicon(keywords("aperture: ['f/2.8', 'f(8)', 'a*']"))
+    assert mine.masks(['at f/2.8.', 'f/208', 'f(8)', 'a*', 'aa']).tolist() == [1, 0, 1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('', 'expected attributes with lists of words'),
+        ('[lit, dark]', 'expected attributes with lists of words'),
+        ('light: lit', "light: 'lit', expected a list of words"),
+        ('light: []', 'light: .*expected a list of words'),
+        ('light: [on]', 'light: True, expected a word or phrase'),
+        ("light: [' ']", "light: ' ', expected a word or phrase"),
+        ('no: [negative]', 'attribute False: expected a name'),
+        ('light: [lit', 'not YAML'),
+        ('\n'.join(f'a{i}: [w]' for i in range(17)), '17 attributes, expected at most 16'),
+    ],
+)
+def test_a_lexicon_of_another_format_is_refused(keywords, text, message):
+    path = keywords(text)
+    with pytest.raises(AMHPError, match=message) as caught:
+        Lexicon(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_lexicon_is_named(tmp_path):
+    with pytest.raises(AMHPError, match=r'none\.yml: cannot be read'):
+        Lexicon(tmp_path / 'none.yml')
