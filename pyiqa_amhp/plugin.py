@@ -22,8 +22,9 @@ MODELS = {'AMHPModel': 'pyiqa_amhp.train.model:AMHPModel'}
 
 # What `pyiqa.create_metric(NAME)` builds. The options are those of the arch AMHP.
 METRIC_CONFIGS = {
+    # On AVA's scale, unless the weights that are given are of another.
     'amhp': {
-        'metric_opts': {'type': 'AMHP', 'dataset': 'ava'},
+        'metric_opts': {'type': 'AMHP'},
         'metric_mode': 'NR',
         'score_range': '1, 10',
     },
@@ -41,9 +42,9 @@ METRIC_CONFIGS = {
     'amhp-clip': {
         'metric_opts': {
             'type': 'AMHP',
-            'dataset': 'ava',
             'variant': 'image+levels',
             'pretrained': 'clip',
+            'tau': 'clip',
         },
         'metric_mode': 'NR',
         'score_range': '1, 10',

@@ -134,13 +134,12 @@ def test_a_checkpoint_of_another_place_in_memory_is_the_same(make_amhp, tmp_path
     ('stored', 'given', 'expected'),
     [
         ({}, {'level_values': [1, 2, 3, 4, 6]}, {'level_values': (1, 2, 3, 4, 6)}),
-        ({}, {'dataset': 'para'}, {'level_values': (1, 2, 3, 4, 5), 'dataset': 'para'}),
-        ({'level_values': range(5)}, {'dataset': 'ava'}, {'level_values': (0, 1, 2, 3, 4)}),
         (
-            {'level_values': range(5)},
-            {'dataset': 'aadb'},
-            {'level_values': (0, 0.25, 0.5, 0.75, 1)},
+            {},
+            {'dataset': 'para', 'level_values': (1, 2, 3, 4, 5)},
+            {'level_values': (1, 2, 3, 4, 5), 'dataset': 'para'},
         ),
+        ({'level_values': range(5)}, {'dataset': 'ava'}, {'level_values': (0, 1, 2, 3, 4)}),
         ({}, {'levels': list('vwxyz')}, {'levels': tuple('vwxyz')}),
         ({}, {'protocol': 'reference'}, {'normalize_fused': False, 'test_flip': True}),
         ({'protocol': 'reference'}, {'protocol': 'reference'}, {'normalize_fused': False}),
@@ -159,6 +158,25 @@ def test_options_go_over_a_checkpoints_own(make_amhp, tmp_path, stored, given, e
     path = save(make_amhp(**stored), tmp_path / 'net.pth')
     config = AMHP(pretrained_model_path=str(path), **given).config
     assert {name: getattr(config, name) for name in expected} == expected
+
+
+def test_the_papers_clip_row_is_clip_at_its_own_scale(tiny, clip_file):
+    import pyiqa
+
+    form = {'backbone': tiny, 'clip_weights': clip_file, 'quick_gelu': True, 'device': 'cpu'}
+    net = pyiqa.create_metric('amhp-clip', **form).net
+    assert net.logit_scale.exp().item() == pytest.approx(100)
+    assert net.config.variant == 'image+levels'
+
+
+def test_weights_of_another_scale_are_refused(make_amhp, tmp_path):
+    import pyiqa
+
+    path = str(save(make_amhp(dataset='para'), tmp_path / 'net.pth'))
+    with pytest.raises(AMHPError, match=r"trained on the scale of 'para'.* of 'aadb'"):
+        pyiqa.create_metric('amhp-aadb', pretrained_model_path=path, device='cpu')
+    metric = pyiqa.create_metric('amhp', pretrained_model_path=path, device='cpu')
+    assert metric.net.config.level_values == (1, 2, 3, 4, 5)
 
 
 def test_an_option_of_this_call_changes_the_score(make_amhp, tmp_path):

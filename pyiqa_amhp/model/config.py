@@ -106,11 +106,12 @@ class AMHPConfig:
     def from_options(cls, options: dict[str, Any], stored: dict[str, Any] | None = None):
         """The configuration for ``options``, over a checkpoint's ``stored`` one if there is any.
 
-        Options that are None count as not given. Choosing a protocol or a data set anew also
-        resets what that choice sets.
+        Options that are None count as not given. Choosing a protocol anew also resets what that
+        choice sets.
 
         Raises:
-            AMHPError: an unknown option, or a value that is not allowed.
+            AMHPError: an unknown option, a value that is not allowed, or weights trained on
+                another data set's scale where ``level_values`` do not say what to make of them.
         """
         fields = {field.name for field in dataclasses.fields(cls)}
         given = {name: value for name, value in options.items() if value is not None}
@@ -123,8 +124,15 @@ class AMHPConfig:
         if given.get('protocol', values.get('protocol')) != values.get('protocol'):
             for name in PROTOCOLS['paper']:
                 values.pop(name, None)
-        if given.get('dataset', values.get('dataset')) != values.get('dataset'):
-            values.pop('level_values', None)
+        if stored and {'dataset', 'level_values'} & given.keys() == {'dataset'}:
+            trained_on = values.get('dataset')
+            if given['dataset'] != trained_on:
+                raise AMHPError(
+                    f'these weights were trained on the scale of {trained_on!r}, level values '
+                    f'{list(values["level_values"])}, and are asked for a score on that of '
+                    f'{given["dataset"]!r}; use the metric of their own scale, or give '
+                    'level_values='
+                )
         return cls(**{**values, **given})
 
     def __post_init__(self):
