@@ -171,6 +171,14 @@ def test_option_files_are_those_that_pyiqa_ran_with(demo, variant):
     assert options['val']['metrics'] == METRICS
 
 
+def test_no_photograph_is_shown_twice(demo):
+    assert pd.read_csv(demo.out / 'scores.csv')['image'].is_unique
+
+
+def test_an_earlier_run_leaves_no_copies(repeated):
+    assert not list(repeated.out.rglob('*archived_*'))
+
+
 def test_another_seed_gives_other_numbers(demo, earlier):
     assert earlier.metrics['full'] != demo.metrics['full']
     assert earlier.metrics['image'] != demo.metrics['image']

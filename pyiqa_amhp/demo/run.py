@@ -1,8 +1,10 @@
 """``amhp demo``: make the data, train two small models in pyiqa's trainer, test, report."""
 
 import copy
+import itertools
 import json
 import logging
+import shutil
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +41,18 @@ METRICS = {
     'emd2': {'type': 'calculate_emd', 'r': 2, 'better': 'lower'},
 }
 
+# Captions, and which photographs they are for: by kind of comment, in order of a column, from the
+# first (0) to the last (1).
+EXAMPLES = (
+    ('The most liked', 'attribute', 'MOS', 1),
+    ('In the middle', 'attribute', 'MOS', 0.5),
+    ('The least liked', 'attribute', 'MOS', 0),
+    ('Judged best', 'attribute', 'off', 0),
+    ('Judged worst', 'attribute', 'off', 1),
+    ('Nobody commented', 'none', 'off', 0.5),
+    ('Only empty praise', 'praise', 'off', 0.5),
+)
+
 
 def run_demo(out: Path, seed: int = 0, scale: float = 1.0) -> dict[str, dict[str, float]]:
     """Run the whole example offline; see the README.
@@ -54,6 +68,8 @@ def run_demo(out: Path, seed: int = 0, scale: float = 1.0) -> dict[str, dict[str
     """
     start, out, console = time.time(), Path(out).resolve(), Console()
     out.mkdir(parents=True, exist_ok=True)
+    for folder, name in itertools.product(('experiments', 'results', 'tb_logger'), VARIANTS):
+        shutil.rmtree(out / folder / f'demo_{name}', ignore_errors=True)  # pyiqa would keep copies
     console.rule('1 of 4: photographs, raters and comments')
     data = make_demo_data(out / 'data', seed, scale)
     console.print(f'{len(data)} photographs in {out / "data"}')
@@ -215,18 +231,12 @@ def pick_examples(out: Path, data: pd.DataFrame) -> list[Example]:
     table['img_name'] = [Path(path).name for path in table['img_path']]
     table = table.merge(data[['img_name', 'comment_kind']], on='img_name')
     table['off'] = (table['score'] - table['MOS']).abs()
-    commented = table[table['comment_kind'] == 'attribute'].sort_values('MOS', kind='stable')
-    picks = {
-        'The most liked': commented.iloc[-1],
-        'In the middle': commented.iloc[len(commented) // 2],
-        'The least liked': commented.iloc[0],
-        'Judged best': commented.sort_values('off', kind='stable').iloc[0],
-        'Judged worst': commented.sort_values('off', kind='stable').iloc[-1],
-    }
-    for kind, title in (('none', 'Nobody commented'), ('praise', 'Only empty praise')):
-        rows = table[table['comment_kind'] == kind].sort_values('off', kind='stable')
+    picks: dict[str, pd.Series] = {}
+    for caption, kind, column, place in EXAMPLES:
+        rows = table[table['comment_kind'] == kind].sort_values(column, kind='stable')
         if len(rows):
-            picks[title] = rows.iloc[len(rows) // 2]
+            picks[caption] = rows.iloc[round(place * (len(rows) - 1))]
+            table = table.drop(picks[caption].name)  # no photograph is shown twice
     return [
         Example(
             image=Path(row['img_path']),
