@@ -1,119 +1,225 @@
-"""The user's store of trained weights, and files that are written whole or not at all."""
+"""Comments on disk: there and back, mapped, and refused when they are something else."""
 
-from pathlib import Path
+import os
+import pickle
 
+import numpy as np
+import pyarrow as pa
 import pytest
-import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.model import weights
-from pyiqa_amhp.model.amhp import AMHP
-from pyiqa_amhp.model.files import write_atomically
+from pyiqa_amhp.text.comments import Lexicon, read_comments
+from pyiqa_amhp.text.store import CommentStore, write_store
+
+LIGHT, COLOR = 1, 2
+ROWS = [
+    (9, 'fine color', COLOR),
+    (5, 'soft light', LIGHT),
+    (7, 'nice', 0),
+    (5, 'wow', 0),
+    (5, 'light and color', LIGHT | COLOR),
+    (9, 'hard light', LIGHT),
+    (7, 'cute', 0),
+    (5, 'dim light', LIGHT),
+    (7, 'haha', 0),
+]
 
 
-def score(net):
-    images = torch.rand(3, 3, 41, 53, generator=torch.Generator().manual_seed(3))
-    with torch.no_grad():
-        return net.eval()(images, text=['soft evening light', None, 'the horizon is tilted'])
+def as_table(rows):
+    ids, texts = ([row[i] for row in rows] for i in range(2))
+    return pa.table(
+        {'image_id': pa.array(ids, pa.int64()), 'text': pa.array(texts, pa.large_string())}
+    )
 
 
-def save(net, path):
-    return weights.save_checkpoint(path, net.state_dict())
+def write(path, rows, attributes=('light', 'color')):
+    return write_store(path, as_table(rows), np.array([row[2] for row in rows]), attributes)
 
 
-def test_the_store_adds_lists_and_removes(make_amhp, tmp_path, own_home):
-    assert weights.stored() == {}
-    net = make_amhp(seed=1, protocol='reference', quick_gelu=True)
-    added = weights.add_to_store(save(net, tmp_path / 'net.pth'), 'my_own-2')
-    assert added == weights.store_path('my_own-2') == own_home / 'weights' / 'my_own-2.safetensors'
-    assert weights.stored() == {'my_own-2': added}
-    assert torch.equal(score(AMHP(pretrained_model_path=str(added))), score(net))
-    assert weights.remove_from_store('my_own-2') == added
-    assert weights.stored() == {}
-    assert not added.exists()
+@pytest.fixture(scope='module')
+def store(tmp_path_factory):
+    return CommentStore(write(tmp_path_factory.mktemp('store') / 'comments.arrow', ROWS))
 
 
-def test_adding_a_name_again_replaces_it(make_amhp, tmp_path):
-    nets = [make_amhp(seed) for seed in range(2)]
-    for i, net in enumerate(nets):
-        added = weights.add_to_store(save(net, tmp_path / f'{i}.safetensors'), 'ava')
-    assert torch.equal(score(AMHP(pretrained_model_path=str(added))), score(nets[1]))
-    assert list(added.parent.iterdir()) == [added]
+def test_comments_are_sorted_by_image_and_keep_their_order(store):
+    assert len(store) == 9
+    assert store.image_ids.tolist() == [5] * 4 + [7] * 3 + [9] * 2
+    assert [store.text(row) for row in range(9)] == [
+        'soft light', 'wow', 'light and color', 'dim light', 'nice', 'cute', 'haha', 'fine color',
+        'hard light',
+    ]  # fmt: skip
+    assert [store.mask(row) for row in range(9)] == [1, 0, 3, 1, 0, 0, 0, 2, 1]
+    assert store.attributes == ('light', 'color')
 
 
-@pytest.mark.parametrize('name', ['', '../ava', 'a/b', 'AVA', '.hidden', '-x', 'a.b', 'ä', 'ava\n'])
-def test_a_bad_name_is_refused_before_anything_is_done(make_amhp, tmp_path, own_home, name):
-    path = save(make_amhp(), tmp_path / 'net.pth')
-    for use in (
-        weights.store_path,
-        weights.remove_from_store,
-        lambda n: weights.add_to_store(path, n),
-    ):
-        with pytest.raises(AMHPError, match='use lower-case letters, digits'):
-            use(name)
-    assert list(own_home.rglob('*')) == []
+def test_rows_of_an_image_without_comments_are_none(store):
+    start, stop = store.rows(np.array([7, 8, 5, 9, 10, 0]))
+    assert (stop - start).tolist() == [3, 0, 4, 2, 0, 0]
+    assert start.tolist()[:3:2] == [4, 0]
+    assert store.rows([])[0].shape == (0,)
 
 
-def test_removing_what_is_not_there_names_what_is(make_amhp, tmp_path):
-    with pytest.raises(AMHPError, match=r"no weights are stored as 'para' \(stored: nothing\)"):
-        weights.remove_from_store('para')
-    weights.add_to_store(save(make_amhp(), tmp_path / 'net.pth'), 'ava')
-    with pytest.raises(AMHPError, match=r'\(stored: ava\)'):
-        weights.remove_from_store('para')
+@pytest.mark.parametrize('row', [-1, 9])
+def test_a_row_outside_the_store_is_an_index_error(store, row):
+    with pytest.raises(IndexError, match='of 9 comments'):
+        store.text(row)
 
 
-def test_what_is_no_checkpoint_does_not_get_into_the_store(tmp_path):
-    torch.save({'params': {'weight': torch.ones(2)}}, tmp_path / 'other.pth')
-    with pytest.raises(AMHPError, match='no AMHP configuration'):
-        weights.add_to_store(tmp_path / 'other.pth', 'ava')
-    assert weights.stored() == {}
+@settings(max_examples=50)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(-(2**63), 2**63 - 1) | st.integers(0, 3),
+            st.text(st.characters(exclude_categories=['Cs'])),
+            st.integers(0, 2**16 - 1),
+        )
+    )
+)
+def test_any_comments_come_back_as_they_were(tmp_path_factory, rows):
+    path = write(tmp_path_factory.getbasetemp() / 'any.arrow', rows, [f'a{i}' for i in range(16)])
+    store = CommentStore(path)
+    expected = sorted(rows, key=lambda row: row[0])
+    found = [(int(i), store.text(n), store.mask(n)) for n, i in enumerate(store.image_ids)]
+    assert found == expected
 
 
-def test_the_store_is_in_the_users_data_folder_unless_told(monkeypatch, tmp_path):
-    monkeypatch.delenv('PYIQA_AMHP_HOME')
-    assert 'pyiqa_amhp' in weights.store_path().parts
-    monkeypatch.setenv('HOME', str(tmp_path))
-    monkeypatch.setenv('PYIQA_AMHP_HOME', '~/mine')
-    assert weights.store_path() == tmp_path / 'mine' / 'weights'
+def test_a_table_in_pieces_is_written_as_one(tmp_path):
+    table = pa.concat_tables([as_table(ROWS[:4]), as_table(ROWS[4:])])
+    path = write_store(tmp_path / 's.arrow', table, np.array([row[2] for row in ROWS]), ['a', 'b'])
+    assert CommentStore(path).text(3) == 'dim light'
 
 
-# Writing
+def test_the_store_names_its_source(tmp_path):
+    published = tmp_path / 'AVA_Comments_Full.txt'
+    published.write_text('1#5#soft light#wow\n')
+    table, _ = read_comments(published)
+    lexicon = Lexicon()
+    path = write_store(
+        tmp_path / 's.arrow', table, lexicon.masks(table['text']), lexicon.attributes
+    )
+    store = CommentStore(path)
+    assert store.source == 'AVA_Comments_Full.txt'
+    assert store.attributes == lexicon.attributes
+    assert [store.mask(row) for row in range(2)] == [store.bits(['light']), 0]
 
 
-def test_who_reads_the_old_file_while_it_is_replaced_reads_all_of_it(tmp_path):
-    path = tmp_path / 'net.pth'
-    path.write_text('before')
-    with path.open() as reader:
-        write_atomically(path, lambda file: file.write_text('after'))
-        assert reader.read() == 'before'
-    assert path.read_text() == 'after'
+def test_masks_of_another_length_are_refused(tmp_path):
+    with pytest.raises(ValueError, match='1 masks for 9 comments'):
+        write_store(tmp_path / 's.arrow', as_table(ROWS), np.zeros(1, np.uint16), ['light'])
 
 
-def test_a_write_that_fails_leaves_what_was_there_and_nothing_else(tmp_path):
-    path = tmp_path / 'net.pth'
-    path.write_text('before')
-
-    def fail(file: Path):
-        file.write_text('half')
-        raise OSError('the disk is full')
-
-    for target in (path, tmp_path / 'new.pth'):
-        with pytest.raises(OSError, match='the disk is full'):
-            write_atomically(target, fail)
-    assert path.read_text() == 'before'
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_checkpoint_that_cannot_be_put_in_its_place_leaves_nothing(make_amhp, tmp_path):
-    (tmp_path / 'net.pth').mkdir()
-    with pytest.raises(OSError, match=r'net\.pth'):
-        save(make_amhp(), tmp_path / 'net.pth')
-    assert list(tmp_path.iterdir()) == [tmp_path / 'net.pth']
+def test_a_store_that_cannot_be_finished_leaves_the_old_one(tmp_path):
+    resource = pytest.importorskip('resource', reason='limits the size of files')
+    path = write(tmp_path / 's.arrow', ROWS)
+    before = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, limits[1]))
+    try:
+        with pytest.raises(OSError, match='File too large'):
+            write(path, [(1, 'light' * 100_000, 0)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ['s.arrow']
 
 
-def test_a_new_folder_is_made_and_the_file_can_be_read_by_others(tmp_path):
-    path = write_atomically(tmp_path / 'a' / 'b.txt', lambda file: file.write_text('x'))
-    ordinary = tmp_path / 'ordinary.txt'
-    ordinary.write_text('x')
-    assert path.stat().st_mode == ordinary.stat().st_mode
-    assert path.read_text() == 'x'
+def test_a_store_is_mapped_not_read(tmp_path):
+    path = write(tmp_path / 's.arrow', [(n, f'<{n}>' * 1000, 1) for n in range(1000)])
+    before = pa.total_allocated_bytes()
+    store = CommentStore(path)
+    assert store.text(999) == '<999>' * 1000
+    assert pa.total_allocated_bytes() - before < 10_000
+    with path.open('r+b') as file:  # what changes in the file changes in the store
+        file.seek(path.read_bytes().index(b'<7>'))
+        file.write(b'!')
+    assert store.text(7) == '!7>' + '<7>' * 999
+
+
+def test_a_store_pickles_as_its_path(tmp_path):
+    path = write(tmp_path / 's.arrow', [(n, 'light' * 100, 1) for n in range(2000)])
+    pickled = pickle.dumps(CommentStore(path))
+    assert len(pickled) < 500
+    assert pickle.loads(pickled).text(7) == 'light' * 100
+
+
+@pytest.mark.parametrize('keep', [0, 1, 6, 100, 0.3, 0.7, -1])
+def test_a_cut_store_is_refused(tmp_path, keep):
+    path = write(tmp_path / 's.arrow', [(n, f'light {n}', 1) for n in range(500)])
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * keep) if isinstance(keep, float) else keep])
+    with pytest.raises(AMHPError, match=r's\.arrow: .*prepare ava --force'):
+        CommentStore(path)
+
+
+def arrow_file(path, columns, metadata=None, batches=1):
+    batch = pa.record_batch(columns).replace_schema_metadata(metadata)
+    with pa.ipc.new_file(str(path), batch.schema) as writer:
+        for _ in range(batches):
+            writer.write_batch(batch)
+    return path
+
+
+COLUMNS = {
+    'image_id': pa.array([5, 7], pa.int64()),
+    'text': pa.array(['a', 'b'], pa.large_string()),
+    'attributes': pa.array([0, 1], pa.uint16()),
+}
+ABOUT = {'pyiqa_amhp': '{"format": 1, "attributes": ["light"], "source": ""}'}
+
+
+def test_the_format_is_as_documented(tmp_path):
+    assert CommentStore(arrow_file(tmp_path / 's.arrow', COLUMNS, ABOUT)).text(1) == 'b'
+
+
+@pytest.mark.parametrize(
+    ('columns', 'metadata', 'batches'),
+    [
+        (COLUMNS, None, 1),
+        (COLUMNS, {'pyiqa_amhp': 'x'}, 1),
+        (COLUMNS, {'pyiqa_amhp': '[]'}, 1),
+        (COLUMNS, {'pyiqa_amhp': '{"format": 2, "attributes": [], "source": ""}'}, 1),
+        (COLUMNS, {'pyiqa_amhp': '{"format": 1}'}, 1),
+        (COLUMNS, ABOUT, 0),
+        (COLUMNS, ABOUT, 2),
+        ({**COLUMNS, 'text': pa.array(['a', 'b'])}, ABOUT, 1),
+        ({**COLUMNS, 'attributes': pa.array([0, 1], pa.int16())}, ABOUT, 1),
+        ({'text': COLUMNS['text']}, ABOUT, 1),
+    ],
+)
+def test_another_arrow_file_is_refused(tmp_path, columns, metadata, batches):
+    path = arrow_file(tmp_path / 's.arrow', columns, metadata, batches)
+    with pytest.raises(AMHPError, match=r's\.arrow: an Arrow file, but not one of comments'):
+        CommentStore(path)
+
+
+def test_a_store_out_of_order_is_refused(tmp_path):
+    columns = {**COLUMNS, 'image_id': pa.array([7, 5], pa.int64())}
+    with pytest.raises(AMHPError, match=r's\.arrow: damaged'):
+        CommentStore(arrow_file(tmp_path / 's.arrow', columns, ABOUT))
+
+
+def test_offsets_past_the_text_are_refused(tmp_path):
+    path = arrow_file(tmp_path / 's.arrow', COLUMNS, ABOUT)
+    data = path.read_bytes()
+    offsets = np.array([0, 1, 2], np.int64).tobytes()
+    assert data.count(offsets) == 1
+    path.write_bytes(data.replace(offsets, np.array([0, 1, 99999], np.int64).tobytes()))
+    with pytest.raises(AMHPError, match=r's\.arrow: .*damaged'):
+        CommentStore(path)
+
+
+@pytest.mark.parametrize('content', [b'image_id,text\n', b'ARROW1\0\0 or not', bytes(5000)])
+def test_a_file_that_is_not_arrow_is_refused(tmp_path, content):
+    path = tmp_path / 's.arrow'
+    path.write_bytes(content)
+    with pytest.raises(AMHPError, match=r's\.arrow: cut, damaged, or not an Arrow file'):
+        CommentStore(path)
+
+
+def test_a_missing_store_says_who_writes_it(tmp_path):
+    with pytest.raises(AMHPError, match='no such file; `amhp prepare ava`'):
+        CommentStore(tmp_path / 's.arrow')
+    with pytest.raises(AMHPError, match='cut, damaged, or not an Arrow file'):
+        CommentStore(tmp_path)
