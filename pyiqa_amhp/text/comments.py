@@ -168,7 +168,8 @@ def clean_comment(text: str) -> str:
     decoded, other control characters dropped; blanks are collapsed.
     """
     if '&' in text:
-        text = _REFERENCE.sub(_decode_reference, _REFERENCE.sub(_decode_reference, text))
+        for _ in range(2):
+            text = _REFERENCE.sub(lambda match: html.unescape(match[0]), text)
     if not text.isprintable():
         text = text.translate(_CONTROLS)
     if '[' in text:
@@ -199,10 +200,6 @@ _SEPARATOR = re.compile(
     r'#(?!(?:(?<=&#)|(?<=&amp;#))(?:\d{1,7}|[xX][\da-fA-F]{1,6});)'  # not in a reference
     r'(?!(?<=\s#)\d{1,3}\b[^#]*[^\W\d_])'  # not a number sign
 )
-
-
-def _decode_reference(match: re.Match) -> str:
-    return html.unescape(match[0])
 
 
 def _windows_1252(byte: int) -> str | None:
@@ -389,17 +386,14 @@ def _read_image(image: Any, place: str, gathered: _Gathered, problems: _Problems
     if found is None:
         problems.add(_Problems.IMAGE, place)
         return
-    raw = []
     sentences = image.get('sentences')
+    raw = []
     for sentence in sentences if isinstance(sentences, list) else []:
-        texts = (
-            [sentence.get(key) for key in ('raw', 'clean')] if isinstance(sentence, dict) else []
-        )
-        text = next((text for text in texts if isinstance(text, str) and text.strip()), None)
-        if text is not None:
-            raw.append(text)
-        elif not any(isinstance(text, str) for text in texts):
+        fields = sentence if isinstance(sentence, dict) else {}
+        texts = [fields[key] for key in ('raw', 'clean') if isinstance(fields.get(key), str)]
+        if not texts:
             problems.add(_Problems.SENTENCE, f'{place} ({filename})')
+        raw.append(next(filter(str.strip, texts), ''))
     if not any('#' in text for text in raw):
         raw = _SEPARATOR.split('#'.join(raw))
     gathered.add(int(found[1]), raw, place)
