@@ -1,6 +1,7 @@
 """Every way to start a training or a test, and option files that cannot be used."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -116,6 +117,7 @@ def test_a_run_leaves_the_command_line_and_the_folder_as_they_were(options, tmp_
 def test_each_run_has_a_log_file_of_its_own(options, expected, tmp_path):
     for name in ('one', 'two'):
         run_train(options.train, ['--force_yml', f'name={name}', 'val:val_freq=1000'], tmp_path)
+        assert len(logging.getLogger('pyiqa').handlers) == 2  # this run's file, and the screen
     for name in ('one', 'two'):
         log = next((tmp_path / 'experiments' / name).glob('train_*.log')).read_text()
         assert log.count('End of training') == 1
