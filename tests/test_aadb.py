@@ -253,8 +253,8 @@ def test_an_attribute_list_of_other_images_is_refused(root):
 )
 def test_an_image_that_is_there_twice_is_used_once(published, root, part, again, expected):
     for label in (*AADB_LABELS, 'score'):
-        line = aadb_list(root, part, label).read_text().splitlines()[2]
-        path = edit(aadb_list(root, again, label), lambda text, line=line: f'{text}{line}\n')
+        name = lines_of(aadb_list(root, part, label))[2][0]
+        path = edit(aadb_list(root, again, label), lambda text, name=name: f'{text}{name} 0.1\n')
     problem = the_problem(root)
     assert problem.where == [f'{path}, line 13']
     assert expected in problem.what

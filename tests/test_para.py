@@ -173,9 +173,9 @@ def test_a_rater_counts_once_for_an_image(published, root):
 
 def test_a_score_between_half_steps_goes_to_the_nearest_and_is_counted(root):
     only_raters(root)
-    path = set_cell(root, 'PARA-Images.csv', 2, 'aestheticScore', '4.7')
+    path = set_cell(root, 'PARA-Images.csv', 2, 'aestheticScore', '4.8')
     found = read_para(root)
-    assert found.table['c8'][0] == 1
+    assert found.table['c9'][0] == 1
     assert found.problems[0].where == [f'{path}, line 2']
     assert 'taken for the nearest' in found.problems[0].what
 

@@ -276,7 +276,7 @@ def _read_columns(
     Raises:
         AMHPError: no CSV, a column that is missing, or not one row that is whole.
     """
-    form = {'encoding': 'utf-8-sig', 'encoding_errors': 'replace', 'index_col': False}
+    form = {'encoding_errors': 'replace', 'index_col': False}
     try:
         header = list(pd.read_csv(path, nrows=0, **form).columns)
         if missing := [name for name in (*keys, *limits) if name not in header]:
