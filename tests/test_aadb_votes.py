@@ -57,6 +57,14 @@ def test_votes_are_found_by_the_photos_own_file_name(published, root):
     pd.testing.assert_frame_equal(found.table, read_aadb(published).table)
 
 
+def test_capitals_in_the_lists_names_do_not_matter(published, root):
+    for path in (root / 'imgListFiles_label').glob('*.txt'):
+        edit(path, lambda text: text.replace('_b.jpg', '_b.JPG'))
+    found = read_aadb(root)
+    assert found.problems == []
+    pd.testing.assert_frame_equal(found.table[VOTES], read_aadb(published).table[VOTES])
+
+
 def test_a_file_name_that_two_images_have_needs_the_whole_address(published, root):
     names = read_aadb(published).table['img_name'][:2]
     twin = 'farm9_999_' + names[0].split('_', 2)[2]
