@@ -4,7 +4,7 @@ import warnings
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFile
+from PIL import Image, ImageCms, ImageFile
 
 from pyiqa_amhp.data.images import find_images, read_image
 from pyiqa_amhp.errors import AMHPError, ImageReadError
@@ -153,7 +153,10 @@ def test_other_modes_become_rgb(mode, suffix):
 
 
 def test_lab_becomes_the_colour_that_it_stands_for():
-    lab = Image.merge('LAB', [Image.new('L', (2, 2), v) for v in (138, 81, 70)])  # L 54, a 81, b 70
+    # whether a and b are signed differs between versions of Pillow, so it makes them itself
+    srgb, lab_profile = ImageCms.createProfile('sRGB'), ImageCms.createProfile('LAB')
+    to_lab = ImageCms.buildTransform(srgb, lab_profile, 'RGB', 'LAB')
+    lab = ImageCms.applyTransform(Image.new('RGB', (2, 2), RED), to_lab)
     red = pixels(read_image(saved(lab, '.tif')))[0, 0]
     assert np.abs(red - [255, 0, 0]).max() < 12
 
@@ -199,7 +202,7 @@ def test_another_type_of_source_is_a_type_error():
         (noisy_jpeg()[:-200], 'truncated'),
         (noisy_jpeg(progressive=True)[:-2000], 'truncated'),
         (noisy_jpeg()[:300], 'damaged or truncated|not an image'),
-        (saved(photo(), '.png')[:200], 'truncated'),
+        (saved(photo(), '.png')[:-40], 'truncated'),
         (saved(photo(), '.bmp')[:-100], 'truncated'),
         (saved(photo(), '.webp')[:-20], 'damaged or truncated|not an image'),
     ],
