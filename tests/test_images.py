@@ -230,7 +230,7 @@ def test_empty_bytes_and_a_folder_are_reported(tmp_path):
 
 def test_an_image_with_too_many_pixels_is_reported(monkeypatch):
     monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 100)
-    with pytest.raises(ImageReadError, match='too large.*MAX_IMAGE_PIXELS'):
+    with pytest.raises(ImageReadError, match=r'too large.*MAX_IMAGE_PIXELS'):
         read_image(saved(photo(), '.png'))
     monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 500)
     with warnings.catch_warnings():
