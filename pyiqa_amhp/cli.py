@@ -171,6 +171,8 @@ def prepare(
         )
     for file in (*report.files, out / preparing.REPORT_FILE):
         console.print(f'written: {_escape(str(file))}', soft_wrap=True)
+    folder = _escape(report.images_folder)
+    console.print(f'in the option files: dataroot_target: {folder}', soft_wrap=True)
 
 
 @app.command(context_settings=PASS_ON)

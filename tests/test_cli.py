@@ -7,6 +7,7 @@ from importlib.metadata import version
 import numpy as np
 import pandas as pd
 import pytest
+from layouts import write_ava
 from PIL import Image
 
 from pyiqa_amhp import cli
@@ -178,6 +179,9 @@ def test_another_metric_of_pyiqa_is_scored_too(amhp, photos, tmp_path):
         (['score', '.', '--texts', 'absent.csv'], 'absent.csv'),
         (['score', '.', '--weights', 'absent.pth'], 'absent.pth'),
         (['score', '.', '--top', '0'], '--top'),
+        (['prepare', 'ava', '--root', 'absent'], 'no such folder'),
+        (['prepare', 'ava', '--root', '.'], '--root'),
+        (['prepare', 'spaq', '--root', '.'], 'ava, para, aadb'),
         (['train', '-opt', 'absent.yml'], 'absent.yml'),
         (['test', '-opt', 'absent.yml'], 'absent.yml'),
         (['weights', 'add', 'absent.pth'], 'absent.pth'),
@@ -231,6 +235,33 @@ def test_the_store_keeps_lists_and_removes_weights(amhp, checkpoint, photos, tmp
 
     assert amhp('weights', 'remove', 'ava')[0] == 0
     assert 'no weights' in amhp('weights', 'list')[1]
+
+
+def test_prepare_shows_what_it_found_and_wrote(amhp, tmp_path):
+    root = write_ava(tmp_path / 'AVA')
+    (root / 'images' / '1000.jpg').unlink()
+    (root / 'images' / '1007.jpg').write_bytes(b'no image')
+    arguments = ('prepare', 'ava', '--root', root, '--out', tmp_path / 'meta')
+    code, out, err = amhp(*arguments, '--verify-images', '--val-images', 4)
+    assert code == 0
+    counts = dict(re.findall(r'│ +(\S.*?) +│ +(\d+) │', out))
+    assert counts == {
+        'in the meta file': '30',
+        'in train': '18',
+        'in val': '4',
+        'in test': '8',
+        'with comments': '24',
+        'with attribute comments': '18',
+        'missing, left out': '1',
+        'corrupt, left out': '1',
+    }
+    assert '1000.jpg' in err and '1007.jpg' in err
+    assert f'dataroot_target: {root / "images"}' in out
+    for file in ('meta_info_AVADataset.csv', 'ava_comments.arrow', 'prepare_report.json'):
+        assert file in out and (tmp_path / 'meta' / file).is_file()
+
+    code, _, err = amhp(*arguments)
+    assert code == 1 and '--force' in err
 
 
 def test_info_tells_versions_devices_names_and_weights(amhp, checkpoint, monkeypatch):
