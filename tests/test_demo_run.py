@@ -15,7 +15,8 @@ from PIL import Image
 
 from pyiqa_amhp.demo.data import CSV_NAME
 from pyiqa_amhp.demo.report import CARD_COLUMN
-from pyiqa_amhp.demo.run import EPOCHS, METRICS, VARIANTS, run_demo
+from pyiqa_amhp.demo.run import VARIANTS, run_demo
+from pyiqa_amhp.demo.training import EPOCHS, METRICS
 
 SCALE = 0.05  # 50 images to train on: one batch an epoch
 

@@ -1,46 +1,25 @@
 """``amhp demo``: make the data, train two small models in pyiqa's trainer, test, report."""
 
-import copy
 import itertools
 import json
-import logging
 import shutil
 import time
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
-import yaml
 from rich.console import Console
 from rich.table import Table
 
 from pyiqa_amhp.data.ratings import LEVELS
-from pyiqa_amhp.demo.data import CSV_NAME, make_demo_data
+from pyiqa_amhp.demo.data import make_demo_data
 from pyiqa_amhp.demo.report import Example, ModelResult, Report, write_card, write_report
+from pyiqa_amhp.demo.training import METRICS, test_options, train_options
 from pyiqa_amhp.model.files import write_atomically
-from pyiqa_amhp.train.run import run_test, run_train
+from pyiqa_amhp.train.run import read_curve, train_and_test
 
 # What is trained: the paper's model, and the same without any text (Table 4, last and first row).
 VARIANTS = {'full': 'all', 'image': 'image'}
 TITLES = {'full': 'image + attributes + quality levels', 'image': 'image only'}
-# CLIP's shape, made small enough to learn from nothing on two cores within a minute.
-BACKBONE = {
-    'embed_dim': 128,
-    'vision_cfg': {'image_size': 64, 'layers': 3, 'width': 128, 'patch_size': 8, 'head_width': 32},
-    'text_cfg': {'context_length': 77, 'vocab_size': 49408, 'width': 128, 'heads': 4, 'layers': 2},
-}
-EPOCHS, BATCH, LEARNING_RATE = 8, 32, 1e-3
-METRICS = {
-    'acc': {'type': 'calculate_acc', 'threshold': 5},
-    'srcc': {'type': 'calculate_srcc'},
-    'plcc': {'type': 'calculate_plcc'},
-    'krcc': {'type': 'calculate_krcc'},
-    'mse': {'type': 'calculate_mse', 'better': 'lower'},
-    'emd1': {'type': 'calculate_emd', 'r': 1, 'better': 'lower'},
-    'emd2': {'type': 'calculate_emd', 'r': 2, 'better': 'lower'},
-}
-
 # Captions, and which photographs they are for: by kind of comment, in order of a column, from the
 # first (0) to the last (1).
 EXAMPLES = (
@@ -76,7 +55,7 @@ def run_demo(out: Path, seed: int = 0, scale: float = 1.0) -> dict[str, dict[str
     results = {}
     for number, name in enumerate(VARIANTS, start=2):
         console.rule(f'{number} of 4: training and testing "{name}" ({TITLES[name]})')
-        results[name] = train_and_test(out, name, seed, data)
+        results[name] = train_one(out, name, seed, data)
     metrics = {name: result.metrics for name, result in results.items()}
     write_atomically(
         out / 'metrics.json', lambda file: file.write_text(json.dumps(metrics, indent=2) + '\n')
@@ -103,126 +82,25 @@ def run_demo(out: Path, seed: int = 0, scale: float = 1.0) -> dict[str, dict[str
     return metrics
 
 
-def train_and_test(out: Path, name: str, seed: int, data: pd.DataFrame) -> ModelResult:
+def train_one(out: Path, variant: str, seed: int, data: pd.DataFrame) -> ModelResult:
     """One model through pyiqa's trainer and tester, as ``amhp train`` and ``amhp test`` do it."""
-    batches = max(1, int((data['split'] == 'train').sum()) // BATCH)
-    for kind, options in (
-        ('train', train_options(out, name, seed, batches)),
-        ('test', test_options(out, name, seed)),
-    ):
-        file = out / f'{kind}_demo_{name}.yml'
-        file.write_text(yaml.safe_dump(options, sort_keys=False))
-        with _short_log():
-            (run_train if kind == 'train' else run_test)(file, [], out)
-    results = out / 'results' / f'demo_{name}'
+    name = f'demo_{variant}'
+    images = int((data['split'] == 'train').sum())
+    results = train_and_test(
+        train_options(out, name, seed, images, VARIANTS[variant]),
+        test_options(out, name, seed),
+        out,
+    )
     metrics = json.loads((results / 'demo_test.json').read_text())
     predicted = pd.read_csv(results / 'demo_test.csv')
     return ModelResult(
-        title=TITLES[name],
+        title=TITLES[variant],
         metrics={key: metrics[key] for key in METRICS},
         predicted=predicted['score'].to_numpy(),
         rated=predicted['MOS'].to_numpy(),
-        losses=_curve(out, name, 'losses/l_mos'),
-        validation=_curve(out, name, 'val_metrics/demo_val/srcc'),
+        losses=read_curve(out, name, 'losses/l_mos'),
+        validation=read_curve(out, name, 'val_metrics/demo_val/srcc'),
     )
-
-
-def _data_options(out: Path, phase: str) -> dict[str, Any]:
-    size = BACKBONE['vision_cfg']['image_size']
-    resize = round(size * 256 / 224)
-    augment = {'resize': [resize, resize]}
-    if phase == 'train':
-        augment['random_crop'] = size
-    return {
-        'name': f'demo_{phase}',
-        'type': 'AMHPDataset',
-        'phase': phase,
-        'meta_info_file': str(out / 'data' / CSV_NAME),
-        'dataroot_target': str(out / 'data' / 'images'),
-        'split_index': 'split',
-        'dataset': 'ava',
-        'text_source': 'comments',
-        'augment': augment,
-        'batch_size_per_gpu': BATCH,
-        'num_worker_per_gpu': 0,
-        'use_shuffle': phase == 'train',
-    }
-
-
-def train_options(out: Path, name: str, seed: int, batches: int) -> dict[str, Any]:
-    """The option file of one training, as a user would write it."""
-    return {
-        'name': f'demo_{name}',
-        'model_type': 'AMHPModel',
-        'num_gpu': 0,
-        'manual_seed': seed,
-        'datasets': {phase: _data_options(out, phase) for phase in ('train', 'val')},
-        'network': {
-            'type': 'AMHP',
-            'pretrained': False,
-            'backbone': copy.deepcopy(BACKBONE),
-            'variant': VARIANTS[name],
-            'dataset': 'ava',
-        },
-        'path': {'pretrain_network': None, 'resume_state': None},
-        'train': {
-            'optim': {'type': 'AdamW', 'lr': LEARNING_RATE, 'weight_decay': 1e-3},
-            'scheduler': {'type': 'CosineAnnealingLR', 'T_max': EPOCHS},
-            'total_epoch': EPOCHS,
-            'warmup_iter': -1,
-            'mos_loss_opt': {'type': 'AMHPEMDLoss', 'r': 2},
-        },
-        'val': {
-            'val_freq': batches,
-            'save_img': False,
-            'key_metric': 'srcc',
-            'metrics': copy.deepcopy(METRICS),
-        },
-        'logger': {
-            'print_freq': max(1, batches // 4),
-            'save_latest_freq': batches * EPOCHS,
-            'use_tb_logger': True,
-        },
-    }
-
-
-def test_options(out: Path, name: str, seed: int) -> dict[str, Any]:
-    """The option file of one test, on the photographs that no training has seen."""
-    best = out / 'experiments' / f'demo_{name}' / 'models' / 'net_best.pth'
-    return {
-        'name': f'demo_{name}',
-        'model_type': 'AMHPModel',
-        'num_gpu': 0,
-        'manual_seed': seed,
-        'datasets': {'test_1': _data_options(out, 'test')},
-        'network': {'type': 'AMHP', 'pretrained_model_path': str(best)},
-        'path': {'pretrain_network': None},
-        'val': {'save_img': False, 'metrics': copy.deepcopy(METRICS)},
-    }
-
-
-@contextmanager
-def _short_log():
-    """Leave pyiqa's listings of versions and options out; the option files lie in ``out``."""
-    logger = logging.getLogger('pyiqa')
-    logger.addFilter(_is_short)
-    try:
-        yield
-    finally:
-        logger.removeFilter(_is_short)
-
-
-def _is_short(record: logging.LogRecord) -> bool:
-    return not record.getMessage().startswith('\n')
-
-
-def _curve(out: Path, name: str, tag: str) -> list[tuple[int, float]]:
-    """What pyiqa wrote to TensorBoard under ``tag``: iterations and values."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(out / 'tb_logger' / f'demo_{name}'))
-    events.Reload()
-    return [(event.step, event.value) for event in events.Scalars(tag)]
 
 
 def pick_examples(out: Path, data: pd.DataFrame) -> list[Example]:

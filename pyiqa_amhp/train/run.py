@@ -90,3 +90,45 @@ def _arguments(command: str, opt: str | Path, arguments: list[str]):
         yield
     finally:
         sys.argv = saved
+
+
+def train_and_test(train: dict[str, Any], test: dict[str, Any], root: Path) -> Path:
+    """Train and then test; the option files are left in ``root``, long listings out of the log.
+
+    Args:
+        train, test: options, as in a YAML file.
+        root: the folder to write in.
+
+    Returns:
+        The folder of the test's results.
+    """
+    for kind, options, run in (('train', train, run_train), ('test', test, run_test)):
+        file = root / f'{kind}_{options["name"]}.yml'
+        file.write_text(yaml.safe_dump(options, sort_keys=False))
+        with _short_log():
+            run(file, [], root)
+    return root / 'results' / test['name']
+
+
+def read_curve(root: Path, name: str, tag: str) -> list[tuple[int, float]]:
+    """What the training ``name`` wrote to TensorBoard under ``tag``: iterations and values."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(root / 'tb_logger' / name))
+    events.Reload()
+    return [(event.step, event.value) for event in events.Scalars(tag)]
+
+
+@contextmanager
+def _short_log():
+    """Leave out pyiqa's listings of versions and options."""
+    logger = logging.getLogger('pyiqa')
+    logger.addFilter(_is_short)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_is_short)
+
+
+def _is_short(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith('\n')
