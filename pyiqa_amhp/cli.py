@@ -22,6 +22,8 @@ app = typer.Typer(
 )
 weights_app = typer.Typer(help='The store of trained AMHP weights.', no_args_is_help=True)
 app.add_typer(weights_app, name='weights')
+tanet_app = typer.Typer(help='Checkpoints of TANet, a metric beside AMHP.', no_args_is_help=True)
+app.add_typer(tanet_app, name='tanet')
 PASS_ON = {'allow_extra_args': True, 'ignore_unknown_options': True}
 DEBUG_VARIABLE = 'PYIQA_AMHP_DEBUG'
 console, problems = Console(), Console(stderr=True)
@@ -248,6 +250,33 @@ def weights_path(name: Annotated[str | None, typer.Argument()] = None) -> None:
     from pyiqa_amhp.model import weights
 
     print(weights.store_path(name))
+
+
+@tanet_app.command('calibrate')
+def tanet_calibrate(
+    checkpoint: Annotated[Path, typer.Argument(help="The authors' checkpoint for AVA.")],
+    images: Annotated[
+        list[str], typer.Argument(help='Images, folders or globs.', metavar='IMAGES...')
+    ],
+    out: Annotated[Path, typer.Option(help='FILE.pth or FILE.safetensors')],
+    device: Annotated[str | None, typer.Option(help='cpu, cuda, ...')] = None,
+) -> None:
+    """Estimate the batch-norm statistics that the authors' checkpoint lacks, and store both."""
+    from pyiqa_amhp.calibrate import calibrate_tanet
+    from pyiqa_amhp.data.images import find_images
+
+    files = find_images(images)
+    bar = _progress(files, len(files), 'Calibrating')
+    found = calibrate_tanet(checkpoint, bar, out, device)
+    if found.errors:
+        problems.print(f'[yellow]{len(found.errors)} of {len(files)} images were left out[/]')
+        for error in found.errors[:5]:
+            problems.print(f'  {_escape(error)}', soft_wrap=True)
+    console.print(
+        f'{found.images} images: mean {found.mean:.6g}, variance {found.variance:.6g}',
+        soft_wrap=True,
+    )
+    console.print(f'written: {_escape(str(out))}', soft_wrap=True)
 
 
 @app.command()

@@ -5,7 +5,10 @@ Registry names are lazy: a class is imported when pyiqa asks for it, not before.
 
 from contextlib import suppress
 
-ARCHS = {'AMHP': 'pyiqa_amhp.model.amhp:AMHP'}
+ARCHS = {
+    'AMHP': 'pyiqa_amhp.model.amhp:AMHP',
+    'TANet': 'pyiqa_amhp.model.tanet:TANet',
+}
 DATASETS = {
     'AMHPDataset': 'pyiqa_amhp.data.dataset:AMHPDataset',
     'AVACommentsDataset': 'pyiqa_amhp.data.ava:AVACommentsDataset',
@@ -20,7 +23,7 @@ METRICS = {
 }
 MODELS = {'AMHPModel': 'pyiqa_amhp.train.model:AMHPModel'}
 
-# What `pyiqa.create_metric(NAME)` builds. The options are those of the arch AMHP.
+# What `pyiqa.create_metric(NAME)` builds. The options are those of the arch.
 METRIC_CONFIGS = {
     # On AVA's scale, unless the weights that are given are of another.
     'amhp': {
@@ -46,6 +49,11 @@ METRIC_CONFIGS = {
             'pretrained': 'clip',
             'tau': 'clip',
         },
+        'metric_mode': 'NR',
+        'score_range': '1, 10',
+    },
+    'tanet': {
+        'metric_opts': {'type': 'TANet'},
         'metric_mode': 'NR',
         'score_range': '1, 10',
     },

@@ -1,0 +1,331 @@
+"""TANet: what a photograph shows decides how it is judged.
+
+Reference:
+    He et al.: "Rethinking Image Aesthetics Assessment: Models, Datasets and Benchmarks",
+    IJCAI 2022.
+
+Written afresh. Sizes, the order of the steps and the names of the modules are those of the
+authors' public code for AVA (github: woshidandan/TANet-image-aesthetics-and-quality-assessment),
+so that a checkpoint of theirs loads. ``tygertnet`` is their spelling.
+
+**Where it differs from the authors' code.** There, the generated layer mixes the images of a
+batch: entry (i, j) of an N x N square is image i's features by image j's generated weight, plus
+image i's bias. A batch norm made anew at every call normalises each column over the batch, in
+testing too, and each row is pooled to ten numbers. So a score depends on the batch that the image
+is in, and a single image is an error. Here each image meets its own generated weight and bias (the
+diagonal of that square), the batch norm is a layer with running statistics over that one number,
+and pooling one number to ten repeats it. A score depends on nothing but the image. Scores are
+therefore not the authors' to the digit, and cannot be: theirs have no value for an image by itself.
+
+The statistics are learned in training. A checkpoint of the authors has none: `amhp tanet
+calibrate` estimates them from images, and until then the metric says that it is uncalibrated.
+
+**What is not known.** The paper does not say how an image becomes 224 x 224. The authors' code
+squashes it with Pillow's default filter, which is bicubic from Pillow 7 on (and was nearest
+before; which one they had is not stated). Their checkpoint file was not at hand when this was
+written: the names are read from their code. Their code for TAD66K is another network (one output,
+a softmax over the batch in place of the batch norm), which has no meaning for an image by itself:
+its checkpoint is refused.
+"""
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn.functional import adaptive_avg_pool2d
+from torchvision.models import resnet18
+from torchvision.transforms import functional as TF
+
+from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.model.files import check_keys, read_tensors
+from pyiqa_amhp.model.preprocess import check_images
+
+SCORES = 10  # AVA's votes, 1..10
+SCENES = 365  # outputs of a network trained on Places365
+HIDDEN = 100
+GRID = 12  # the RGB branch looks at 12 x 12 patches
+SIZE = 224
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # authors' code
+
+# MobileNet-V2's blocks: expansion, channels, how many, stride of the first.
+STAGES = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
+
+logger = logging.getLogger('pyiqa_amhp')
+_said: set[str] = set()
+
+
+def self_similarity(x: torch.Tensor) -> torch.Tensor:
+    """How alike the colours of an image's patches are: ``(N, 3, H, W)`` to ``(N, 20736)``.
+
+    The mean colours of 12 x 12 patches, and the cosine of each of the 144 with each.
+    """
+    patches = adaptive_avg_pool2d(x, GRID).flatten(2)  # (N, 3, 144)
+    length = patches.norm(dim=1)  # (N, 144)
+    products = patches.transpose(1, 2) @ patches  # (N, 144, 144)
+    lengths = length.unsqueeze(2) * length.unsqueeze(1)
+    return (products / lengths.clamp(min=1e-8)).flatten(1)
+
+
+def generated_layer(q: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """Features ``(N, 100)``, each by its own image's weight ``(N, 100)`` and bias: ``(N, 1)``."""
+    return (q * weight).sum(dim=1, keepdim=True) + bias
+
+
+class HyperNet(nn.Module):
+    """From what is in the image ``(N, 365)`` to a layer's weight ``(N, 100)``, bias ``(N, 1)``."""
+
+    def __init__(self):
+        super().__init__()
+        self.last_out_w = nn.Linear(SCENES, HIDDEN)
+        self.last_out_b = nn.Linear(SCENES, 1)
+
+    def forward(self, scene: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The generated weight and bias."""
+        return self.last_out_w(scene), self.last_out_b(scene)
+
+
+class TargetNet(nn.Module):
+    """The target branch, with the generated layer in it.
+
+    ``bn7`` has no weights of its own, as the one that the authors' code makes at each call.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.fc1 = nn.Linear(SCENES, HIDDEN)
+        self.bn1 = nn.BatchNorm1d(HIDDEN)
+        self.relu1 = nn.PReLU()
+        self.drop1 = nn.Dropout(0.5)
+        self.bn7 = nn.BatchNorm1d(1, affine=False)
+        self.relu7 = nn.PReLU()
+
+    def response(self, scene, weight, bias) -> torch.Tensor:
+        """What the generated layer gives, before ``bn7``: ``(N, 1)``."""
+        q = self.drop1(self.relu1(self.bn1(self.fc1(scene))))  # (N, 100)
+        return generated_layer(q, weight, bias)
+
+    def forward(self, scene, weight, bias) -> torch.Tensor:
+        """``(N, 10)``: one number for each image, ten times."""
+        q = self.relu7(self.bn7(self.response(scene, weight, bias)))  # (N, 1)
+        return q.expand(-1, SCORES)
+
+
+def _conv_norm(inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1):
+    padding = kernel // 2
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, groups=groups, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode='fan_out')  # authors' code
+    return conv, nn.BatchNorm2d(outputs)
+
+
+class Block(nn.Module):
+    """MobileNet-V2's block. Unlike torchvision's it expands even where ``expansion`` is 1."""
+
+    def __init__(self, inputs: int, outputs: int, expansion: int, stride: int):
+        super().__init__()
+        inner = inputs * expansion
+        self.conv = nn.Sequential(
+            *_conv_norm(inputs, inner),
+            nn.ReLU6(inplace=True),
+            *_conv_norm(inner, inner, kernel=3, stride=stride, groups=inner),
+            nn.ReLU6(inplace=True),
+            *_conv_norm(inner, outputs),
+        )
+        self.adds = stride == 1 and inputs == outputs
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``(N, inputs, H, W)`` to ``(N, outputs, H / stride, W / stride)``."""
+        return x + self.conv(x) if self.adds else self.conv(x)
+
+
+class MobileNet(nn.Module):
+    """The aesthetics branch: a MobileNet-V2 of ReLU6 blocks between two plain ReLU layers."""
+
+    def __init__(self):
+        super().__init__()
+        channels, last = 32, 1280
+        layers = [nn.Sequential(*_conv_norm(3, channels, kernel=3, stride=2), nn.ReLU())]
+        for expansion, outputs, count, stride in STAGES:
+            for i in range(count):
+                layers.append(Block(channels, outputs, expansion, 1 if i else stride))
+                channels = outputs
+        layers.append(nn.Sequential(*_conv_norm(channels, last), nn.ReLU()))
+        self.base_model = nn.Sequential(nn.Sequential(*layers), nn.AdaptiveAvgPool2d(1))
+        self.head = nn.Sequential(nn.ReLU(), nn.Dropout(0.75), nn.Linear(last, SCORES))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``(N, 3, 224, 224)`` to ``(N, 10)``."""
+        return self.head(self.base_model(x).flatten(1))
+
+
+class TANet(nn.Module):
+    """The arch ``TANet`` of pyiqa: an image to a score on AVA's scale, 1..10.
+
+    Args:
+        pretrained: False: random weights, the start of training. True asks for
+            ``pretrained_model_path``: no weights come with this package.
+        pretrained_model_path: a checkpoint, ``.pth`` or ``.safetensors``: the authors' for AVA, or
+            one of this arch. It loads without running code.
+
+    Raises:
+        AMHPError: no weights to load, or weights that do not fit.
+    """
+
+    def __init__(self, pretrained: bool = True, pretrained_model_path: str | Path | None = None):
+        super().__init__()
+        if pretrained not in (True, False):
+            raise AMHPError(f'pretrained={pretrained!r}: expected True or False')
+        if pretrained and pretrained_model_path is None:
+            raise AMHPError(
+                'TANet: no weights come with this package; give pretrained_model_path=FILE (the '
+                "authors' checkpoint for AVA, SRCC_758_LCC_765.pth in their public code, or one "
+                'of your own), or pretrained=False for random weights'
+            )
+        self.res365_last = resnet18(weights=None, num_classes=SCENES)
+        self.hypernet = HyperNet()
+        self.tygertnet = TargetNet()
+        self.mobileNet = MobileNet()
+        self.head_rgb = nn.Sequential(
+            nn.ReLU(), nn.Dropout(0.75), nn.Linear(GRID**4, SCORES), nn.Softmax(dim=1)
+        )
+        self.head = nn.Sequential(
+            nn.ReLU(), nn.Dropout(0.75), nn.Linear(3 * SCORES, SCORES), nn.Softmax(dim=1)
+        )
+        for name, values in (
+            ('level_values', torch.arange(1.0, SCORES + 1)),
+            ('mean', torch.tensor(IMAGENET_MEAN).reshape(1, 3, 1, 1)),
+            ('std', torch.tensor(IMAGENET_STD).reshape(1, 3, 1, 1)),
+        ):
+            self.register_buffer(name, values, persistent=False)
+        if pretrained_model_path is not None:
+            load_checkpoint(self, pretrained_model_path)
+            if not self.calibrated:
+                _say_uncalibrated(pretrained_model_path)
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the batch norm after the generated layer has seen any image."""
+        return bool(self.tygertnet.bn7.num_batches_tracked)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        return_mos: bool = True,
+        return_dist: bool = False,
+        text: str | list[str | None] | None = None,
+    ) -> torch.Tensor | list[torch.Tensor]:
+        """Judge a batch.
+
+        Args:
+            x: ``(N, 3, H, W)`` or grey ``(N, 1, H, W)``, values in [0, 1], any size.
+            return_mos: give the scores, ``(N, 1)``, in 1..10.
+            return_dist: give the distributions over the votes 1..10, ``(N, 10)``.
+            text: ignored; ``AMHPModel``, which can train this arch too, gives one.
+
+        Returns:
+            One tensor, or ``[mos, dist]`` as in pyiqa's NIMA.
+
+        Raises:
+            AMHPError, TypeError: images that are not of this form.
+        """
+        if not (return_mos or return_dist):
+            raise AMHPError('nothing to return: return_mos and return_dist are both False')
+        x = self.preprocess(x)
+        scene = self.res365_last(x)  # (N, 365)
+        tens = (
+            self.mobileNet(x),
+            self.tygertnet(scene, *self.hypernet(scene)),
+            self.head_rgb(self_similarity(x)),
+        )
+        dist = self.head(torch.cat(tens, dim=1))
+        mos = (dist * self.level_values).sum(dim=1, keepdim=True)
+        outputs = [mos] * return_mos + [dist] * return_dist
+        return outputs if len(outputs) > 1 else outputs[0]
+
+    def preprocess(self, x: torch.Tensor) -> torch.Tensor:
+        """Check, squash to 224 x 224 (bicubic; not where it is so already) and normalise."""
+        x = check_images(x).to(self.mean.dtype)
+        if x.shape[-2:] != (SIZE, SIZE):
+            x = TF.resize(x, [SIZE, SIZE], TF.InterpolationMode.BICUBIC, antialias=True)
+            x = x.clamp(0, 1)  # bicubic overshoots; Pillow, which the authors use, clips too
+        return (x - self.mean) / self.std
+
+    def response(self, x: torch.Tensor) -> torch.Tensor:
+        """What the generated layer gives for images, before the batch norm: ``(N, 1)``."""
+        scene = self.res365_last(self.preprocess(x))
+        return self.tygertnet.response(scene, *self.hypernet(scene))
+
+
+def load_checkpoint(net: TANet, path: str | Path) -> None:
+    """Load a checkpoint; one without statistics for ``bn7`` leaves the network uncalibrated.
+
+    Raises:
+        AMHPError: see ``read_tensors``; or keys that do not fit, by name.
+    """
+    state = read_tensors(path)
+    if 'head.2.bias' in state and state['head.2.bias'].shape == (1,):
+        raise AMHPError(
+            f'{path}: a TANet with one output, as the authors trained for TAD66K; expected the '
+            'one for AVA, with ten (theirs for TAD66K cannot judge an image by itself)'
+        )
+    net.tygertnet.bn7.reset_running_stats()
+    statistics = {f'tygertnet.bn7.{k}': v for k, v in net.tygertnet.bn7.state_dict().items()}
+    if not statistics.keys() & state.keys():
+        state = {**state, **statistics}
+    check_keys(net, state, path)
+    net.load_state_dict(state)
+
+
+@torch.no_grad()
+def calibrate(net: TANet, images: Iterable[torch.Tensor]) -> int:
+    """Estimate the statistics of the batch norm after the generated layer.
+
+    Args:
+        net: changed in place, and left in evaluation.
+        images: batches ``(N, 3, H, W)`` in [0, 1], of any sizes.
+
+    Returns:
+        How many images there were. Their mean and (unbiased, as in PyTorch's batch norm) variance
+        are now the network's.
+
+    Raises:
+        AMHPError: fewer than two images, or images that are all the same to the network.
+    """
+    net.eval()
+    responses = [net.response(x).flatten().double().cpu() for x in images]
+    responses = torch.cat(responses) if responses else torch.empty(0)
+    if len(responses) < 2:
+        raise AMHPError(f'{len(responses)} images: a variance needs two at least, better hundreds')
+    mean, variance = responses.mean(), responses.var()
+    if not (torch.isfinite(variance) and variance > 0):
+        raise AMHPError(
+            f'the generated layer gives {len(responses)} images the variance {variance:g}: '
+            'expected a positive number; give images that differ, or other weights'
+        )
+    bn7 = net.tygertnet.bn7
+    bn7.running_mean.fill_(mean.item())
+    bn7.running_var.fill_(variance.item())
+    bn7.num_batches_tracked.fill_(1)
+    return len(responses)
+
+
+def _say_uncalibrated(path: str | Path) -> None:
+    """Say, once in a process for each file, what scores without statistics are worth."""
+    if str(path) not in _said:
+        _said.add(str(path))
+        logger.warning(
+            'TANet is uncalibrated: %s has no statistics for the batch norm of the generated layer '
+            "(the authors' code takes those of each batch), so its scores are off. Estimate them "
+            'once, from some hundred images: amhp tanet calibrate %s IMAGES --out FILE.pth',
+            path,
+            path,
+        )
