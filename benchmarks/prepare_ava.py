@@ -75,7 +75,7 @@ def measure_data_set(root: Path) -> dict[str, float]:
     """Opening, a text at random, and what workers add."""
     import pandas as pd
 
-    from pyiqa_amhp.data.ava import AVACommentsDataset
+    from pyiqa_amhp.data.datasets import AVACommentsDataset
 
     csv = root / 'meta' / 'meta_info_AVADataset.csv'
     pd.read_csv(csv)  # into the cache of the disk

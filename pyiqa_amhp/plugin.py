@@ -11,9 +11,9 @@ ARCHS = {
 }
 DATASETS = {
     'AMHPDataset': 'pyiqa_amhp.data.dataset:AMHPDataset',
-    'AVACommentsDataset': 'pyiqa_amhp.data.ava:AVACommentsDataset',
-    'PARADataset': 'pyiqa_amhp.data.para:PARADataset',
-    'AADBDataset': 'pyiqa_amhp.data.aadb:AADBDataset',
+    'AVACommentsDataset': 'pyiqa_amhp.data.datasets:AVACommentsDataset',
+    'PARADataset': 'pyiqa_amhp.data.datasets:PARADataset',
+    'AADBDataset': 'pyiqa_amhp.data.datasets:AADBDataset',
 }
 LOSSES = {'AMHPEMDLoss': 'pyiqa_amhp.train.loss:AMHPEMDLoss'}
 METRICS = {

@@ -11,11 +11,11 @@ import pandas as pd
 import torch
 from torchvision.transforms.functional import to_tensor
 
+from pyiqa_amhp.atomic import write_atomically
 from pyiqa_amhp.data.images import read_image
 from pyiqa_amhp.data.ratings import SCALES
 from pyiqa_amhp.errors import AMHPError, ImageReadError
 from pyiqa_amhp.model.config import AMHPConfig
-from pyiqa_amhp.model.files import write_atomically
 
 logger = logging.getLogger('pyiqa_amhp')
 

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from pyiqa.data import build_dataset
 
-from pyiqa_amhp.data.aadb import ATTRIBUTES, AADBDataset, read_aadb
+from pyiqa_amhp.data.aadb import ATTRIBUTES, read_aadb
+from pyiqa_amhp.data.datasets import AADBDataset
 from pyiqa_amhp.errors import AMHPError
 
 VOTES = [f'c{i}' for i in range(1, 6)]

@@ -7,7 +7,8 @@ import torch
 from layouts import write_ava
 
 from pyiqa_amhp.data import ava
-from pyiqa_amhp.data.ava import AVACommentsDataset, read_ava, read_ava_txt, read_id_list
+from pyiqa_amhp.data.ava import read_ava, read_ava_txt, read_id_list
+from pyiqa_amhp.data.datasets import AVACommentsDataset
 from pyiqa_amhp.data.prepare import prepare
 from pyiqa_amhp.data.publisher import TEST, TRAIN
 from pyiqa_amhp.errors import AMHPError

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from pyiqa.data import build_dataset
 
-from pyiqa_amhp.data.para import AUTHORS_SENTENCE, PARADataset, read_para
+from pyiqa_amhp.data.datasets import PARADataset
+from pyiqa_amhp.data.para import AUTHORS_SENTENCE, read_para
 from pyiqa_amhp.data.ratings import REFERENCE_PARA_LEVEL_VALUES
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.text.attributes import TEMPLATE

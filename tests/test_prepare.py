@@ -1,6 +1,8 @@
 """``amhp prepare``: checks against the disk, the report, restarts, nothing half-written."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -183,3 +185,9 @@ def test_all_training_images_or_none_may_become_validation():
 
 def test_ava_without_a_number_cuts_a_tenth_of_a_small_copy(root, tmp_path):
     assert prepare('ava', root, tmp_path / 'out').splits == {'train': 22, 'val': 2, 'test': 8}
+
+
+def test_preparing_needs_no_torch():
+    """It starts at once, and its memory is that of the data."""
+    code = 'import sys, pyiqa_amhp.data.prepare; sys.exit("torch" in sys.modules)'
+    assert subprocess.run([sys.executable, '-c', code], check=False).returncode == 0

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from pyiqa_amhp.atomic import write_atomically
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model import weights
 from pyiqa_amhp.model.amhp import AMHP
-from pyiqa_amhp.model.files import write_atomically
 
 
 def score(net):

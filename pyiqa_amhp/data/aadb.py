@@ -1,4 +1,4 @@
-"""AADB: the publisher's files to a meta file, and rated photographs with attributes in words.
+"""AADB: the publisher's files to a meta file.
 
 Reference:
     Kong et al.: "Photo Aesthetics Ranking Network with Attributes and Content Adaptation",
@@ -6,15 +6,12 @@ Reference:
 """
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from pyiqa_amhp.data.aadb_votes import read_votes
-from pyiqa_amhp.data.dataset import AMHPDataset, with_defaults
 from pyiqa_amhp.data.publisher import (
     TEST,
     TRAIN,
@@ -27,7 +24,6 @@ from pyiqa_amhp.data.publisher import (
     once_each,
 )
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.text.attributes import template_fields
 
 ATTRIBUTES = {
     'content': 'Content',
@@ -64,38 +60,6 @@ IMAGE_FOLDERS = (
     ('datasetImages_warp256', 'AADB_newtest'),
 )
 """Folders that together hold all images: in their own sizes, and squashed to 256 x 256."""
-
-
-class AADBDataset(AMHPDataset):
-    """Photographs of AADB with their attributes in words.
-
-    An ``AMHPDataset`` on the file that ``amhp prepare aadb`` writes, with other defaults:
-
-        dataset: aadb (levels and votes at 0, 0.25, 0.5, 0.75, 1: our choice).
-        split_index: official_split (the publisher's: 8,458 train, some 500 validation, 1,000
-            test). ``paper_split`` has the validation images in train, as the paper's 9,000.
-        text_source: labels (paper).
-        attributes: color_harmony, light, content (paper); any of the eleven in any order. All
-            eleven in the paper's sentences are one token more than CLIP's 77.
-        attr_template: ``A photo with {level} {attribute}.`` for each (paper: as for PARA).
-        attr_range: [-1, 1], in five levels of equal width (our choice; the paper does not say).
-    """
-
-    def __init__(self, opt: Mapping[str, Any]):
-        super().__init__(aadb_options(opt))
-
-
-def aadb_options(opt: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of an ``AADBDataset`` with its defaults filled in."""
-    defaults = {
-        'dataset': 'aadb',
-        'split_index': 'official_split',
-        'text_source': 'labels',
-        'attr_range': ATTRIBUTE_RANGE,
-    }
-    attributes = template_fields(opt.get('attr_template') or '')
-    defaults['attributes'] = attributes or ['color_harmony', 'light', 'content']
-    return with_defaults(opt, defaults)
 
 
 def read_aadb(root: Path) -> Published:

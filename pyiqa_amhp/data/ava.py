@@ -1,18 +1,15 @@
-"""AVA: the publisher's files to a meta file, and rated photographs with their comments.
+"""AVA: the publisher's files to a meta file.
 
 Reference:
     Murray, Marchesotti, Perronnin: "AVA: A large-scale database for aesthetic visual analysis",
     CVPR 2012; the comments: Zhou et al. 2016 (AVA-Comments), Ghosal et al. 2019 (AVA-Captions).
 """
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from pyiqa_amhp.data.dataset import AMHPDataset, with_defaults
 from pyiqa_amhp.data.publisher import (
     TEST,
     TRAIN,
@@ -24,7 +21,6 @@ from pyiqa_amhp.data.publisher import (
     note,
 )
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.text.store import CommentStore, CommentTexts
 
 VOTES = [f'c{vote}' for vote in range(1, 11)]
 TAGS = ['semantic_tag1', 'semantic_tag2']
@@ -41,53 +37,6 @@ COMMENTS = (
     'AVA_Comments_Full.txt', 'CLEAN_AVA_FULL_COMMENTS.json', '*/AVA_Comments_Full.txt',
     '*/CLEAN_AVA_FULL_COMMENTS.json',
 )  # fmt: skip
-
-
-COMMENT_MODE = 'one'  # our choice: the paper does not say what it does with several
-
-
-class AVACommentsDataset(AMHPDataset):
-    """Photographs of AVA with what people said about them.
-
-    An ``AMHPDataset`` on the files that ``amhp prepare ava`` writes, with other defaults:
-
-        dataset: ava (levels 1.5, 3.5, 5.5, 7.5, 9.5; votes 1 to 10).
-        split_index: official_split (paper: AVA's standard split).
-
-    Further options:
-
-        comments_file: the store of comments; ``~`` for the column ``text`` or no text at all.
-        comment_mode: ``one`` (default, our choice): an attribute comment, in training another one
-            each time; ``join``: as many as CLIP's 77 tokens hold, in training in another order
-            each time. In testing the choice is always the same.
-        comment_attributes: names from the lexicon that count; default: all.
-        comment_seed: of the choices that stay the same (default 0).
-
-    An image without attribute comments gets one of its other comments (paper), one without any
-    gets no text.
-    """
-
-    def __init__(self, opt: Mapping[str, Any]):
-        defaults = {'dataset': 'ava', 'split_index': 'official_split', 'comment_mode': COMMENT_MODE}
-        super().__init__(with_defaults(opt, defaults))
-
-    def get_split(self, opt):
-        """Keep the rows of this phase, and find their comments."""
-        super().get_split(opt)
-        self.comments: CommentTexts | None = None
-        if opt.get('comments_file') and opt.get('text_source') in (None, 'comments'):
-            self.comments = CommentTexts(
-                CommentStore(opt['comments_file']),
-                image_ids(pd.Series(self.images.names), self.images.file),
-                attributes=opt.get('comment_attributes'),
-                mode=opt['comment_mode'],
-                seed=opt.get('comment_seed', 0),
-                training=opt['phase'] == 'train',
-            )
-
-    def text(self, index: int) -> str:
-        """A comment about an image; in training not always the same."""
-        return super().text(index) if self.comments is None else self.comments[index]
 
 
 def read_ava(root: Path) -> Published:

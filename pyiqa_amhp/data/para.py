@@ -1,18 +1,15 @@
-"""PARA: the publisher's files to a meta file, and rated photographs with attributes in words.
+"""PARA: the publisher's files to a meta file.
 
 Reference:
     Yang et al.: "Personalized Image Aesthetics Assessment with Rich Attributes", CVPR 2022.
 """
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from pyiqa_amhp.data.dataset import AMHPDataset, with_defaults
 from pyiqa_amhp.data.publisher import (
     TEST,
     TRAIN,
@@ -25,7 +22,6 @@ from pyiqa_amhp.data.publisher import (
 )
 from pyiqa_amhp.data.ratings import SCALES
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.text.attributes import template_fields
 
 ATTRIBUTES = {
     'content': 'contentScore',
@@ -64,52 +60,6 @@ BAD_LINES = (
     'lines with a value that is missing, not a number or off its scale, as where a file was cut; '
     'left out: download it again'
 )
-
-
-class PARADataset(AMHPDataset):
-    """Photographs of PARA with their attributes in words.
-
-    An ``AMHPDataset`` on the file that ``amhp prepare para`` writes, with other defaults:
-
-        dataset: para (levels 1 to 5; PARA's nine votes, 1 to 5 in half steps).
-        split_index: official_split (paper: PARA's own split).
-        text_source: labels (paper).
-        attributes: content, composition, color, light, depth_of_field, object_emphasis (paper,
-            all six); any of them in any order, as in its Table 5.
-        attr_template: ``A photo with {level} {attribute}.`` for each (paper). ``authors`` is all
-            six in one sentence, as in the authors' code: same attributes, same order, but the
-            wording is ours. Any sentence that names attributes in braces can take its place.
-        attr_range: [1, 5]; object_emphasis [0, 1]. Levels are of equal width (our choice).
-        attr_cuts: none.
-
-    With ``protocol: reference``, what the authors ran: ``attr_template`` is authors, and
-    ``attr_cuts`` 1, 2, 3, 4 (a mean up to 1 is bad, up to 2 poor, .. above 4 perfect; of
-    object_emphasis 0.2, 0.4, 0.6, 0.8).
-
-    Raters said of each photo whether it emphasises an object, yes or no. The share who said yes
-    is taken for its level, as in the authors' code: "A photo with good object emphasis." is one
-    of which 60 to 80 % did.
-    """
-
-    def __init__(self, opt: Mapping[str, Any]):
-        super().__init__(para_options(opt))
-
-
-def para_options(opt: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a ``PARADataset`` with its defaults filled in."""
-    defaults = {
-        'dataset': 'para',
-        'split_index': 'official_split',
-        'text_source': 'labels',
-        'attr_range': RANGES,
-    }
-    if opt.get('protocol') == 'reference':
-        defaults.update(attr_template='authors', attr_cuts=AUTHORS_CUTS)
-    opt = with_defaults(opt, defaults)
-    if opt.get('attr_template') == 'authors':
-        opt['attr_template'] = AUTHORS_SENTENCE
-    attributes = template_fields(opt.get('attr_template') or '') or list(ATTRIBUTES)
-    return with_defaults(opt, {'attributes': attributes})
 
 
 def read_para(root: Path) -> Published:

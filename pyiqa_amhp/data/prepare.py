@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from pyiqa_amhp.atomic import write_atomically
 from pyiqa_amhp.data import aadb, ava, para
 from pyiqa_amhp.data.images import read_image
 from pyiqa_amhp.data.publisher import TEST, TRAIN, VAL, Problem, Published, find_any, note
 from pyiqa_amhp.errors import AMHPError, ImageReadError
-from pyiqa_amhp.model.files import write_atomically
 from pyiqa_amhp.text.comments import Lexicon, read_comments
 from pyiqa_amhp.text.store import CommentStore, write_store
 

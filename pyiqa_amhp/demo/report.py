@@ -16,9 +16,9 @@ from types import ModuleType
 
 import numpy as np
 
+from pyiqa_amhp.atomic import write_atomically
 from pyiqa_amhp.data.images import read_image
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.model.files import write_atomically
 
 # Key in ModelResult.metrics, its name, and whether more is better.
 METRICS = (

@@ -1,15 +1,14 @@
-"""Reading and writing tensors: nothing that is read can run code, nothing is half-written."""
+"""Reading tensors and telling what does not fit: nothing that is read can run code."""
 
-import os
 import pickle
 import re
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors.torch
 import torch
 
+from pyiqa_amhp.atomic import write_atomically  # noqa: F401
 from pyiqa_amhp.errors import AMHPError
 
 # How checkpoints wrap their tensors: pyiqa, open_clip, and others.
@@ -53,28 +52,6 @@ def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
     if not tensors:
         raise AMHPError(f'{path}: expected a checkpoint with named tensors, found none')
     return tensors
-
-
-def write_atomically(path: str | Path, write: Callable[[Path], None]) -> Path:
-    """Let ``write`` fill a temporary file in the same folder, then move it to ``path``."""
-    path = Path(path).expanduser()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f'.{path.name}.', suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        temporary.chmod(0o666 & ~_umask())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def check_keys(

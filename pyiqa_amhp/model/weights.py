@@ -12,9 +12,10 @@ import platformdirs
 import safetensors.torch
 import torch
 
+from pyiqa_amhp.atomic import write_atomically
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model.config import AMHPConfig, stored_config
-from pyiqa_amhp.model.files import check_keys, read_tensors, write_atomically
+from pyiqa_amhp.model.files import check_keys, read_tensors
 
 CONFIG_KEY = '_extra_state'  # where torch keeps what AMHP.get_extra_state gives
 WEIGHTS_VARIABLE = 'PYIQA_AMHP_WEIGHTS'

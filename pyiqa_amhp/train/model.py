@@ -13,8 +13,8 @@ from pyiqa.utils import get_root_logger
 from pyiqa.utils.dist_util import master_only
 from tqdm import tqdm
 
+from pyiqa_amhp.atomic import write_atomically
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.model.files import write_atomically
 from pyiqa_amhp.model.weights import save_checkpoint
 
 WEIGHT_DECAY = 1e-3  # paper, section 4.2.1
