@@ -1,0 +1,1 @@
+"""Tables and figures: metrics beside each other, with intervals, and beside published results."""

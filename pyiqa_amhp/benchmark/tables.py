@@ -1,0 +1,293 @@
+"""Rows of results as tables: CSV, Markdown, LaTeX, and on the terminal.
+
+A table holds rows of several kinds, and every row says what it is: ``measured here``,
+``published (source)``, or the difference of two such rows.
+"""
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.table import Table
+from rich.text import Text
+
+from pyiqa_amhp.benchmark.evaluate import MEASURES, Evaluation, Value
+from pyiqa_amhp.model.files import write_atomically
+
+MEASURED = 'measured here'
+DIFFERENCE = 'difference (measured - published)'
+MAPPED_MARK, NONE_MARK = '*', '-'
+INTERVAL_NOTE = 'In brackets: 95 % bootstrap interval over images (percentiles of 1,000 resamples).'
+MAPPED_NOTE = (
+    "* after a linear mapping of the metric's stated range to that of the ratings; not "
+    'comparable with figures without the mark.'
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method in a table.
+
+    Attributes:
+        method: its name.
+        origin: ``measured here``, ``published (source)`` or ``difference (...)``.
+        text_source: what it read beside the image: ``none``, ``comments``, ``labels``,
+            ``predicted``, ``not stated``; ``-`` where it was not measured.
+        values: by the keys of ``MEASURES``; a key that is not there was not reported.
+        kind: ``measured``, ``published`` or ``difference``.
+        images: how many were compared; None if not known.
+        seconds: per image; None if not measured.
+        error: why there is nothing at all; '' otherwise.
+        mapping: what was mapped to what for the values that are marked.
+        notes: what else a reader has to know.
+        source: of a published row, in full.
+    """
+
+    method: str
+    origin: str = MEASURED
+    text_source: str = 'none'
+    values: dict[str, Value] = field(default_factory=dict)
+    kind: str = 'measured'
+    images: int | None = None
+    seconds: float | None = None
+    error: str = ''
+    mapping: str = ''
+    notes: tuple[str, ...] = ()
+    source: str = ''
+
+
+def measured_row(
+    method: str,
+    evaluation: Evaluation,
+    text_source: str,
+    seconds: float | None = None,
+    notes: Sequence[str] = (),
+) -> Row:
+    """A row for what ``evaluate`` found."""
+    return Row(
+        method=method,
+        text_source=text_source,
+        values=evaluation.values,
+        images=evaluation.images,
+        seconds=seconds,
+        mapping=evaluation.mapping,
+        notes=(*notes, *evaluation.notes),
+    )
+
+
+def failed_row(method: str, error: str) -> Row:
+    """A row for a method that could not be measured, with the reason."""
+    return Row(method, text_source=NONE_MARK, error=' '.join(error.split()))
+
+
+def difference_row(measured: Row, published: Row) -> Row:
+    """Measured less published, where both have a value on one scale and no bound."""
+    differences = {}
+    for key, theirs in published.values.items():
+        ours = measured.values.get(key, Value())
+        if None not in (ours.value, theirs.value) and not (ours.mapped or theirs.bound):
+            differences[key] = Value(ours.value - theirs.value)
+    return Row(measured.method, DIFFERENCE, '', differences, kind='difference')
+
+
+def compare(measured: Row, published: Row) -> list[Row]:
+    """Three rows: measured, published, difference."""
+    return [measured, published, difference_row(measured, published)]
+
+
+def format_value(key: str, value: Value | None, signed: bool = False) -> str:
+    """``0.804 [0.799, 0.809]``; ACC in percent; ``*`` where mapped; ``-`` where there is none."""
+    if value is None or value.value is None:
+        return NONE_MARK
+    factor, digits = (100, 1) if key == 'acc' else (1, 3)
+    if value.bound:
+        return f'{value.bound} {value.value * factor:g}'
+
+    def number(x: float, sign: str = '') -> str:
+        text = f'{x * factor:{sign}.{digits}f}'
+        return text if abs(x * factor) < 1e6 else f'{x * factor:{sign}.3g}'
+
+    text = number(value.value, '+' if signed else '')
+    if value.low is not None:
+        text += f' [{number(value.low)}, {number(value.high)}]'
+    return text + MAPPED_MARK * value.mapped
+
+
+def columns(rows: Iterable[Row]) -> list[tuple[str, str]]:
+    """Keys and titles of the measures that any row has a value for."""
+    there = {key for row in rows for key, value in row.values.items() if value.value is not None}
+    return [
+        (key, f'{name}{" %" if key == "acc" else ""} {"↑" if more else "↓"}')
+        for key, name, more in MEASURES
+        if key in there
+    ]
+
+
+def notes_of(rows: Iterable[Row]) -> list[str]:
+    """What stands under a table: intervals, mappings, notes, and reasons for what is not there."""
+    rows = list(rows)
+    values = [value for row in rows for value in row.values.values()]
+    notes = [INTERVAL_NOTE] * any(v.low is not None for v in values)
+    notes += [MAPPED_NOTE] * any(v.mapped for v in values)
+    for row in rows:
+        said = [f'mapped {row.mapping}'] * bool(row.mapping) + list(row.notes)
+        reasons: dict[str, list[str]] = {}
+        names = {key: name for key, name, _ in MEASURES}
+        for key, value in row.values.items():
+            if value.reason:
+                reasons.setdefault(value.reason, []).append(names[key])
+        said += [f'{", ".join(which)}: {reason}' for reason, which in reasons.items()]
+        if said:
+            notes.append(f'{row.method}: {"; ".join(said)}.')
+    return notes + list(dict.fromkeys(row.source for row in rows if row.source))
+
+
+def _cells(row: Row, keys: Sequence[str]) -> list[str]:
+    """The formatted cells after the method: origin, text, measures, images, seconds."""
+    signed = row.kind == 'difference'
+    return [
+        row.origin,
+        row.text_source,
+        *(format_value(key, row.values.get(key), signed) for key in keys),
+        '' if row.images is None else f'{row.images:,}',
+        '' if row.seconds is None else f'{row.seconds:.3g}',
+    ]
+
+
+def _header(rows: Sequence[Row]) -> tuple[list[str], list[str]]:
+    keys, titles = zip(*columns(rows), strict=True) if columns(rows) else ((), ())
+    return list(keys), ['method', 'origin', 'text', *titles, 'images', 's / image']
+
+
+def to_csv(rows: Sequence[Row]) -> str:
+    """One line a row, always the same columns; numbers in full, ACC as a share."""
+    keys = [key for key, _, _ in MEASURES]
+    names = ['method', 'origin', 'kind', 'text_source', 'images', 'seconds_per_image']
+    for key in keys:
+        names += [key, f'{key}_low', f'{key}_high', f'{key}_bound', f'{key}_reason']
+    names += ['mapped', 'mapping', 'notes', 'source', 'error']
+    file = io.StringIO()
+    writer = csv.DictWriter(file, names, lineterminator='\n')
+    writer.writeheader()
+    for row in rows:
+        cells = {
+            'method': row.method,
+            'origin': row.origin,
+            'kind': row.kind,
+            'text_source': row.text_source,
+            'images': row.images,
+            'seconds_per_image': row.seconds,
+            'mapped': ' '.join(key for key, value in row.values.items() if value.mapped),
+            'mapping': row.mapping,
+            'notes': '; '.join(row.notes),
+            'source': row.source,
+            'error': row.error,
+        }
+        for key, value in row.values.items():
+            cells |= {
+                key: value.value,
+                f'{key}_low': value.low,
+                f'{key}_high': value.high,
+                f'{key}_bound': value.bound,
+                f'{key}_reason': value.reason,
+            }
+        writer.writerow(cells)
+    return file.getvalue()
+
+
+def to_markdown(rows: Sequence[Row], title: str = '') -> str:
+    """A table with notes under it."""
+
+    def line(cells: Iterable[str]) -> str:
+        return '| ' + ' | '.join(' '.join(c.replace('|', '\\|').split()) for c in cells) + ' |'
+
+    keys, header = _header(rows)
+    lines = [f'## {title}\n'] * bool(title)
+    lines += [line(header), '|' + ' --- |' * 3 + ' ---: |' * (len(header) - 3)]
+    for row in rows:
+        cells = _cells(row, keys)
+        if row.error:
+            cells = [row.origin, row.text_source, f'not measured: {row.error}', *[''] * len(keys)]
+            cells += [''] * (len(header) - 1 - len(cells))
+        lines.append(line([row.method, *cells]))
+    notes = notes_of(rows)
+    return '\n'.join([*lines, *([''] + [f'- {note}' for note in notes] if notes else [])]) + '\n'
+
+
+TEX = {
+    '\\': r'\textbackslash{}', '&': r'\&', '%': r'\%', '$': r'\$', '#': r'\#', '_': r'\_',
+    '{': r'\{', '}': r'\}', '~': r'\textasciitilde{}', '^': r'\textasciicircum{}',
+    '↑': r'$\uparrow$', '↓': r'$\downarrow$', '<': r'$<$', '>': r'$>$',
+}  # fmt: skip
+
+
+def tex_escape(text: str) -> str:
+    """Any text as it is, in LaTeX."""
+    return re.sub('|'.join(map(re.escape, TEX)), lambda match: TEX[match[0]], text)
+
+
+def to_latex(rows: Sequence[Row], title: str = '') -> str:
+    r"""A ``table`` environment; needs the package ``booktabs``."""
+    keys, header = _header(rows)
+
+    def line(cells: Iterable[str]) -> str:
+        return ' & '.join(tex_escape(' '.join(cell.split())) for cell in cells) + r' \\'
+
+    lines = [
+        r'\begin{table}',
+        *([rf'\caption{{{tex_escape(title)}}}'] if title else []),
+        r'\centering',
+        rf'\begin{{tabular}}{{lll{"r" * (len(header) - 3)}}}',
+        r'\toprule',
+        line(header),
+        r'\midrule',
+    ]
+    for row in rows:
+        if row.error:
+            span = (
+                rf'\multicolumn{{{len(header) - 3}}}{{l}}{{not measured: {tex_escape(row.error)}}}'
+            )
+            start = ' & '.join(map(tex_escape, (row.method, row.origin, row.text_source)))
+            lines.append(f'{start} & {span}' + r' \\')
+        else:
+            lines.append(line([row.method, *_cells(row, keys)]))
+    lines += [r'\bottomrule', r'\end{tabular}']
+    lines += [rf'\par\footnotesize {tex_escape(note)}' for note in notes_of(rows)]
+    return '\n'.join([*lines, r'\end{table}']) + '\n'
+
+
+def to_terminal(rows: Sequence[Row], title: str = '') -> Table:
+    """A table for ``rich``; intervals stand under their values."""
+    keys, header = _header(rows)
+    table = Table(title=title or None, title_justify='left')
+    for i, name in enumerate(header):
+        table.add_column(name, justify='left' if i < 3 else 'right', overflow='fold')
+    for row in rows:
+        cells = [cell.replace(' [', '\n[') for cell in _cells(row, keys)]
+        if row.error:
+            cells[0] = f'not measured: {row.error}'
+        style = {'published': 'dim', 'difference': 'italic'}.get(row.kind, '')
+        table.add_row(*map(Text, [row.method, *cells]), style=style)
+    return table
+
+
+WRITERS: dict[str, Callable[[Sequence[Row], str], str]] = {
+    '.csv': lambda rows, title: to_csv(rows),
+    '.md': to_markdown,
+    '.tex': to_latex,
+}
+
+
+def write_tables(rows: Sequence[Row], stem: str | Path, title: str = '') -> list[Path]:
+    """Write ``<stem>.csv``, ``.md`` and ``.tex``, each whole or not at all."""
+    paths = []
+    for suffix, write in WRITERS.items():
+        text = write(rows, title)
+        path = Path(f'{stem}{suffix}')
+        paths.append(
+            write_atomically(path, lambda file, text=text: file.write_text(text, encoding='utf-8'))
+        )
+    return paths
