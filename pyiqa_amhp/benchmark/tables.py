@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pyiqa_amhp.benchmark.evaluate import MEASURES, Evaluation, Value
-from pyiqa_amhp.model.files import write_atomically
+from pyiqa_amhp.atomic import write_atomically
 
 MEASURED = 'measured here'
 DIFFERENCE = 'difference (measured - published)'

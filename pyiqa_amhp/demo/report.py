@@ -3,21 +3,25 @@
 matplotlib and jinja2 come with the extra ``demo`` and are imported only when something is drawn.
 """
 
-import base64
-import importlib
-import io
-import mimetypes
 import textwrap
 from collections.abc import Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 
 from pyiqa_amhp.atomic import write_atomically
 from pyiqa_amhp.data.images import read_image
+from pyiqa_amhp.drawing import (
+    MUTED,
+    PREDICTED,
+    RATED,
+    SERIES,
+    data_uri,
+    drawing,
+    render_page,
+    svg_uri,
+)
 from pyiqa_amhp.errors import AMHPError
 
 # Key in ModelResult.metrics, its name, and whether more is better.
@@ -25,27 +29,6 @@ METRICS = (
     ('acc', 'ACC', True), ('srcc', 'SRCC', True), ('plcc', 'PLCC', True), ('krcc', 'KRCC', True),
     ('mse', 'MSE', False), ('emd1', 'EMD1', False), ('emd2', 'EMD2', False),
 )  # fmt: skip
-INK, MUTED, LINE = '#1d2730', '#66727d', '#dfe4e8'
-RATED, PREDICTED = '#a9b4be', '#17697a'
-MODEL_COLORS = (PREDICTED, '#c47f2c', '#7a5c8e', '#5b7f3a')  # in the order of Report.models
-STYLE = {
-    'font.family': 'DejaVu Sans',  # inside matplotlib, so the same everywhere
-    'text.color': INK,
-    'axes.edgecolor': LINE,
-    'axes.labelcolor': MUTED,
-    'axes.spines.top': False,
-    'axes.spines.right': False,
-    'axes.grid': True,
-    'axes.axisbelow': True,
-    'grid.color': LINE,
-    'grid.linewidth': 0.7,
-    'xtick.color': MUTED,
-    'ytick.color': MUTED,
-    'xtick.major.size': 0,
-    'ytick.major.size': 0,
-    'legend.frameon': False,
-    'svg.hashsalt': 'amhp',  # the same ids each time
-}
 CARD_COLUMN, MARGIN, LINE_HEIGHT, CARD_DPI = 500, 36, 25, 100  # pixels, the last per inch
 
 
@@ -123,21 +106,16 @@ def write_report(path: Path, report: Report) -> Path:
         AMHPError: jinja2 or matplotlib is missing, a picture cannot be read, or a distribution
             has another length than there are levels.
     """
-    jinja2 = _demo_module('jinja2')
     _check_examples(report.examples, report.levels)
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = environment.from_string(Path(__file__).with_name('report.html').read_text('utf-8'))
-    page = template.render(
+    page = render_page(
+        Path(__file__).with_name('report.html'),
         report=report,
         metrics=METRICS,
         best=_best_values(report.models),
-        examples=[(example, _data_uri(example.image)) for example in report.examples],
+        examples=[(example, data_uri(example.image)) for example in report.examples],
         tallest=_tallest(report.examples),
         curves=_curve_figures(report.models),
         scatters=_scatter_figures(report.models),
-        colors={'rated': RATED, 'predicted': PREDICTED, 'ink': INK, 'muted': MUTED, 'line': LINE},
         model_colors=_model_colors(report.models),
     )
     return write_atomically(path, lambda file: file.write_text(page, encoding='utf-8'))
@@ -156,7 +134,7 @@ def write_card(path: Path, examples: Sequence[Example], levels: Sequence[str]) -
     words = [_comment_lines(example.text) for example in examples]
     bars_top = CARD_COLUMN + 44 + LINE_HEIGHT * max(len(lines) for lines in words)
     height = bars_top + 150
-    with _drawing() as new_figure:
+    with drawing() as new_figure:
         figure = new_figure(
             figsize=(CARD_COLUMN * len(examples) / CARD_DPI, height / CARD_DPI), dpi=CARD_DPI
         )
@@ -167,25 +145,6 @@ def write_card(path: Path, examples: Sequence[Example], levels: Sequence[str]) -
         return write_atomically(
             path, lambda file: figure.savefig(file, format='png', dpi=CARD_DPI, facecolor='white')
         )
-
-
-def _demo_module(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise AMHPError(
-            f"the demo's report needs {error.name}, which is not installed: "
-            "pip install 'pyiqa-amhp[demo]'"
-        ) from error
-
-
-@contextmanager
-def _drawing():
-    """Our style for a while, and a way to make figures that leaves pyplot and its screen alone."""
-    matplotlib = _demo_module('matplotlib')
-    figure = _demo_module('matplotlib.figure').Figure
-    with matplotlib.rc_context(STYLE):
-        yield figure
 
 
 def _check_examples(examples: Sequence[Example], levels: Sequence[str]) -> None:
@@ -215,27 +174,14 @@ def _best_values(models: dict[str, ModelResult]) -> dict[str, float]:
 
 
 def _model_colors(models: dict[str, ModelResult]) -> dict[str, str]:
-    return {name: MODEL_COLORS[i % len(MODEL_COLORS)] for i, name in enumerate(models)}
-
-
-def _data_uri(image: Path) -> str:
-    kind = mimetypes.guess_type(image.name)[0] or 'application/octet-stream'
-    return f'data:{kind};base64,{base64.b64encode(image.read_bytes()).decode()}'
-
-
-def _svg_uri(figure) -> str:
-    """The figure as an image of its own: ids in one never meet ids of another."""
-    buffer = io.BytesIO()
-    metadata = dict.fromkeys(('Creator', 'Date', 'Format', 'Type'))
-    figure.savefig(buffer, format='svg', metadata=metadata)
-    return f'data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}'
+    return {name: SERIES[i % len(SERIES)] for i, name in enumerate(models)}
 
 
 def _curve_figures(models: dict[str, ModelResult]) -> list[tuple[str, str]]:
     """Pairs of picture and description: the loss and the validation SRCC over the training."""
     pictures = []
     colors = _model_colors(models)
-    with _drawing() as new_figure:
+    with drawing() as new_figure:
         for label in ('training loss', 'SRCC on validation'):
             figure = new_figure(figsize=(5.6, 3.1), layout='constrained')
             axes = figure.add_subplot(xlabel='iteration')
@@ -254,7 +200,7 @@ def _curve_figures(models: dict[str, ModelResult]) -> list[tuple[str, str]]:
             axes.set_xlim(left=0)
             if models:
                 axes.legend()
-            pictures.append((_svg_uri(figure), f'{label} of {" and ".join(models)}'))
+            pictures.append((svg_uri(figure), f'{label} of {" and ".join(models)}'))
     return pictures
 
 
@@ -277,7 +223,7 @@ def _scatter_figures(models: dict[str, ModelResult]) -> list[tuple[str, str]]:
         return []
     low, high = np.floor(np.min(np.concatenate(scores))), np.ceil(np.max(np.concatenate(scores)))
     pictures = []
-    with _drawing() as new_figure:
+    with drawing() as new_figure:
         for name, color in _model_colors(models).items():
             model = models[name]
             figure = new_figure(figsize=(5.0, 4.6), layout='constrained')
@@ -288,7 +234,7 @@ def _scatter_figures(models: dict[str, ModelResult]) -> list[tuple[str, str]]:
             axes.plot([low, high], [low, high], color=RATED, linewidth=1)
             axes.scatter(model.rated, model.predicted, s=16, color=color, alpha=0.55, linewidths=0)
             axes.set_title(f'{name}: SRCC {model.metrics["srcc"]:.3f}', loc='left', fontsize=10.5)
-            pictures.append((_svg_uri(figure), f'predicted over rated MOS, {model.title}'))
+            pictures.append((svg_uri(figure), f'predicted over rated MOS, {model.title}'))
     return pictures
 
 
