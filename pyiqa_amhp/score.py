@@ -1,7 +1,9 @@
 """Scores of image files: one reader, one loop, rows as they come."""
 
+import inspect
 import logging
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -29,6 +31,8 @@ class Score:
         score: on the metric's scale; None where the image could not be read.
         text_source: ``given`` where a text was used, else ``none``.
         levels: AMHP's probability of each quality level, by its word.
+        bins: another metric's probability of each of its scores, where it was asked for and the
+            metric gives one.
         error: why there is no score, else ''.
     """
 
@@ -36,6 +40,7 @@ class Score:
     score: float | None = None
     text_source: str = 'none'
     levels: dict[str, float] = field(default_factory=dict)
+    bins: tuple[float, ...] = ()
     error: str = ''
 
 
@@ -65,9 +70,20 @@ def score_scale(metric) -> str:
     config = getattr(metric.net, 'config', None)
     if not isinstance(config, AMHPConfig):
         return str(metric.score_range or 'not stated').replace(', ', '..')
-    scale, values = SCALES[config.dataset], config.level_values
-    ends = scale.vote_values if values == scale.level_values else values
-    return f'{ends[0]:g}..{ends[-1]:g}'
+    low, high = scale_ends(metric)
+    return f'{low:g}..{high:g}'
+
+
+def scale_ends(metric) -> tuple[float, float] | None:
+    """The same as numbers; None where an end is open or not stated. pyiqa's ``~1`` is 1."""
+    config = getattr(metric.net, 'config', None)
+    if isinstance(config, AMHPConfig):
+        scale, values = SCALES[config.dataset], config.level_values
+        ends = scale.vote_values if values == scale.level_values else values
+        return ends[0], ends[-1]
+    number = r'~?(-?\d+(?:\.\d+)?)'
+    stated = re.fullmatch(rf'{number}, *{number}', str(metric.score_range))
+    return stated and (float(stated[1]), float(stated[2]))
 
 
 def score_images(
@@ -75,6 +91,7 @@ def score_images(
     texts: Sequence[str | None] | None = None,
     metric='amhp',
     batch_size: int = 8,
+    with_bins: bool = False,
 ) -> Iterator[Score]:
     """Score image files one after the other, in their order, in constant memory.
 
@@ -84,6 +101,7 @@ def score_images(
         metric: a name, or what ``pyiqa.create_metric`` gave.
         batch_size: images for each pass through AMHP; other metrics get one image at a time,
             at its own size.
+        with_bins: ask other metrics for their distribution too (NIMA, MUSIQ, ...).
 
     Yields:
         A ``Score`` for each path.
@@ -99,7 +117,10 @@ def score_images(
         raise AMHPError(f'{len(texts)} texts for {len(paths)} images: give one for each')
     if batch_size < 1:
         raise AMHPError(f'batch size {batch_size}: expected 1 or more')
-    judge = _judge_amhp if hasattr(metric.net, 'judge') else _judge_other
+    if hasattr(metric.net, 'judge'):
+        judge = _judge_amhp
+    else:
+        judge = _judge_with_bins if with_bins and _gives_bins(metric) else _judge_other
     work = iter(zip(paths, texts, strict=True))
     while batch := list(islice(work, batch_size)):
         yield from judge(metric, batch)
@@ -142,6 +163,24 @@ def _judge_other(metric, batch: list[tuple[str, str | None]]) -> list[Score]:
         image, error = _read(path)
         score = None if image is None else float(metric(image))
         rows.append(Score(path, score, error=error))
+    return rows
+
+
+def _gives_bins(metric) -> bool:
+    return 'return_dist' in inspect.signature(metric.net.forward).parameters
+
+
+def _judge_with_bins(metric, batch: list[tuple[str, str | None]]) -> list[Score]:
+    rows = []
+    for path, _ in batch:
+        image, error = _read(path)
+        row = Score(path, error=error)
+        if image is not None:
+            mos, dist = metric(image, return_mos=True, return_dist=True)
+            row.score, bins = float(mos), dist.flatten().tolist()
+            if len(bins) > 1 and min(bins) >= 0 and abs(sum(bins) - 1) < 1e-3:
+                row.bins = tuple(bins)  # else it is one number, or no probabilities
+        rows.append(row)
     return rows
 
 

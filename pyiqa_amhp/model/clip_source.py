@@ -242,29 +242,33 @@ def _openai_cache(url: str) -> Path | None:
 
 def _require_network(what: str, repo: str, timeout: float = 5.0) -> None:
     """Raise in a few seconds where the hub cannot be reached, however slow the resolver is."""
-    problem: list[str] = ['no answer in time']
-
-    def ask():
-        try:
-            session = huggingface_hub.utils.get_session()
-            session.head(huggingface_hub.constants.ENDPOINT, timeout=timeout)
-            problem.clear()
-        except Exception as error:
-            problem[:] = [f'{type(error).__name__}: {error}'.splitlines()[0]]
-
-    if huggingface_hub.constants.HF_HUB_OFFLINE:
-        problem = ['HF_HUB_OFFLINE is set']
-    else:
-        thread = threading.Thread(target=ask, daemon=True)
-        thread.start()
-        thread.join(timeout + 1)
-    if problem:
+    if problem := hub_problem(timeout):
         raise AMHPError(
             f'{what}: not on this machine, and {huggingface_hub.constants.ENDPOINT} is out of '
-            f'reach ({problem[0]}). Three ways out:\n'
+            f'reach ({problem}). Three ways out:\n'
             f'  1. fetch it where there is a network (`hf download {repo}`) and copy that cache '
             'here (HF_HOME), or point HF_ENDPOINT at a mirror;\n'
             "  2. give a local file: clip_weights=FILE, OpenAI's ViT-B-16.pt or any other;\n"
             '  3. use trained AMHP weights, which need no CLIP file: pretrained_model_path=FILE, '
             '`amhp score --weights FILE`, or `amhp weights add FILE --as ava`.'
         )
+
+
+def hub_problem(timeout: float = 5.0) -> str:
+    """Why the hub is out of reach, '' if it is not; known within ``timeout`` and a second."""
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        return 'HF_HUB_OFFLINE is set'
+    problem = ['no answer in time']
+
+    def ask():
+        try:
+            session = huggingface_hub.utils.get_session()
+            session.head(huggingface_hub.constants.ENDPOINT, timeout=timeout)
+            problem[:] = ['']
+        except Exception as error:
+            problem[:] = [f'{type(error).__name__}: {error}'.splitlines()[0]]
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(timeout + 1)
+    return problem[0]
