@@ -177,6 +177,29 @@ def prepare(
     console.print(f'in the option files: dataroot_target: {folder}', soft_wrap=True)
 
 
+@app.command()
+def reproduce(
+    what: Annotated[str, typer.Argument(help='table1 .. table5, fig3 or fig4')],
+    root: Annotated[Path, typer.Option(help='Folder with AVA, PARA, AADB.')] = Path('datasets'),
+    meta: Annotated[Path, typer.Option(help='What amhp prepare wrote.')] = Path('datasets_meta'),
+    options: Annotated[Path, typer.Option(help='The option files.')] = Path('options'),
+    out: Annotated[Path, typer.Option(help='Folder for runs and results.')] = Path('reproduced'),
+    small: Annotated[
+        bool, typer.Option('--small', help="The demo's photographs and model: offline, in minutes.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help='Same seed, same numbers.')] = 0,
+) -> None:
+    """Train and test what a table or figure of the paper needs, beside the published figures."""
+    from pyiqa_amhp.benchmark.reproduce import reproduce as run
+    from pyiqa_amhp.benchmark.tables import to_terminal
+
+    result = run(what, out, root, meta, options, small, seed)
+    if result.rows:
+        console.print(to_terminal(result.rows, result.title))
+    for file in result.files:
+        console.print(f'written: {_escape(str(file))}', soft_wrap=True)
+
+
 @app.command(context_settings=PASS_ON)
 def train(
     ctx: typer.Context,

@@ -21,7 +21,6 @@ ATTRIBUTES = {
     'object_emphasis': 'steadiness',
 }
 SMALL_LABELS = {'text_source': 'labels', 'attr_range': [1, 5]}
-SHORT = {'depth_of_field': 'DOF', 'object_emphasis': 'OB'}  # as the paper's Table 5 has it
 
 
 @dataclass(frozen=True)
@@ -71,13 +70,11 @@ VARIANTS = (
     Model('Img + Attr + Qual', 'ava_all', 'ava'),
 )
 SUBSETS = tuple(
-    Model(
-        ', '.join(SHORT.get(name, name.capitalize()) for name in names),
-        f'para_{len(names)}_attributes',
-        'para',
-        attributes=names,
+    Model(label, f'para_{n}_attributes', 'para', attributes=tuple(ATTRIBUTES)[:n])
+    for n, label in enumerate(
+        ('Content', '+ Composition', '+ Color', '+ Light', '+ Depth of field', '+ Object emphasis'),
+        start=1,
     )
-    for names in (tuple(ATTRIBUTES)[: n + 1] for n in range(len(ATTRIBUTES)))
 )
 
 PLANS = {
