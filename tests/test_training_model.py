@@ -249,6 +249,19 @@ def test_a_batch_without_a_readable_image_changes_nothing(build, batch):
         model.update_learning_rate(2)
 
 
+def test_a_validation_of_one_image_is_refused(build, loader):
+    val = loader('val')
+    val.dataset.images = dataclasses.replace(
+        val.dataset.images,
+        **{
+            name: getattr(val.dataset.images, name)[:1]
+            for name in ('names', 'mos', 'dist', 'texts')
+        },
+    )
+    with pytest.raises(AMHPError, match='one image'):
+        build().nondist_validation(val, 1, None, False)
+
+
 def test_ratings_on_another_scale_than_the_network_are_refused(build, loader):
     model = build(network={'level_values': [1, 2, 3, 4, 5]})
     with pytest.raises(AMHPError, match=r'level_values \[1.5, .* network on \[1.0, '):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from pyiqa_amhp.atomic import write_atomically
 from pyiqa_amhp.data.images import read_image
@@ -61,40 +62,20 @@ def write_fig3(out: Path, title: str, cards: Sequence[Card]) -> list[Path]:
     return [png, _write_page(png, 'Fig. 3', title, said)]
 
 
-def write_fig4(
-    out: Path, title: str, curves: Mapping[str, Sequence[tuple[int, float]]], epochs: int
-) -> list[Path]:
-    """Measures on the test images by epoch: ``fig4.png``, ``fig4.csv`` and ``fig4.html``.
-
-    Args:
-        curves: name of a measure to pairs of iteration and value; the last is the end of training.
-        epochs: how many the training had.
-    """
-    table = ['epoch,' + ','.join(curves)]
+def write_fig4(out: Path, title: str, curves: Mapping[str, Sequence[float]]) -> list[Path]:
+    """Measures on the test images after each epoch: ``fig4.png``, ``fig4.csv``, ``fig4.html``."""
+    table = pd.DataFrame(curves)
+    table.index = pd.RangeIndex(1, len(table) + 1, name='epoch')
     with drawing() as new_figure:
         figure = new_figure(figsize=(7, 4.2), dpi=DPI, layout='constrained')
-        axes = figure.add_subplot(xlabel='epoch')
-        columns = []
-        for (name, points), color in zip(curves.items(), (PREDICTED, OTHER), strict=False):
-            steps, values = np.array(_once_each(points), float).T
-            at = steps / steps[-1] * epochs
-            axes.plot(at, values, marker='o', color=color, linewidth=2, markersize=5, label=name)
-            columns.append(values)
-        axes.set_xticks(range(1, epochs + 1))
+        axes = figure.add_subplot(xlabel='epoch', xticks=table.index)
+        for name, color in zip(table, (PREDICTED, OTHER), strict=False):
+            axes.plot(table.index, table[name], marker='o', color=color, linewidth=2, label=name)
         axes.set_title('SRCC and PLCC on the test images', loc='left', fontsize=11)
         axes.legend(loc='lower right')
         png = _save(figure, out / 'fig4.png')
-    for epoch, values in zip(at, np.stack(columns, axis=1), strict=True):
-        table.append(f'{epoch:g},' + ','.join(f'{value:.6f}' for value in values))
-    csv = write_atomically(
-        out / 'fig4.csv', lambda file: file.write_text('\n'.join(table) + '\n', encoding='utf-8')
-    )
+    csv = write_atomically(out / 'fig4.csv', lambda file: table.to_csv(file))
     return [png, csv, _write_page(png, 'Fig. 4', title, 'SRCC and PLCC by epoch')]
-
-
-def _once_each(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
-    """pyiqa validates once more at the end: the last value of a step is the one that counts."""
-    return sorted(dict(points).items())
 
 
 def _draw_words_and_bars(figure, place, card: Card) -> None:

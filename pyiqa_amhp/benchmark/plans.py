@@ -5,8 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import yaml
 
+from pyiqa_amhp.data.publisher import TRAIN
 from pyiqa_amhp.demo import training as small
 from pyiqa_amhp.errors import AMHPError
 
@@ -136,9 +138,19 @@ def full_options(
     train['network']['variant'] = model.variant
     if model.validate_on == 'test':
         train['datasets']['val'].update(override_phase='test')
+        train['val']['val_freq'] = _steps_of_an_epoch(train['datasets']['train'])
     best = out / 'experiments' / model.key / 'models' / 'net_best.pth'
     test['network']['pretrained_model_path'] = str(best)
     return copy.deepcopy(train), copy.deepcopy(test)
+
+
+def _steps_of_an_epoch(data: dict[str, Any]) -> int:
+    """pyiqa leaves out a last batch that is not full."""
+    file = Path(data['meta_info_file'])
+    if not file.is_file():
+        raise AMHPError(f'{file}: no such file; make it with amhp prepare, or give --meta')
+    split = pd.read_csv(file, usecols=['official_split'])['official_split']
+    return max(1, int((split == TRAIN).sum()) // data['batch_size_per_gpu'])
 
 
 def _shipped(path: Path) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from pyiqa_amhp.benchmark.published import published_rows
 from pyiqa_amhp.benchmark.tables import Row, compare, measured_row, write_tables
 from pyiqa_amhp.data.ratings import SCALES
 from pyiqa_amhp.demo.data import CSV_NAME, make_demo_data
-from pyiqa_amhp.demo.training import EPOCHS
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.train.run import read_curve, train_and_test
 
@@ -87,8 +86,8 @@ def reproduce(
         files = figures.write_fig3(out, title, _cards(plan.models, runs, seed, small))
         return Reproduced(title, [], files)
     if what == 'fig4':
-        curves, epochs = _curves(place, plan.models[0], runs, small)
-        return Reproduced(title, [], figures.write_fig4(out, title, curves, epochs))
+        curves = _curves(place, plan.models[0])
+        return Reproduced(title, [], figures.write_fig4(out, title, curves))
     rows = table_rows(what, {key: pd.read_csv(file) for key, file in runs.items()}, small)
     return Reproduced(title, rows, write_tables(rows, out / what, title))
 
@@ -188,14 +187,14 @@ def _cards(
     return cards
 
 
-def _curves(
-    place: Path, model: Model, runs: dict[str, Path], small: bool
-) -> tuple[dict[str, list[tuple[int, float]]], int]:
-    """SRCC and PLCC on the test images by iteration, and how many epochs there were."""
+def _curves(place: Path, model: Model) -> dict[str, list[float]]:
+    """SRCC and PLCC on the test images after each epoch."""
     train = _plain(place / f'train_{model.key}.yml')
-    name = train['datasets']['val']['name']
-    curves = {
-        metric.upper(): read_curve(place, model.key, f'val_metrics/{name}/{metric}')
-        for metric in ('srcc', 'plcc')
-    }
-    return curves, EPOCHS if small else train['train']['total_epoch']
+    name, steps = train['datasets']['val']['name'], int(train['val']['val_freq'])
+    curves = {}
+    for metric in ('srcc', 'plcc'):
+        points = dict(read_curve(place, model.key, f'val_metrics/{name}/{metric}'))
+        # pyiqa goes on for a part of an epoch, and validates once more at its end: not shown
+        epochs = range(1, train['train']['total_epoch'] + 1)
+        curves[metric.upper()] = [points[epoch * steps] for epoch in epochs]
+    return curves

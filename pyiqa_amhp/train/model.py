@@ -138,6 +138,8 @@ class AMHPModel(GeneralIQAModel):
         if metrics:
             self._initialize_best_metric_results(name)
         table = self.predict(dataloader)
+        if metrics and len(table) < 2:
+            raise AMHPError(f'{name}: one image; correlations need two or more')
         mos, dist, gt_mos, gt_dist = (
             np.array(table[key].tolist()) for key in ('score', 'dist', 'MOS', 'rated_dist')
         )

@@ -1,0 +1,163 @@
+"""``amhp reproduce``: every table and figure, in small, and the whole way on tiny downloads."""
+
+import base64
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from layouts import write_aadb, write_ava, write_para
+from PIL import Image
+from test_options import in_small
+
+from pyiqa_amhp.benchmark.plans import PLANS, full_options, small_options
+from pyiqa_amhp.benchmark.published import published_rows
+from pyiqa_amhp.benchmark.reproduce import reproduce, table_rows
+from pyiqa_amhp.data.prepare import prepare
+from pyiqa_amhp.errors import AMHPError
+
+TABLES = [name for name in PLANS if name.startswith('table')]
+
+
+@pytest.fixture(scope='module')
+def out(tmp_path_factory):
+    return tmp_path_factory.mktemp('reproduced')
+
+
+def small(what, out):
+    return reproduce(what, out, small=True, scale=0.05)
+
+
+@pytest.mark.parametrize('what', ['table1', 'table3', 'table4'])
+def test_a_table_puts_measured_beside_published(out, what):
+    result = small(what, out)
+    plan = PLANS[what]
+    for i, model in enumerate(plan.models):
+        measured, published, difference = result.rows[3 * i : 3 * i + 3]
+        assert [row.kind for row in (measured, published, difference)] == [
+            'measured', 'published', 'difference',
+        ]  # fmt: skip
+        assert {row.method for row in (measured, published, difference)} == {model.label}
+        assert list(measured.values) == list(plan.metrics)
+        for key in plan.metrics:
+            ours, theirs = measured.values[key].value, published.values[key].value
+            assert difference.values[key].value == pytest.approx(ours - theirs)
+    assert all(row.kind == 'published' for row in result.rows[3 * len(plan.models) :])
+    assert [file.name for file in result.files] == [f'{what}.{s}' for s in ('csv', 'md', 'tex')]
+    assert 'small' in (out / f'{what}.md').read_text()
+
+
+def test_measured_figures_are_those_of_the_predictions(out):
+    row = small('table3', out).rows[0]
+    table = pd.read_csv(out / 'small_0' / 'results' / 'aadb_all' / 'demo_test.csv')
+    assert row.values['srcc'].value == pytest.approx(
+        table['score'].corr(table['MOS'], method='spearman'), abs=1e-9
+    )
+    assert row.text_source == 'labels'
+    assert (table['text'].str.count('A photo with') == 3).all()
+
+
+def test_a_model_is_not_trained_twice(out):
+    small('table3', out)
+    best = out / 'small_0' / 'experiments' / 'aadb_all' / 'models' / 'net_best.pth'
+    before = best.stat().st_mtime_ns
+    small('table3', out)
+    assert best.stat().st_mtime_ns == before
+
+
+def test_every_table_has_its_published_rows():
+    for what in TABLES:
+        methods = [row.method for row in published_rows(PLANS[what].published)]
+        assert {model.label for model in PLANS[what].models} <= set(methods)
+
+
+def test_table_5_adds_attributes_in_the_papers_order(tmp_path):
+    texts = []
+    for model in PLANS['table5'].models:
+        train, test = small_options(model, tmp_path, 0, 100)
+        names = test['datasets']['test_1']['attributes']
+        assert train['datasets']['train']['attributes'] == names
+        texts.append(names)
+    assert texts[-1] == ['content', 'composition', 'color', 'light', 'focus', 'steadiness']
+    assert [texts[-1][:n] for n in range(1, 7)] == texts
+
+
+def test_figure_3_shows_two_images_of_each_data_set(out):
+    png, page = small('fig3', out).files
+    with Image.open(png) as picture:
+        assert picture.width > 1000 and len(np.unique(np.asarray(picture))) > 100
+    html = page.read_text()
+    alt = re.search(r'alt="(.*?)"', html)[1]
+    shown = re.findall(r'(AVA|PARA|AADB): rated (\S+), AMHP (\S+), CLIP ([\d.]+)', alt)
+    assert [name for name, *_ in shown] == ['AVA', 'AVA', 'PARA', 'PARA', 'AADB', 'AADB']
+    assert all(0 <= float(value) <= 1 for _, *values in shown for value in values)
+    assert base64.b64encode(png.read_bytes()).decode() in html
+
+
+def test_figure_4_has_a_point_for_each_epoch(out):
+    png, csv, _ = small('fig4', out).files
+    table = pd.read_csv(csv)
+    assert list(table.columns) == ['epoch', 'SRCC', 'PLCC']
+    assert table['epoch'].tolist() == list(range(1, 9))
+    assert table[['SRCC', 'PLCC']].abs().max().max() <= 1
+    tested = pd.read_csv(out / 'small_0' / 'results' / 'ava_curve' / 'demo_test.csv')
+    best = tested['score'].corr(tested['MOS'], method='spearman')
+    assert table['SRCC'].max() == pytest.approx(best, abs=1e-4)  # the best epoch was kept
+    assert Image.open(png).width > 600
+
+
+def test_an_unknown_table_is_an_error(out):
+    with pytest.raises(AMHPError, match=r'table6.*table1.*fig4'):
+        reproduce('table6', out, small=True)
+
+
+# On the data sets themselves
+
+
+def test_full_options_are_the_shipped_ones_with_a_variant_and_places(tmp_path):
+    from test_options import SHIPPED
+
+    for model in PLANS['table4'].models:
+        train, test = full_options(
+            model, SHIPPED, tmp_path / 'sets', tmp_path / 'meta', tmp_path, 7
+        )
+        shipped = yaml.safe_load((SHIPPED / 'train_amhp_ava.yml').read_text())
+        assert train['train'] == shipped['train']
+        assert train['network'] == {**shipped['network'], 'variant': model.variant}
+        data = train['datasets']['train']
+        assert data['dataroot_target'] == str(tmp_path / 'sets' / 'AVA' / 'images')
+        assert data['comments_file'] == str(tmp_path / 'meta' / 'ava_comments.arrow')
+        assert train['name'] == test['name'] == model.key
+        assert test['network']['pretrained_model_path'].startswith(str(tmp_path / 'experiments'))
+
+
+def test_missing_option_files_are_named(tmp_path):
+    with pytest.raises(AMHPError, match=r'train_amhp_ava.yml.*--options'):
+        reproduce('table1', tmp_path / 'out', options=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ('what', 'write'), [('table1', write_ava), ('table2', write_para), ('table3', write_aadb)]
+)
+def test_the_whole_way_on_a_tiny_download(tmp_path, what, write):
+    name = PLANS[what].models[0].dataset
+    val_images = None if name == 'aadb' else 4
+    root = write(tmp_path / 'sets' / name.upper())
+    prepare(name, root, tmp_path / 'meta', val_images=val_images)
+    options = tmp_path / 'options'
+    options.mkdir()
+    for kind in ('train', 'test'):
+        opt = in_small(kind, name, tmp_path, 'paper')
+        for data in opt['datasets'].values():  # as they are shipped
+            data['dataroot_target'] = data['dataroot_target'].removeprefix(f'{tmp_path}/')
+        (options / f'{kind}_amhp_{name}.yml').write_text(yaml.safe_dump(opt))
+    result = reproduce(
+        what, tmp_path / 'out', tmp_path / 'sets', tmp_path / 'meta', options, seed=3
+    )
+    measured = result.rows[0]
+    assert measured.method == 'AMHP' and measured.images == {'ava': 8}.get(name, 6)
+    assert 'small' not in result.title
+    predictions = pd.read_csv(next((tmp_path / 'out' / 'results').glob('*/*.csv')))
+    again = table_rows(what, {PLANS[what].models[0].key: predictions})
+    assert again[0].values == measured.values
