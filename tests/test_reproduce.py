@@ -89,7 +89,9 @@ def test_figure_3_shows_two_images_of_each_data_set(out):
         assert picture.width > 1000 and len(np.unique(np.asarray(picture))) > 100
     html = page.read_text()
     alt = re.search(r'alt="(.*?)"', html)[1]
-    shown = re.findall(r'(AVA|PARA|AADB): rated (\S+), AMHP (\S+), CLIP ([\d.]+)', alt)
+    shown = re.findall(
+        r'(AVA|PARA|AADB) \(played by the demo\): rated (\S+), AMHP (\S+), CLIP ([\d.]+)', alt
+    )
     assert [name for name, *_ in shown] == ['AVA', 'AVA', 'PARA', 'PARA', 'AADB', 'AADB']
     assert all(0 <= float(value) <= 1 for _, *values in shown for value in values)
     assert base64.b64encode(png.read_bytes()).decode() in html

@@ -44,7 +44,7 @@ def write_fig3(out: Path, title: str, cards: Sequence[Card]) -> list[Path]:
     """
     lines = (len(cards) + 1) // 2
     with drawing() as new_figure:
-        figure = new_figure(figsize=(11, 2.9 * lines), dpi=DPI)
+        figure = new_figure(figsize=(11, 2.6 * lines), dpi=DPI)
         grid = figure.add_gridspec(
             lines, 4, width_ratios=(1, 1.35, 1, 1.35), left=0.02, right=0.98, top=0.98,
             bottom=0.03, hspace=0.18, wspace=0.08,
@@ -93,7 +93,7 @@ def _draw_words_and_bars(figure, place, card: Card) -> None:
         ('CLIP', card.clip, OTHER),
     )
     for i, (name, value, color) in enumerate(bars):
-        y = 0.24 - 0.11 * i
+        y = 0.38 - 0.11 * i
         words.text(0, y, name, fontsize=9.5, color=MUTED, va='center')
         words.barh(y, 0.62 * max(value, 0), height=0.075, left=0.17, color=color)
         words.text(0.19 + 0.62 * max(value, 0), y, f'{value:.2f}', fontsize=9.5, va='center')

@@ -163,21 +163,21 @@ def _cards(
 ) -> list[figures.Card]:
     """Test images drawn by the seed, two of each data set, with the scores of both models."""
     cards = []
-    for amhp, clip in zip(models[::2], models[1::2], strict=True):
+    for number, (amhp, clip) in enumerate(zip(models[::2], models[1::2], strict=True)):
         ours, theirs = (
             pd.read_csv(runs[model.key], keep_default_na=False).set_index('img_path')
             for model in (amhp, clip)
         )
         scale = SCALES['ava' if small else amhp.dataset].vote_values
         low, high = scale[0], scale[-1]
-        rng = np.random.default_rng([seed, ord(amhp.dataset[1])])
+        rng = np.random.default_rng([seed, number])
         for path in rng.choice(np.array(ours.index, dtype=object), IMAGES_OF_A_SET, replace=False):
             scores = (ours.loc[path, 'MOS'], ours.loc[path, 'score'], theirs.loc[path, 'score'])
             rated, by_amhp, by_clip = ((score - low) / (high - low) for score in scores)
             cards.append(
                 figures.Card(
                     image=Path(path),
-                    data=amhp.dataset.upper(),
+                    data=amhp.dataset.upper() + ' (played by the demo)' * small,
                     text=ours.loc[path, 'text'],
                     rated=rated,
                     amhp=by_amhp,
