@@ -178,6 +178,67 @@ def prepare(
 
 
 @app.command()
+def benchmark(
+    metrics: Annotated[
+        list[str], typer.Option(help='Metrics of pyiqa: --metrics amhp nima, or amhp,nima.')
+    ],
+    data: Annotated[str, typer.Option(help='A CSV of rated images, or ava, para, aadb.')],
+    more: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
+    images: Annotated[Path | None, typer.Option(help='Folder of the images.')] = None,
+    split: Annotated[str, typer.Option(help='train, val, test or all.')] = 'test',
+    text_source: Annotated[str | None, typer.Option(help='comments, labels or none.')] = None,
+    weights: Annotated[
+        list[str] | None, typer.Option(help='NAME=FILE: a checkpoint for a metric.')
+    ] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(help='NAME=VALUE (YAML): options of the data set.')
+    ] = None,
+    published: Annotated[
+        list[str] | None, typer.Option(help='table1 .. table5, newer: published rows below.')
+    ] = None,
+    meta: Annotated[Path, typer.Option(help='What amhp prepare wrote.')] = Path('datasets_meta'),
+    out: Annotated[Path, typer.Option(help='Folder for scores and tables.')] = Path('benchmark'),
+    batch_size: Annotated[int, typer.Option(min=1)] = 8,
+    device: Annotated[str | None, typer.Option(help='cpu, cuda, ...')] = None,
+) -> None:
+    """Measure metrics of pyiqa on rated images; an interrupted run goes on where it was."""
+    import yaml
+
+    from pyiqa_amhp.benchmark import run
+    from pyiqa_amhp.benchmark.images import load_rated
+    from pyiqa_amhp.benchmark.tables import to_terminal
+
+    names = [name for part in (*metrics, *(more or ())) for name in part.split(',') if name]
+    options = {key: yaml.safe_load(value) for key, value in _pairs('option', option).items()}
+    rated = load_rated(data, images, split, text_source, options, meta)
+    result = run.benchmark(
+        names,
+        rated,
+        out,
+        _pairs('weights', weights),
+        published or (),
+        device,
+        batch_size,
+        progress=_progress,
+    )
+    console.print(to_terminal(result.rows, result.title))
+    for note in rated.notes:
+        console.print(_escape(note), soft_wrap=True)
+    for file in result.files:
+        console.print(f'written: {_escape(str(file))}', soft_wrap=True)
+
+
+def _pairs(option: str, given: list[str] | None) -> dict[str, str]:
+    pairs = {}
+    for pair in given or ():
+        name, equals, value = pair.partition('=')
+        if not (name and equals and value):
+            raise AMHPError(f'--{option} {pair!r}: expected NAME=VALUE')
+        pairs[name] = value
+    return pairs
+
+
+@app.command()
 def reproduce(
     what: Annotated[str, typer.Argument(help='table1 .. table5, fig3 or fig4')],
     root: Annotated[Path, typer.Option(help='Folder with AVA, PARA, AADB.')] = Path('datasets'),

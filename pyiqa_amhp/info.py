@@ -13,14 +13,15 @@ PACKAGES = (
 def collect_info() -> dict[str, dict[str, str]]:
     """Titles to tables of names and values; nothing is downloaded and no model is built."""
     return {
-        'versions': {'python': platform.python_version(), **{p: _version(p) for p in PACKAGES}},
+        'versions': {'python': platform.python_version(), **{p: version_of(p) for p in PACKAGES}},
         'devices': _devices(),
         'registered with pyiqa': _registered(),
         'weights': _weights(),
     }
 
 
-def _version(package: str) -> str:
+def version_of(package: str) -> str:
+    """The version of an installed package."""
     try:
         return version(package)
     except PackageNotFoundError:

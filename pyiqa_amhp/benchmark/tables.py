@@ -8,18 +8,21 @@ import csv
 import io
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from rich import box
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from pyiqa_amhp.benchmark.evaluate import MEASURES, Evaluation, Value
 from pyiqa_amhp.atomic import write_atomically
+from pyiqa_amhp.benchmark.evaluate import MEASURES, Evaluation, Value
 
 MEASURED = 'measured here'
 DIFFERENCE = 'difference (measured - published)'
 MAPPED_MARK, NONE_MARK = '*', '-'
+SHORT_KINDS = {'difference': 'diff.'}
 INTERVAL_NOTE = 'In brackets: 95 % bootstrap interval over images (percentiles of 1,000 resamples).'
 MAPPED_NOTE = (
     "* after a linear mapping of the metric's stated range to that of the ratings; not "
@@ -259,19 +262,30 @@ def to_latex(rows: Sequence[Row], title: str = '') -> str:
     return '\n'.join([*lines, r'\end{table}']) + '\n'
 
 
-def to_terminal(rows: Sequence[Row], title: str = '') -> Table:
-    """A table for ``rich``; intervals stand under their values."""
-    keys, header = _header(rows)
-    table = Table(title=title or None, title_justify='left')
-    for i, name in enumerate(header):
-        table.add_column(name, justify='left' if i < 3 else 'right', overflow='fold')
+def to_terminal(rows: Sequence[Row], title: str = '') -> Group:
+    """A table for ``rich`` that fits 80 columns: values alone, the rest is in the files.
+
+    What could not be measured stands below, with its reason.
+    """
+    shown = columns(rows)
+    table = Table(title=title or None, title_justify='left', box=box.SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column('method', overflow='fold')
+    table.add_column('origin', no_wrap=True)
+    table.add_column('text', overflow='fold')
+    for _, name in shown:
+        table.add_column(name.rstrip(' ↑↓'), justify='right', no_wrap=True)
     for row in rows:
-        cells = [cell.replace(' [', '\n[') for cell in _cells(row, keys)]
         if row.error:
-            cells[0] = f'not measured: {row.error}'
+            continue
         style = {'published': 'dim', 'difference': 'italic'}.get(row.kind, '')
-        table.add_row(*map(Text, [row.method, *cells]), style=style)
-    return table
+        values = [row.values.get(key) for key, _ in shown]
+        bare = [value and replace(value, low=None, high=None) for value in values]
+        signed = row.kind == 'difference'
+        cells = [format_value(key, v, signed) for (key, _), v in zip(shown, bare, strict=True)]
+        kind = SHORT_KINDS.get(row.kind, row.kind)
+        table.add_row(*map(Text, [row.method, kind, row.text_source, *cells]), style=style)
+    failed = [Text(f'{row.method}: not measured: {row.error}') for row in rows if row.error]
+    return Group(table, *failed)
 
 
 WRITERS: dict[str, Callable[[Sequence[Row], str], str]] = {

@@ -1,0 +1,206 @@
+"""Scores of a metric for many images, kept on disk as they come: an interrupted run goes on."""
+
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from hashlib import blake2b
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pyiqa_amhp.score import Score, score_images
+
+Progress = Callable[[Iterable, int, str], Iterable]
+GIVE_UP_AFTER = 3  # images at the start, all of which the metric failed on
+SAMPLE = 4096  # numbers of each tensor that go into a fingerprint
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a metric made of one image.
+
+    Attributes:
+        score: None if there is none. bins: its distribution, () if it gives none.
+        text: whether a text was used. seconds: how long it took.
+        unreadable: what is wrong with the file. failed: what the metric raised.
+    """
+
+    score: float | None = None
+    bins: tuple[float, ...] = ()
+    text: bool = False
+    seconds: float = 0.0
+    unreadable: str = ''
+    failed: str = ''
+
+
+class MetricFailed(Exception):
+    """A metric that fails on everything; the text says how."""
+
+
+@dataclass
+class Journal:
+    """Scores on disk, one JSON line each; a line that an interruption cut is passed over.
+
+    Attributes:
+        path: the file. It is made when the first score is added.
+        known: scores by key.
+    """
+
+    path: Path
+    known: dict[str, Judged] = field(default_factory=dict)
+
+    def __post_init__(self):
+        if not self.path.is_file():
+            return
+        for line in self.path.read_text(encoding='utf-8', errors='replace').splitlines():
+            try:
+                entry = json.loads(line)
+                key, bins = entry.pop('key'), tuple(entry.pop('bins'))
+                self.known[key] = Judged(bins=bins, **entry)
+            except (ValueError, KeyError, TypeError, AttributeError):
+                continue
+
+    def add(self, entries: dict[str, Judged]) -> None:
+        """Append scores, and see to it that they are on disk."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.known |= entries
+        with self.path.open('a', encoding='utf-8') as file:
+            if file.tell():
+                with self.path.open('rb') as end:
+                    end.seek(-1, os.SEEK_END)
+                    if end.read() != b'\n':  # cut
+                        file.write('\n')
+            for key, judged in entries.items():
+                file.write(json.dumps({'key': key, **asdict(judged)}) + '\n')
+
+
+def journal_path(folder: Path, method: str) -> Path:
+    """Where the scores of a method are kept."""
+    plain = re.sub(r'[^\w.+-]+', '_', method)
+    return folder / f'{plain}-{blake2b(method.encode(), digest_size=3).hexdigest()}.jsonl'
+
+
+def judge_images(
+    metric,
+    paths: list[str],
+    texts: list[str],
+    journal: Journal,
+    fingerprint: str,
+    progress: Progress,
+    what: str,
+    batch_size: int = 8,
+) -> list[Judged]:
+    """Judge images, those that the journal does not know yet.
+
+    Args:
+        metric: what ``pyiqa.create_metric`` gave.
+        paths, texts: one each; '' where there is no text. Only AMHP reads them.
+        journal: takes scores as they come; files that cannot be read and failures are tried
+            again next time.
+        fingerprint: of the metric; with the file's path, size and time and the text it makes the
+            key of a score.
+        progress: wraps what takes long, as ``tqdm`` does. what: its title.
+        batch_size: images for each pass through AMHP.
+
+    Raises:
+        MetricFailed: the metric failed on the first images, all of them.
+    """
+    reads_text = hasattr(metric.net, 'judge') and metric.net.config.uses_attributes
+    texts = texts if reads_text else [''] * len(paths)
+    keys = [_key(fingerprint, path, text) for path, text in zip(paths, texts, strict=True)]
+    left = [i for i, key in enumerate(keys) if key not in journal.known]
+    found: dict[int, Judged] = {}
+    size = batch_size if hasattr(metric.net, 'judge') else 1
+    chunks = _chunks(left, size)
+    with torch.random.fork_rng(devices=[]):  # some metrics look at random crops
+        torch.manual_seed(0)
+        for chunk in progress(chunks, -(-len(left) // size), what):
+            judged = _judge(metric, [(paths[i], texts[i]) for i in chunk])
+            found |= dict(zip(chunk, judged, strict=True))
+            journal.add({keys[i]: j for i, j in zip(chunk, judged, strict=True) if _is_scored(j)})
+            failed = [j.failed for j in found.values() if j.failed]
+            if len(failed) == len(found) >= min(GIVE_UP_AFTER, len(left)) and len(left) == len(
+                paths
+            ):
+                raise MetricFailed(failed[0])
+    return [found[i] if i in found else journal.known[key] for i, key in enumerate(keys)]
+
+
+def fingerprint(metric) -> str:
+    """What a metric's scores depend on: its name, options, versions, and weights.
+
+    Of each tensor some 4,096 numbers, evenly spaced, count: training changes them all.
+    """
+    import pyiqa
+    from pyiqa.default_model_configs import DEFAULT_CONFIGS
+
+    from pyiqa_amhp.info import version_of
+
+    options = DEFAULT_CONFIGS.get(metric.metric_name, {}).get('metric_opts', {})
+    digest = blake2b(digest_size=16)
+    versions = [pyiqa.__version__, version_of('pyiqa-amhp')]
+    digest.update(json.dumps([metric.metric_name, versions, options], default=str).encode())
+    for name, value in metric.net.state_dict().items():
+        digest.update(name.encode())
+        if isinstance(value, torch.Tensor):
+            digest.update(f'{value.dtype}{tuple(value.shape)}'.encode())
+            flat = value.detach().flatten()
+            sample = flat[:: max(1, len(flat) // SAMPLE)].cpu().contiguous()
+            digest.update(sample.view(torch.uint8).numpy().tobytes() if len(sample) else b'')
+        else:
+            digest.update(repr(value).encode())
+    return digest.hexdigest()
+
+
+def typical_seconds(judged: Iterable[Judged]) -> float | None:
+    """The median, which the first image's warming up does not move."""
+    seconds = [j.seconds for j in judged if j.score is not None]
+    return float(np.median(seconds)) if seconds else None
+
+
+def _key(fingerprint: str, path: str, text: str) -> str:
+    try:
+        stat = os.stat(path)
+        file = f'{os.path.abspath(path)}\0{stat.st_size}\0{stat.st_mtime_ns}'
+    except OSError:
+        file = path
+    return blake2b(f'{fingerprint}\0{file}\0{text}'.encode(), digest_size=16).hexdigest()
+
+
+def _chunks(items: list[int], size: int) -> Iterator[list[int]]:
+    rest = iter(items)
+    while chunk := list(islice(rest, size)):
+        yield chunk
+
+
+def _judge(metric, batch: list[tuple[str, str]]) -> list[Judged]:
+    """One pass; where it fails, each image for itself."""
+    start = time.perf_counter()
+    paths, texts = [path for path, _ in batch], [text for _, text in batch]
+    try:
+        rows = list(score_images(paths, texts, metric, len(batch), with_bins=True))
+    except Exception as error:
+        if len(batch) > 1:
+            return [_judge(metric, [pair])[0] for pair in batch]
+        return [Judged(failed=f'{type(error).__name__}: {" ".join(str(error).split())}'[:200])]
+    seconds = (time.perf_counter() - start) / len(batch)
+    return [_judged(row, seconds) for row in rows]
+
+
+def _judged(row: Score, seconds: float) -> Judged:
+    return Judged(
+        score=row.score,
+        bins=tuple(row.levels.values()) or row.bins,
+        text=row.text_source != 'none',
+        seconds=seconds,
+        unreadable=row.error,
+    )
+
+
+def _is_scored(judged: Judged) -> bool:
+    return judged.score is not None
