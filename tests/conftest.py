@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+pytest_plugins = ('tanet_fixtures',)
 SHARED_DATA = Path(__file__).parents[2] / 'shared' / 'data'
 
 # CLIP's shape in a size that builds at once: 32-pixel images, 16 numbers a feature.
@@ -48,6 +49,24 @@ def hub_cache(tmp_path, monkeypatch):
     monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(tmp_path / 'hub'))
     monkeypatch.setenv('HOME', str(tmp_path))
     return tmp_path / 'hub'
+
+
+@pytest.fixture
+def amhp(monkeypatch, capsys):
+    """Run ``amhp`` with arguments; gives exit code, standard output, standard error."""
+    monkeypatch.setenv('COLUMNS', '200')
+
+    from pyiqa_amhp import cli
+
+    def run(*arguments):
+        monkeypatch.setattr('sys.argv', ['amhp', *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        captured = capsys.readouterr()
+        assert 'Traceback' not in captured.err
+        return stop.value.code or 0, captured.out, captured.err
+
+    return run
 
 
 @pytest.fixture

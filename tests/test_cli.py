@@ -10,24 +10,7 @@ import pytest
 from layouts import write_ava
 from PIL import Image
 
-from pyiqa_amhp import cli
 from pyiqa_amhp.model.weights import read_checkpoint, save_checkpoint
-
-
-@pytest.fixture
-def amhp(monkeypatch, capsys):
-    """Run ``amhp`` with arguments; gives exit code, standard output, standard error."""
-    monkeypatch.setenv('COLUMNS', '200')
-
-    def run(*arguments):
-        monkeypatch.setattr('sys.argv', ['amhp', *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        captured = capsys.readouterr()
-        assert 'Traceback' not in captured.err
-        return stop.value.code or 0, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture

@@ -1,0 +1,206 @@
+"""TANet: checkpoints, calibration, training."""
+
+import re
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from test_tanet import response_by_hand, scene_by_hand
+
+from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.model.tanet import TANet, calibrate
+
+# Weights
+
+
+def test_random_weights_need_no_file_and_say_nothing(said):
+    import pyiqa
+
+    metric = pyiqa.create_metric('tanet', pretrained=False, device='cpu')
+    assert 1 < float(metric(torch.rand(1, 3, 50, 60))) < 10
+    assert (metric.metric_mode, metric.score_range, metric.lower_better) == ('NR', '1, 10', False)
+    assert said() == []
+
+
+def test_without_weights_it_says_where_they_go():
+    with pytest.raises(AMHPError, match=r'pretrained_model_path=FILE.*or pretrained=False'):
+        TANet()
+    with pytest.raises(AMHPError, match="pretrained='clip': expected True or False"):
+        TANet(pretrained='clip')
+
+
+def test_a_checkpoint_of_the_authors_loads_whole(checkpoint, authors):
+    state = TANet(pretrained_model_path=checkpoint).state_dict()
+    assert state.keys() - authors.keys() == {
+        'tygertnet.bn7.running_mean', 'tygertnet.bn7.running_var',
+        'tygertnet.bn7.num_batches_tracked',
+    }  # fmt: skip
+    assert all(torch.equal(state[name], authors[name]) for name in authors)
+
+
+@pytest.mark.parametrize('form', ['module', 'wrapped', 'safetensors'])
+def test_other_forms_of_the_checkpoint_load_too(authors, form, tmp_path):
+    file = tmp_path / f'tanet.{"safetensors" if form == "safetensors" else "pth"}'
+    if form == 'module':
+        torch.save({f'module.{name}': value for name, value in authors.items()}, file)
+    elif form == 'wrapped':
+        torch.save({'epoch': 3, 'state_dict': authors}, file)
+    else:
+        safetensors.torch.save_file(authors, file)
+    net = TANet(pretrained_model_path=file)
+    assert torch.equal(net.head[2].weight, authors['head.2.weight'])
+
+
+def test_the_authors_checkpoint_is_said_to_be_uncalibrated_once(checkpoint, said):
+    nets = [TANet(pretrained_model_path=checkpoint) for _ in range(2)]
+    [message] = said()
+    assert not any(net.calibrated for net in nets)
+    assert 'TANet is uncalibrated' in message
+    assert f'amhp tanet calibrate {checkpoint} IMAGES --out FILE.pth' in message
+
+
+@pytest.mark.parametrize(
+    ('change', 'expected'),
+    [
+        (
+            lambda state: state.pop('hypernet.last_out_b.bias'),
+            r'1 missing: hypernet.last_out_b.bias',
+        ),
+        (lambda state: state.update(extra=torch.ones(1)), '1 unexpected: extra'),
+        (
+            lambda state: state.update({'head_rgb.2.weight': torch.ones(10, 9)}),
+            r'head_rgb.2.weight is \[10, 9\], expected \[10, 20736\]',
+        ),
+        (
+            lambda state: state.update({'tygertnet.bn7.running_mean': torch.ones(1)}),
+            '2 missing: tygertnet.bn7.num_batches_tracked, tygertnet.bn7.running_var',
+        ),
+        (
+            lambda state: state.update(
+                {'head.2.weight': torch.ones(1, 30), 'head.2.bias': torch.ones(1)}
+            ),
+            'one output.*TAD66K',
+        ),
+    ],
+)
+def test_keys_that_do_not_fit_are_named(authors, tmp_path, change, expected):
+    state = dict(authors)
+    change(state)
+    torch.save(state, tmp_path / 'other.pth')
+    with pytest.raises(AMHPError, match=f'other.pth: .*{expected}'):
+        TANet(pretrained_model_path=tmp_path / 'other.pth')
+
+
+# Calibration
+
+
+def statistics_by_hand(authors, batch):
+    responses = response_by_hand(authors, scene_by_hand(authors, batch))
+    return responses.mean(), responses.var(ddof=1)
+
+
+@pytest.mark.parametrize('suffix', ['pth', 'safetensors'])
+def test_the_command_stores_the_statistics_of_a_folder(
+    amhp, authors, checkpoint, photos, batch, tmp_path, said, suffix
+):
+    out = tmp_path / f'calibrated.{suffix}'
+    code, printed, _ = amhp(
+        'tanet', 'calibrate', checkpoint, photos, '--out', out, '--device', 'cpu'
+    )
+    assert code == 0 and '5 images' in printed and str(out) in printed
+    net = TANet(pretrained_model_path=out).eval()
+    assert net.calibrated and said() == []
+    mean, variance = statistics_by_hand(authors, batch)
+    assert net.tygertnet.bn7.running_mean.item() == pytest.approx(mean, rel=1e-4)
+    assert net.tygertnet.bn7.running_var.item() == pytest.approx(variance, rel=1e-4)
+    state = net.state_dict()
+    assert all(torch.equal(state[name], authors[name]) for name in authors)
+    assert [file.name for file in tmp_path.iterdir()] == [out.name]
+
+
+def test_calibrated_responses_are_centred_and_of_one_size(net, images):
+    assert calibrate(net, images) == 5
+    with torch.no_grad():
+        normal = net.tygertnet.bn7(torch.cat([net.response(x) for x in images]))
+    assert normal.mean().item() == pytest.approx(0, abs=1e-5)
+    assert normal.var().item() == pytest.approx(1, abs=1e-3)
+
+
+def test_images_that_cannot_be_read_are_left_out_and_told(
+    amhp, authors, checkpoint, photos, batch, tmp_path
+):
+    (tmp_path / 'bad.png').write_text('no image')
+    out = tmp_path / 'calibrated.pth'
+    code, printed, err = amhp(
+        'tanet', 'calibrate', checkpoint, tmp_path / 'bad.png', photos, '--out', out
+    )
+    assert code == 0 and '5 images' in printed
+    assert '1 of 6' in err and 'bad.png' in err
+    mean, _ = statistics_by_hand(authors, batch)
+    bn7 = TANet(pretrained_model_path=out).tygertnet.bn7
+    assert bn7.running_mean.item() == pytest.approx(mean, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ('given', 'out', 'expected'),
+    [
+        (['absent.pth', 'photos'], 'new.pth', 'absent.pth: no such file'),
+        (['authors.pth', 'nowhere'], 'new.pth', '0 images.*nowhere: no such file'),
+        (['authors.pth', 'photos/0.png'], 'new.pth', '1 images'),
+        (['authors.pth', 'photos/0.png', 'copy.png'], 'new.pth', 'images that differ'),
+        (['authors.pth', 'empty'], 'new.pth', 'empty: no images'),
+        (['authors.pth', 'photos'], 'new.csv', 'ends in .pth, .pt, .safetensors'),
+        (['authors.pth', 'photos'], 'folder.pth', 'is a folder'),
+        (['photos/0.png', 'photos'], 'new.pth', '0.png: damaged, or not a file of weights'),
+    ],
+)
+def test_mistakes_end_in_a_message_and_no_file(
+    amhp, checkpoint, photos, tmp_path, monkeypatch, given, out, expected
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'authors.pth').symlink_to(checkpoint)
+    (tmp_path / 'photos').symlink_to(photos)
+    (tmp_path / 'copy.png').write_bytes((photos / '0.png').read_bytes())
+    (tmp_path / 'empty').mkdir()
+    (tmp_path / 'folder.pth').mkdir()
+    before = {file.name for file in tmp_path.iterdir()}
+    code, _, err = amhp('tanet', 'calibrate', *given, '--out', out)
+    assert code == 1
+    assert re.search(expected, err), err
+    assert {file.name for file in tmp_path.iterdir()} == before
+
+
+# Training
+
+
+def test_pyiqas_trainer_trains_it(training_options, shared_rated_images, tmp_path, said):
+    import yaml
+
+    from pyiqa_amhp.train.run import run_train
+
+    opt = training_options(shared_rated_images, 'tanet')
+    for data in opt['datasets'].values():
+        data.update(level_values=list(range(1, 11)), augment={'resize': [224, 224]})
+    opt['network'] = {'type': 'TANet', 'pretrained': False}
+    file = tmp_path / 'train.yml'
+    opt['val']['key_metric'] = 'emd1'
+    file.write_text(yaml.safe_dump(opt))
+    best = run_train(file, [], tmp_path)['custom_val']
+    assert all(np.isfinite(best[name]['val']) for name in ('mse', 'emd1', 'emd2'))
+
+    trained = tmp_path / 'experiments' / 'tanet' / 'models' / 'net_latest.pth'
+    net = TANet(pretrained_model_path=trained)
+    assert net.calibrated and said() == []
+    assert net.tygertnet.bn7.num_batches_tracked == 3  # 12 images, 4 at a time
+    assert net.tygertnet.bn7.running_mean != 0
+
+
+def test_a_step_reaches_every_weight(images):
+    torch.manual_seed(0)
+    net = TANet(pretrained=False).train()
+    x = torch.cat([net.preprocess(image) for image in images[:4]]) * net.std + net.mean
+    net(x, return_mos=False, return_dist=True)[:, 3:].square().sum().backward()
+    untouched = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()]
+    # what it makes of negative numbers stays negative, and the ReLU that follows passes nothing on
+    assert untouched == ['tygertnet.relu7.weight']
