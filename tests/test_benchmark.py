@@ -1,0 +1,260 @@
+"""``amhp benchmark``: measured rows, failed rows, published rows, and scores that are kept."""
+
+import csv
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pyiqa_amhp.benchmark import run, scores
+from pyiqa_amhp.benchmark.images import load_rated
+from pyiqa_amhp.benchmark.tables import format_value, to_latex
+from pyiqa_amhp.data.prepare import prepare
+from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.model.weights import save_checkpoint
+
+
+@pytest.fixture
+def checkpoint(make_amhp, tmp_path):
+    return str(save_checkpoint(tmp_path / 'trained.pth', make_amhp().state_dict()))
+
+
+@pytest.fixture
+def rated(rated_images):
+    return load_rated(str(rated_images), split='all')
+
+
+def table_of(result):
+    [file] = [file for file in result.files if file.suffix == '.csv']
+    return {row['method']: row for row in csv.DictReader(file.open(encoding='utf-8'))}
+
+
+def test_measured_values_are_those_of_the_scores(rated, checkpoint, tmp_path):
+    import pyiqa
+
+    result = run.benchmark(
+        ['amhp', 'entropy'], rated, tmp_path / 'out', {'amhp': checkpoint}, resamples=50
+    )
+    table = table_of(result)
+    metric = pyiqa.create_metric('amhp', pretrained_model_path=checkpoint, device='cpu')
+    predicted = pd.Series(
+        [float(metric(p, text=t)) for p, t in zip(rated.paths, rated.texts, strict=True)]
+    )
+    row = table['amhp (trained.pth)']
+    expected = predicted.corr(pd.Series(rated.mos), method='spearman')
+    assert float(row['srcc']) == pytest.approx(expected, abs=1e-6)
+    assert float(row['mse']) == pytest.approx(((predicted - rated.mos) ** 2).mean(), abs=1e-4)
+    assert row['emd1'] and row['text_source'] == 'comments' and row['images'] == '24'
+    assert float(row['seconds_per_image']) > 0
+    other = table['entropy']
+    assert other['mapping'] == '0..8 to 1..10' and other['mapped'] == 'acc mse'
+    assert other['emd1'] == '' and other['text_source'] == 'none'
+    assert all(row['origin'] == 'measured here' for row in table.values())
+
+
+def test_a_metric_that_fails_is_a_row_with_its_reason(rated, tmp_path):
+    result = run.benchmark(['nima', 'entropy', 'amhp-clip'], rated, tmp_path / 'out', resamples=0)
+    table = table_of(result)
+    assert 'not on this machine' in table['nima']['error']
+    assert 'not on this machine' in table['amhp-clip']['error']
+    assert table['entropy']['srcc'] and not table['entropy']['error']
+
+
+def test_damaged_weights_are_a_row_too(rated, tmp_path):
+    (tmp_path / 'bad.pth').write_text('no weights')
+    result = run.benchmark(
+        ['amhp', 'entropy'], rated, tmp_path / 'out', {'amhp': str(tmp_path / 'bad.pth')}
+    )
+    assert 'bad.pth' in table_of(result)['amhp (bad.pth)']['error']
+
+
+def test_an_interrupted_run_goes_on_where_it_was(rated, checkpoint, tmp_path, monkeypatch):
+    class Stop(BaseException):
+        pass
+
+    judged = []
+    judge = scores.score_images
+
+    def counting(paths, *args, **options):
+        judged.extend(paths)
+        return judge(paths, *args, **options)
+
+    def stop_after_two(items, total, what):
+        for i, item in enumerate(items):
+            if i == 2:
+                raise Stop
+            yield item
+
+    monkeypatch.setattr(scores, 'score_images', counting)
+    out, weights = tmp_path / 'out', {'amhp': checkpoint}
+    with pytest.raises(Stop):
+        run.benchmark(
+            ['amhp'], rated, out, weights, batch_size=5, resamples=0, progress=stop_after_two
+        )
+    assert len(judged) == 10 and not (out / 'results.csv').exists()
+    [journal] = (out / 'scores').iterdir()
+    journal.write_text(journal.read_text()[:-20])  # the last line was cut
+    judged.clear()
+    whole = run.benchmark(['amhp'], rated, out, weights, batch_size=5, resamples=0)
+    assert len(judged) == 24 - 9
+    again = run.benchmark(['amhp'], rated, tmp_path / 'new', weights, batch_size=5, resamples=0)
+    assert float(table_of(whole)['amhp (trained.pth)']['srcc']) == pytest.approx(
+        float(table_of(again)['amhp (trained.pth)']['srcc']), abs=1e-9
+    )
+
+
+def test_other_weights_texts_or_files_are_judged_anew(
+    rated, rated_images, make_amhp, tmp_path, monkeypatch
+):
+    judged = []
+    judge = scores.score_images
+
+    def counting(paths, *args, **options):
+        judged.extend(paths)
+        return judge(paths, *args, **options)
+
+    monkeypatch.setattr(scores, 'score_images', counting)
+    file, out = tmp_path / 'net.pth', tmp_path / 'out'
+
+    def measure(rated=rated):
+        judged.clear()
+        run.benchmark(['amhp'], rated, out, {'amhp': str(file)}, resamples=0)
+        return len(judged)
+
+    save_checkpoint(file, make_amhp(seed=1).state_dict())
+    assert (measure(), measure()) == (24, 0)
+    save_checkpoint(file, make_amhp(seed=2).state_dict())
+    assert measure() == 24
+    image = rated_images.parent / 'images' / '03.png'
+    image.write_bytes((rated_images.parent / 'images' / '04.png').read_bytes())
+    assert measure() == 1
+    without = load_rated(str(rated_images), split='all', text_source='none')
+    assert measure(without) == sum(map(bool, rated.texts))
+
+
+def test_unreadable_images_are_counted_and_named(rated, rated_images, tmp_path):
+    (rated_images.parent / 'images' / '05.png').write_bytes(b'no image')
+    result = run.benchmark(['entropy'], rated, tmp_path / 'out', resamples=0)
+    row = table_of(result)['entropy']
+    assert row['images'] == '23' and '1 images could not be read' in row['notes']
+    assert '05.png' in row['notes']
+
+
+def test_published_rows_stand_below_and_are_marked(rated, tmp_path):
+    result = run.benchmark(['entropy'], rated, tmp_path / 'out', published=['table4'], resamples=0)
+    assert [row.kind for row in result.rows] == ['measured'] + ['published'] * 4
+    page = (tmp_path / 'out' / 'results.html').read_text()
+    assert page.count('published (AMHP paper, Table 4)') == 4
+
+
+def test_the_page_needs_no_other_file_and_shows_a_plot_for_each(rated, tmp_path):
+    run.benchmark(['entropy', 'piqe', 'nima'], rated, tmp_path / 'out', resamples=0)
+    page = (tmp_path / 'out' / 'results.html').read_text()
+    sources = re.findall(r'(?:src|href)="(.*?)"', page)
+    assert len(sources) == 2 and all(source.startswith('data:') for source in sources)
+
+
+def test_names_and_weights_are_checked_before_any_work(rated, tmp_path):
+    for metrics, weights, expected in (
+        (['nimaa'], {}, 'nimaa'),
+        (['psnr'], {}, 'psnr'),
+        ([], {}, 'no metric'),
+        (['entropy'], {'amhp': 'x.pth'}, "'amhp'"),
+    ):
+        with pytest.raises(AMHPError, match=expected):
+            run.benchmark(metrics, rated, tmp_path / 'out', weights)
+    assert not (tmp_path / 'out').exists()
+
+
+# The data
+
+
+def test_the_split_and_the_scale_come_from_the_file(rated_images):
+    rated = load_rated(str(rated_images))
+    assert len(rated.paths) == 6 and rated.scale == (1, 10) and rated.threshold == 5.5
+    assert rated.dist.shape == (6, 5) and rated.text_source == 'comments'
+
+
+def test_prepared_data_sets_go_by_name(published_aadb, tmp_path):
+    prepare('aadb', published_aadb, tmp_path / 'meta')
+    rated = load_rated('aadb', meta_folder=tmp_path / 'meta')
+    assert rated.dataset == 'aadb' and rated.text_source == 'labels'
+    assert rated.scale == (0, 1) and rated.threshold == 0.5
+    assert all(text.count('A photo with') == 3 for text in rated.texts)
+    assert load_rated('aadb', text_source='none', meta_folder=tmp_path / 'meta').texts[0] == ''
+
+
+def test_means_alone_have_no_distribution_to_compare(tmp_path, rated_images):
+    table = pd.read_csv(rated_images)[['img_name', 'split']]
+    table['MOS'] = np.linspace(1, 5, len(table))
+    csv_file = tmp_path / 'means.csv'
+    table.to_csv(csv_file, index=False)
+    rated = load_rated(str(csv_file), options={'level_values': [1, 2, 3, 4, 5]})
+    assert rated.dist is None and rated.scale == (1, 5)
+
+
+@pytest.mark.parametrize(
+    ('source', 'options', 'expected'),
+    [
+        ('absent.csv', {}, 'absent.csv'),
+        ('ava', {}, 'amhp prepare ava'),
+        (None, {'colour': 1}, "'colour'"),
+        (None, {'split_index': 'fold'}, 'fold'),
+    ],
+)
+def test_data_that_are_not_there_are_named(rated_images, tmp_path, source, options, expected):
+    with pytest.raises(AMHPError, match=expected):
+        load_rated(source or str(rated_images), options=options, meta_folder=tmp_path)
+
+
+# Tables and the command
+
+
+def test_values_are_written_with_interval_mark_and_bound():
+    from pyiqa_amhp.benchmark.evaluate import Value
+
+    assert format_value('acc', Value(0.845, 0.84, 0.85)) == '84.5 [84.0, 85.0]'
+    assert format_value('mse', Value(0.1864, mapped=True)) == '0.186*'
+    assert format_value('srcc', Value(0.9, bound='>')) == '> 0.9'
+    assert format_value('srcc', Value(0.01), signed=True) == '+0.010'
+    assert format_value('srcc', None) == '-'
+
+
+def test_latex_escapes_what_it_must(rated, tmp_path):
+    result = run.benchmark(['entropy'], rated, tmp_path / 'out', resamples=0)
+    tex = to_latex(result.rows, '100% & more_')
+    assert r'100\% \& more\_' in tex and tex.count(r'\begin{tabular}') == 1
+
+
+def test_the_command_takes_metrics_in_a_row(amhp, rated_images, checkpoint, tmp_path):
+    code, out, _ = amhp(
+        'benchmark', '--metrics', 'amhp', 'entropy', '--data', rated_images, '--split', 'all',
+        '--weights', f'amhp={checkpoint}', '--option', 'threshold=5', '--out', tmp_path / 'out',
+        '--published', 'table3',
+    )  # fmt: skip
+    assert code == 0
+    assert 'measured' in out and 'published' in out and 'above 5 is high' in out
+    for suffix in ('csv', 'md', 'tex', 'html'):
+        assert (tmp_path / 'out' / f'results.{suffix}').is_file()
+    lines = [path.read_text().splitlines() for path in (tmp_path / 'out' / 'scores').iterdir()]
+    assert sorted(map(len, lines)) == [24, 24]
+    assert all(json.loads(line)['score'] is not None for file in lines for line in file)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'expected'),
+    [
+        (['--metrics', 'nimaa', '--data', 'DATA'], 'nimaa'),
+        (['--metrics', 'entropy', '--data', 'absent.csv'], 'absent.csv'),
+        (['--metrics', 'entropy', '--data', 'DATA', '--weights', 'x.pth'], 'NAME=VALUE'),
+        (['--metrics', 'entropy', '--data', 'DATA', '--published', 'table9'], 'table9'),
+        (['--data', 'DATA'], '--metrics'),
+    ],
+)
+def test_mistakes_end_in_a_message(amhp, rated_images, tmp_path, monkeypatch, arguments, expected):
+    monkeypatch.chdir(tmp_path)
+    arguments = [str(rated_images) if a == 'DATA' else a for a in arguments]
+    code, _, err = amhp('benchmark', *arguments)
+    assert code != 0 and expected in err
