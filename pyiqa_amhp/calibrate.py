@@ -8,9 +8,9 @@ import safetensors.torch
 import torch
 from torchvision.transforms.functional import to_tensor
 
+from pyiqa_amhp.atomic import write_atomically
 from pyiqa_amhp.data.images import read_image
 from pyiqa_amhp.errors import AMHPError, ImageReadError
-from pyiqa_amhp.model.files import write_atomically
 from pyiqa_amhp.model.tanet import TANet, calibrate, load_checkpoint
 
 SUFFIXES = ('.pth', '.pt', '.safetensors')

@@ -8,7 +8,6 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from pyiqa_amhp.atomic import write_atomically  # noqa: F401
 from pyiqa_amhp.errors import AMHPError
 
 # How checkpoints wrap their tensors: pyiqa, open_clip, and others.
