@@ -313,7 +313,9 @@ def test_every_parameter_that_is_trained_gets_a_finite_gradient(make_amhp, varia
     assert text_tower == {variant != 'image'}  # which reads no text at all
 
 
-@pytest.mark.parametrize('metric_name', METRIC_CONFIGS)
+@pytest.mark.parametrize(
+    'metric_name', [name for name in METRIC_CONFIGS if name.startswith('amhp')]
+)
 @pytest.mark.parametrize('protocol', ['paper', 'reference'])
 def test_pyiqa_creates_every_metric(tiny, metric_name, protocol):
     import pyiqa
