@@ -9,7 +9,7 @@ import pytest
 import yaml
 from layouts import write_aadb, write_ava, write_para
 from PIL import Image
-from test_options import in_small
+from test_options import SHIPPED, in_small
 
 from pyiqa_amhp.benchmark.plans import PLANS, full_options, small_options
 from pyiqa_amhp.benchmark.published import published_rows
@@ -118,8 +118,8 @@ def test_an_unknown_table_is_an_error(out):
 
 
 def test_full_options_are_the_shipped_ones_with_a_variant_and_places(tmp_path):
-    from test_options import SHIPPED
-
+    (tmp_path / 'meta').mkdir()
+    (tmp_path / 'meta' / 'meta_info_AVADataset.csv').touch()
     for model in PLANS['table4'].models:
         train, test = full_options(
             model, SHIPPED, tmp_path / 'sets', tmp_path / 'meta', tmp_path, 7
@@ -132,6 +132,12 @@ def test_full_options_are_the_shipped_ones_with_a_variant_and_places(tmp_path):
         assert data['comments_file'] == str(tmp_path / 'meta' / 'ava_comments.arrow')
         assert train['name'] == test['name'] == model.key
         assert test['network']['pretrained_model_path'].startswith(str(tmp_path / 'experiments'))
+
+
+def test_missing_data_are_named_before_anything_is_made(tmp_path):
+    with pytest.raises(AMHPError, match=r'meta_info_AVADataset\.csv.*amhp prepare ava'):
+        reproduce('table1', tmp_path / 'out', meta=tmp_path, options=SHIPPED)
+    assert not (tmp_path / 'out').exists()
 
 
 def test_missing_option_files_are_named(tmp_path):

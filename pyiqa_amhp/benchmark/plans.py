@@ -128,7 +128,13 @@ def full_options(
     for opt in (train, test):
         opt.update(name=model.key, manual_seed=seed)
         for data in opt['datasets'].values():
-            data['meta_info_file'] = str(meta / Path(data['meta_info_file']).name)
+            file = meta / Path(data['meta_info_file']).name
+            if not file.is_file():
+                raise AMHPError(
+                    f'{file}: no such file; make it with amhp prepare {model.dataset}, or give '
+                    '--meta'
+                )
+            data['meta_info_file'] = str(file)
             place = Path(data['dataroot_target']).relative_to('datasets')
             data['dataroot_target'] = str(root / place)
             if 'comments_file' in data:
@@ -146,10 +152,7 @@ def full_options(
 
 def _steps_of_an_epoch(data: dict[str, Any]) -> int:
     """pyiqa leaves out a last batch that is not full."""
-    file = Path(data['meta_info_file'])
-    if not file.is_file():
-        raise AMHPError(f'{file}: no such file; make it with amhp prepare, or give --meta')
-    split = pd.read_csv(file, usecols=['official_split'])['official_split']
+    split = pd.read_csv(data['meta_info_file'], usecols=['official_split'])['official_split']
     return max(1, int((split == TRAIN).sum()) // data['batch_size_per_gpu'])
 
 

@@ -71,16 +71,14 @@ def reproduce(
     if what not in PLANS:
         raise AMHPError(f'{what!r}: expected {", ".join(PLANS)}')
     plan, out = PLANS[what], Path(out).expanduser().resolve()
-    out.mkdir(parents=True, exist_ok=True)
     place = out / f'small_{seed}' if small else out
-    images = len(_small_photos(place, seed, scale)) if small else 0
-    runs = {}
-    for model in plan.models:
-        if small:
-            train, test = small_options(model, place, seed, images)
-        else:
-            train, test = full_options(model, options, root, meta, place, seed)
-        runs[model.key] = _run(train, test, place)
+    if small:
+        images = len(_small_photos(place, seed, scale))
+        wanted = [small_options(model, place, seed, images) for model in plan.models]
+    else:
+        wanted = [full_options(model, options, root, meta, place, seed) for model in plan.models]
+        place.mkdir(parents=True, exist_ok=True)
+    runs = {train['name']: _run(train, test, place) for train, test in wanted}
     title = f'{what}: {plan.title} ({SMALL_NOTE if small else "measured here"})'
     if what == 'fig3':
         files = figures.write_fig3(out, title, _cards(plan.models, runs, seed, small))
