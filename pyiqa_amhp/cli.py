@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from pyiqa_amhp.cli_options import ListsOfWords, pairs
 from pyiqa_amhp.errors import AMHPError
 
 app = typer.Typer(
@@ -177,65 +178,66 @@ def prepare(
     console.print(f'in the option files: dataroot_target: {folder}', soft_wrap=True)
 
 
-@app.command()
+@app.command(cls=ListsOfWords)
 def benchmark(
     metrics: Annotated[
-        list[str], typer.Option(help='Metrics of pyiqa: --metrics amhp nima, or amhp,nima.')
+        list[str],
+        typer.Option(help='No-reference metrics of pyiqa: amhp nima musiq-ava, or amhp,nima.'),
     ],
-    data: Annotated[str, typer.Option(help='A CSV of rated images, or ava, para, aadb.')],
-    more: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
+    data: Annotated[
+        str, typer.Option(help='A CSV of rated images, its folder, or ava, para, aadb.')
+    ],
     images: Annotated[Path | None, typer.Option(help='Folder of the images.')] = None,
     split: Annotated[str, typer.Option(help='train, val, test or all.')] = 'test',
-    text_source: Annotated[str | None, typer.Option(help='comments, labels or none.')] = None,
+    text_source: Annotated[
+        str | None, typer.Option(help='What AMHP reads: comments, labels or none.')
+    ] = None,
     weights: Annotated[
-        list[str] | None, typer.Option(help='NAME=FILE: a checkpoint for a metric.')
+        list[str] | None, typer.Option(help='FILE for amhp, or NAME=FILE for any metric.')
     ] = None,
     option: Annotated[
-        list[str] | None, typer.Option(help='NAME=VALUE (YAML): options of the data set.')
+        list[str] | None,
+        typer.Option(help='NAME=VALUE: of the data set (text_column=theme level_values=[1,4,7]).'),
     ] = None,
     published: Annotated[
-        list[str] | None, typer.Option(help='table1 .. table5, newer: published rows below.')
+        list[str] | None, typer.Option(help='Published rows below: table1 .. table5, newer.')
     ] = None,
     meta: Annotated[Path, typer.Option(help='What amhp prepare wrote.')] = Path('datasets_meta'),
-    out: Annotated[Path, typer.Option(help='Folder for scores and tables.')] = Path('benchmark'),
+    out: Annotated[Path, typer.Option(help='Folder for scores and tables.')] = Path(
+        'amhp_benchmark'
+    ),
     batch_size: Annotated[int, typer.Option(min=1)] = 8,
     device: Annotated[str | None, typer.Option(help='cpu, cuda, ...')] = None,
 ) -> None:
-    """Measure metrics of pyiqa on rated images; an interrupted run goes on where it was."""
+    """Measure metrics of pyiqa on rated images; an interrupted run goes on where it stopped."""
     import yaml
 
     from pyiqa_amhp.benchmark import run
     from pyiqa_amhp.benchmark.images import load_rated
     from pyiqa_amhp.benchmark.tables import to_terminal
 
-    names = [name for part in (*metrics, *(more or ())) for name in part.split(',') if name]
-    options = {key: yaml.safe_load(value) for key, value in _pairs('option', option).items()}
+    names = [name for given in metrics for name in given.split(',') if name]
+    named = [given if '=' in given else f'amhp={given}' for given in weights or ()]
+    options = {key: yaml.safe_load(value) for key, value in pairs('option', option).items()}
     rated = load_rated(data, images, split, text_source, options, meta)
     result = run.benchmark(
         names,
         rated,
         out,
-        _pairs('weights', weights),
+        pairs('weights', named),
         published or (),
         device,
         batch_size,
         progress=_progress,
     )
-    console.print(to_terminal(result.rows, result.title))
-    for note in rated.notes:
+    console.print(to_terminal(result.rows, result.title, console.width))
+    for note in result.notes:
         console.print(_escape(note), soft_wrap=True)
     for file in result.files:
         console.print(f'written: {_escape(str(file))}', soft_wrap=True)
-
-
-def _pairs(option: str, given: list[str] | None) -> dict[str, str]:
-    pairs = {}
-    for pair in given or ():
-        name, equals, value = pair.partition('=')
-        if not (name and equals and value):
-            raise AMHPError(f'--{option} {pair!r}: expected NAME=VALUE')
-        pairs[name] = value
-    return pairs
+    if all(row.error for row in result.rows if row.kind == 'measured'):
+        problems.print('[bold red]no metric could be measured[/]')
+        raise typer.Exit(1)
 
 
 @app.command()

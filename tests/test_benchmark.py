@@ -3,6 +3,8 @@
 import csv
 import json
 import re
+import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -27,7 +29,7 @@ def rated(rated_images):
 
 
 def table_of(result):
-    [file] = [file for file in result.files if file.suffix == '.csv']
+    [file] = [file for file in result.files if file.name == 'results.csv']
     return {row['method']: row for row in csv.DictReader(file.open(encoding='utf-8'))}
 
 
@@ -54,7 +56,8 @@ def test_measured_values_are_those_of_the_scores(rated, checkpoint, tmp_path):
     assert all(row['origin'] == 'measured here' for row in table.values())
 
 
-def test_a_metric_that_fails_is_a_row_with_its_reason(rated, tmp_path):
+def test_a_metric_that_fails_is_a_row_with_its_reason(rated, tmp_path, hub_cache, monkeypatch):
+    monkeypatch.setattr('pyiqa.utils.download_util.DEFAULT_CACHE_DIR', str(hub_cache))
     result = run.benchmark(['nima', 'entropy', 'amhp-clip'], rated, tmp_path / 'out', resamples=0)
     table = table_of(result)
     assert 'not on this machine' in table['nima']['error']
@@ -138,7 +141,7 @@ def test_unreadable_images_are_counted_and_named(rated, rated_images, tmp_path):
     (rated_images.parent / 'images' / '05.png').write_bytes(b'no image')
     result = run.benchmark(['entropy'], rated, tmp_path / 'out', resamples=0)
     row = table_of(result)['entropy']
-    assert row['images'] == '23' and '1 images could not be read' in row['notes']
+    assert row['images'] == '23' and '1 of 24 images could not be read' in row['notes']
     assert '05.png' in row['notes']
 
 
@@ -149,11 +152,37 @@ def test_published_rows_stand_below_and_are_marked(rated, tmp_path):
     assert page.count('published (AMHP paper, Table 4)') == 4
 
 
-def test_the_page_needs_no_other_file_and_shows_a_plot_for_each(rated, tmp_path):
+def test_the_page_needs_no_other_file_and_shows_all_and_a_plot_for_each(rated, tmp_path):
     run.benchmark(['entropy', 'piqe', 'nima'], rated, tmp_path / 'out', resamples=0)
     page = (tmp_path / 'out' / 'results.html').read_text()
     sources = re.findall(r'(?:src|href)="(.*?)"', page)
-    assert len(sources) == 2 and all(source.startswith('data:') for source in sources)
+    assert len(sources) == 2 + 1 and all(source.startswith('data:') for source in sources)
+
+
+def test_without_what_draws_there_are_tables_and_a_word_about_the_page(
+    rated, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, 'matplotlib', None)  # as if it were not installed
+    result = run.benchmark(['entropy'], rated, tmp_path / 'out', resamples=0)
+    assert (tmp_path / 'out' / 'results.md').is_file()
+    assert not (tmp_path / 'out' / 'results.html').exists()
+    assert any('no page' in note and 'matplotlib' in note for note in result.notes)
+
+
+def test_predictions_are_written_image_by_image(rated, tmp_path):
+    run.benchmark(['entropy', 'piqe'], rated, tmp_path / 'out', resamples=0)
+    table = pd.read_csv(tmp_path / 'out' / 'predictions.csv')
+    assert list(table) == ['img_name', 'MOS', 'entropy', 'piqe'] and len(table) == 24
+    assert table['MOS'].tolist() == pytest.approx(rated.mos.tolist())
+
+
+def test_published_rows_of_other_data_are_said_to_be_no_comparison(rated, tmp_path):
+    result = run.benchmark(['entropy'], rated, tmp_path / 'out', published=['table2'], resamples=0)
+    [note] = [note for note in result.notes if 'no comparison' in note]
+    assert 'table2 were measured on para' in note
+    same = replace(rated, dataset='para')
+    result = run.benchmark(['entropy'], same, tmp_path / 'out', published=['table2'], resamples=0)
+    assert not any('no comparison' in note for note in result.notes)
 
 
 def test_names_and_weights_are_checked_before_any_work(rated, tmp_path):
@@ -228,14 +257,29 @@ def test_latex_escapes_what_it_must(rated, tmp_path):
     assert r'100\% \& more\_' in tex and tex.count(r'\begin{tabular}') == 1
 
 
-def test_the_command_takes_metrics_in_a_row(amhp, rated_images, checkpoint, tmp_path):
+@pytest.mark.parametrize(
+    'metrics',
+    [
+        ['--metrics', 'amhp', 'entropy'],
+        ['--metrics=amhp', 'entropy'],
+        ['--metrics', 'amhp,entropy'],
+        ['--metrics', 'amhp', '--metrics', 'entropy'],
+    ],
+)
+def test_the_command_takes_several_words_an_option(
+    amhp, rated_images, checkpoint, tmp_path, metrics
+):
     code, out, _ = amhp(
-        'benchmark', '--metrics', 'amhp', 'entropy', '--data', rated_images, '--split', 'all',
-        '--weights', f'amhp={checkpoint}', '--option', 'threshold=5', '--out', tmp_path / 'out',
-        '--published', 'table3',
+        'benchmark', *metrics, '--data', rated_images, '--split', 'all', '--weights', checkpoint,
+        '--option', 'threshold=4', 'levels=[low, high]', 'level_values=[3, 8]',
+        '--out', tmp_path / 'out', '--published', 'table3', 'newer',
     )  # fmt: skip
     assert code == 0
-    assert 'measured' in out and 'published' in out and 'above 5 is high' in out
+    assert 'measured' in out and 'published' in out and 'above 4 is high' in out
+    rows = list(csv.DictReader((tmp_path / 'out' / 'results.csv').open(encoding='utf-8')))
+    assert [row['method'] for row in rows[:2]] == ['amhp (trained.pth)', 'entropy']
+    assert {row['kind'] for row in rows[2:]} == {'published'} and len(rows) == 2 + 12 + 6
+    assert 'levels are not those of the ratings' in rows[0]['emd1_reason']
     for suffix in ('csv', 'md', 'tex', 'html'):
         assert (tmp_path / 'out' / f'results.{suffix}').is_file()
     lines = [path.read_text().splitlines() for path in (tmp_path / 'out' / 'scores').iterdir()]
@@ -248,7 +292,8 @@ def test_the_command_takes_metrics_in_a_row(amhp, rated_images, checkpoint, tmp_
     [
         (['--metrics', 'nimaa', '--data', 'DATA'], 'nimaa'),
         (['--metrics', 'entropy', '--data', 'absent.csv'], 'absent.csv'),
-        (['--metrics', 'entropy', '--data', 'DATA', '--weights', 'x.pth'], 'NAME=VALUE'),
+        (['--metrics', 'entropy', '--data', 'DATA', '--weights', 'amhp='], 'NAME=VALUE'),
+        (['--metrics', 'entropy', '--data', 'DATA', '--weights', 'x.pth'], "weights for 'amhp'"),
         (['--metrics', 'entropy', '--data', 'DATA', '--published', 'table9'], 'table9'),
         (['--data', 'DATA'], '--metrics'),
     ],

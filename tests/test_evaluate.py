@@ -163,3 +163,30 @@ def test_shapes_and_ratings_are_checked():
         result([1, 2, 3], [1, 2])
     with pytest.raises(AMHPError, match='image 1 is not finite'):
         result([1, 2, 3], [1, np.nan, 2])
+
+
+odd_scores = st.sampled_from([0.0, 1.0, 1.0, 2.0, -1e308, 1e308, 1e-320, np.nan, np.inf, -np.inf])
+
+
+@given(st.lists(st.tuples(odd_scores, st.sampled_from([0.0, 1.0, 1.0, 5.0, 1e-320])), max_size=25))
+@settings(deadline=None, max_examples=150)
+def test_whatever_comes_in_there_is_a_finite_value_or_a_reason(pairs):
+    x, y = [a for a, _ in pairs], [b for _, b in pairs]
+    found = evaluate(x, y, threshold=1, resamples=20)
+    assert found.images + found.left_out == len(pairs)
+    for value in found.values.values():
+        assert value.value is not None or value.reason
+        for number in (value.value, value.low, value.high):
+            assert number is None or np.isfinite(number)
+        assert (value.low is None) == (value.high is None)
+        assert value.low is not None or value.reason
+
+
+def test_rare_values_have_no_interval_but_a_reason():
+    value = evaluate([5.0] * 19 + [6], list(range(20)), threshold=5).values['srcc']
+    assert value.value is not None and value.low is None and 'resamples' in value.reason
+
+
+def test_scores_equal_but_for_rounding_have_no_plcc():
+    x = [1 + 1e-16 * i for i in range(3)] + [1 + 2.3e-16]
+    assert 'rounding' in evaluate(x, [1, 2, 3, 4], threshold=1).values['plcc'].reason

@@ -49,6 +49,17 @@ def test_every_number_of_table_5_is_in_the_paper_in_its_order(shared_data):
     assert ours == printed
 
 
+def test_newer_results_are_as_they_were_gathered(shared_data):
+    text = (shared_data.parent / 'PAPER.md').read_text()
+    rows = {row.method: row for row in published_rows('newer')}
+    for method in ('Q-Align', 'TOPIQ-IAA', 'NIMA', 'LAION-Aesthetics', 'CLIP-IQA'):
+        values = rows.pop(method).values
+        assert f'{method} {values["srcc"].value:.3f} / {values["plcc"].value:.3f}' in text
+    [aesformer] = rows.values()
+    assert 'AesFormer > 0.90 (with comments)' in text and aesformer.text_source == 'comments'
+    assert all((v.value, v.bound) == (0.9, '>') for v in aesformer.values.values())
+
+
 def test_an_unknown_table_is_an_error():
     with pytest.raises(AMHPError, match=r'table6.*table1.*newer'):
         published_rows('table6')

@@ -138,21 +138,22 @@ def _values(
     x, y, p, q, threshold, lower_better, mapping, no_dist, resamples, seed
 ) -> dict[str, Value]:
     values = _correlations(-x if lower_better else x, y, resamples, seed)
+    no_emd = no_dist if p is None or q is None else _unlike(p, q)
     if isinstance(mapping, str):
-        values |= {key: Value(reason=mapping) for key in ('acc', 'mse', 'emd1', 'emd2')}
+        no_emd = no_emd or mapping
+        values |= {key: Value(reason=mapping) for key in ('acc', 'mse')}
+        means = {}
     else:
-        mapped = mapping is not None
-        scores = mapping(x) if mapped else x
+        if mapping is not None:
+            no_emd = no_emd or 'another scale: distributions are not mapped'
+        scores = x if mapping is None else mapping(x)
         means = {'acc': (scores > threshold) == (y > threshold), 'mse': (scores - y) ** 2}
-        if mapped:
-            no_emd = 'another scale: distributions are not mapped'
-        else:
-            no_emd = no_dist if p is None or q is None else _unlike(p, q)
-        if no_emd:
-            values |= {key: Value(reason=no_emd) for key in ('emd1', 'emd2')}
-        else:
-            means |= {'emd1': emd_per_image(p, q, 1), 'emd2': emd_per_image(p, q, 2)}
-        values |= _means(means, resamples, seed, mapped)
+    if no_emd:
+        values |= {key: Value(reason=no_emd) for key in ('emd1', 'emd2')}
+    else:
+        means |= {'emd1': emd_per_image(p, q, 1), 'emd2': emd_per_image(p, q, 2)}
+    if means:
+        values |= _means(means, resamples, seed, mapping is not None)
     return values
 
 

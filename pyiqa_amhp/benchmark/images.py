@@ -115,7 +115,8 @@ def _rated_set(dataset, columns: list[str], split: str, source: str, threshold) 
         threshold = SCALES[name].threshold if name else sum(scale) / 2
     texts = [dataset.text(i) for i in range(len(dataset))]
     with_text = sum(map(bool, texts))
-    dist, notes = rated.dist, []
+    where = 'all images' if split == ALL else f'split {split}'
+    dist, notes = rated.dist, [f'{len(texts):,} images, {where} of {Path(rated.file).name}.']
     if votes:
         notes.append("Rated distributions: the raters' votes.")
     elif 'std' in columns or opt.get('default_std') is not None:
@@ -125,9 +126,7 @@ def _rated_set(dataset, columns: list[str], split: str, source: str, threshold) 
         )
     else:
         dist = None
-    where = 'all images' if split == ALL else f'split {split}'
     label = source if source == name else Path(rated.file).parent.name
-    notes.append(f'{len(texts):,} images, {where} of {Path(rated.file).name}.')
     notes.append(f'ACC: above {threshold:g} is high, on a scale of {scale[0]:g}..{scale[1]:g}.')
     if with_text < len(texts):
         notes.append(f'{len(texts) - with_text:,} of {len(texts):,} images have no text.')

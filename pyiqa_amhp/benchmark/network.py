@@ -21,7 +21,7 @@ def bounded_downloads(stall: float = STALL) -> Iterator[str]:
     """Bound what a metric may do to fetch its weights; for this process, while inside.
 
     Where the hub is out of reach (or ``HF_HUB_OFFLINE`` is set) no address is looked up at all:
-    pyiqa's ways to download (urllib, requests, huggingface_hub, gdown) retry for up to a minute
+    pyiqa's ways to download (urllib, requests, huggingface_hub) retry for up to a minute
     otherwise. Where it is in reach, a connection on which nothing comes for ``stall`` seconds is
     an error.
 
@@ -68,6 +68,8 @@ def _needed_network(error: BaseException | None) -> bool:
     while waiting:
         error = waiting.pop()
         if isinstance(error, OutOfReach | LocalEntryNotFoundError | OfflineModeIsEnabled):
+            return True
+        if isinstance(error, OSError) and 'huggingface.co' in str(error):  # as transformers says it
             return True
         if isinstance(error, BaseException) and error not in seen:
             seen.append(error)  # URLError has its cause in `reason`

@@ -1,16 +1,22 @@
 """``amhp benchmark``: any metrics of pyiqa on any rated images, beside what others published."""
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import redirect_stdout
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from pyiqa_amhp.atomic import write_atomically
 from pyiqa_amhp.benchmark.evaluate import RESAMPLES, evaluate, range_map
 from pyiqa_amhp.benchmark.images import RatedSet
 from pyiqa_amhp.benchmark.network import bounded_downloads, reason_for
-from pyiqa_amhp.benchmark.published import published_rows
+from pyiqa_amhp.benchmark.page import write_page
+from pyiqa_amhp.benchmark.published import published_data, published_rows
 from pyiqa_amhp.benchmark.scores import (
     Journal,
     Judged,
@@ -20,17 +26,9 @@ from pyiqa_amhp.benchmark.scores import (
     judge_images,
     typical_seconds,
 )
-from pyiqa_amhp.benchmark.tables import (
-    Row,
-    columns,
-    failed_row,
-    format_value,
-    measured_row,
-    notes_of,
-    write_tables,
-)
-from pyiqa_amhp.drawing import PREDICTED, RATED, drawing, render_page, svg_uri
+from pyiqa_amhp.benchmark.tables import Row, failed_row, measured_row, write_tables
 from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.model.config import AMHPConfig
 from pyiqa_amhp.score import create_metric, scale_ends
 
 Progress = Callable[[Iterable, int, str], Iterable]
@@ -43,11 +41,26 @@ class Benchmark:
 
     Attributes:
         title: the data. rows: measured, then published. files: what was written.
+        notes: what holds for the whole table.
     """
 
     title: str
     rows: list[Row]
     files: list[Path]
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What all metrics of a call share: see ``benchmark``."""
+
+    rated: RatedSet
+    out: Path
+    device: str | None
+    batch_size: int
+    resamples: int
+    progress: Progress
+    no_network: str
 
 
 def benchmark(
@@ -67,93 +80,118 @@ def benchmark(
     was. A metric that fails is a row with the reason.
 
     Args:
-        metrics: names that ``pyiqa.create_metric`` knows, all no-reference.
+        metrics: names that ``pyiqa.create_metric`` knows, all no-reference; ``*`` and ``?`` stand
+            for any letters, as in ``musiq*``.
         rated: see ``load_rated``.
-        out: gets ``results.csv``, ``.md``, ``.tex``, ``.html``.
+        out: gets ``results.csv``, ``.md``, ``.tex``, ``.html`` and, with the score of each image
+            by each metric, ``predictions.csv``.
         weights: a checkpoint for some of the metrics, by name.
         published: tables of ``published.yml`` to put below.
+        device: ``cpu``, ``cuda`` ...; None: a GPU if there is one.
+        batch_size: images for each pass through AMHP.
         resamples: of the bootstrap.
         progress: wraps what takes long, as ``tqdm`` does.
 
     Raises:
-        AMHPError: a name that is no metric, or weights for a metric that is not asked for.
+        AMHPError: a name that is no metric, weights for a metric that is not asked for, or a
+            published table that there is not.
     """
     out, weights = Path(out).expanduser(), dict(weights or {})
-    metrics = list(dict.fromkeys(metrics))
-    _check_names(metrics, weights)
-    below = [row for name in published for row in published_rows(name)]
-    rows, plots = [], []
-    for name in metrics:
-        row, predicted = _measure(
-            name, rated, out, weights.get(name), device, batch_size, resamples, progress
-        )
-        rows.append(row)
-        if predicted is not None:
-            plots.append((row, predicted))
+    names = _names(metrics, weights)
+    below = {name: published_rows(name) for name in published}
+    rows: list[Row] = []
+    predictions: list[tuple[Row, np.ndarray]] = []
+    with bounded_downloads() as problem:
+        run = Run(rated, out, device, batch_size, resamples, progress, problem)
+        for name in progress(names, len(names), 'Metrics'):
+            row, predicted = _measure(name, weights.get(name), run)
+            rows.append(row)
+            if predicted is not None:
+                predictions.append((row, predicted))
     title = f'Benchmark: {rated.title}'
-    files = write_tables([*rows, *below], out / 'results', title)
-    files.append(_write_page(out / 'results.html', title, rated, [*rows, *below], plots))
-    return Benchmark(title, [*rows, *below], files)
+    same = [name for name in below if published_data(name) == rated.dataset]
+    comparable = rows + [row for name in same for row in below[name]]
+    rows = rows + [row for name in below for row in below[name]]
+    notes = rated.notes + [
+        f'The published rows of {name} were measured on {published_data(name)}, not on these '
+        'images: they are no comparison.'
+        for name in below
+        if name not in same
+    ]
+    files = write_tables(rows, out / 'results', title, notes)
+    files.append(_write_predictions(out / 'predictions.csv', rated, predictions))
+    try:
+        page = out / 'results.html'
+        files.append(write_page(page, title, notes, rated, rows, comparable, predictions))
+    except AMHPError as error:  # the tables are there whether or not there is a page
+        notes.append(f'no page: {error}')
+    return Benchmark(title, rows, files, notes)
 
 
-def _check_names(metrics: Sequence[str], weights: Mapping[str, str]) -> None:
+def _names(metrics: Sequence[str], weights: Mapping[str, str]) -> list[str]:
+    """The metrics that are meant, in their order, each once."""
     import pyiqa
 
-    known = pyiqa.list_models('NR')
-    if not metrics:
+    known, names = pyiqa.list_models('NR'), []
+    for given in metrics:
+        meant = [name for name in known if fnmatchcase(name, given)]
+        if not meant:
+            raise AMHPError(
+                f'{given!r} is not a no-reference metric of pyiqa; expected some of '
+                f'{", ".join(known)}'
+            )
+        names += meant
+    if not names:
         raise AMHPError('no metric to measure; give some with --metrics')
-    if unknown := [name for name in metrics if name not in known]:
-        raise AMHPError(
-            f'{unknown[0]!r} is not a no-reference metric of pyiqa; expected some of '
-            f'{", ".join(known)}'
-        )
-    if extra := sorted(weights.keys() - set(metrics)):
+    if extra := sorted(weights.keys() - set(names)):
         raise AMHPError(f'weights for {extra[0]!r}, which is not among the metrics')
+    return list(dict.fromkeys(names))
 
 
-def _measure(
-    name: str,
-    rated: RatedSet,
-    out: Path,
-    weights: str | None,
-    device: str | None,
-    batch_size: int,
-    resamples: int,
-    progress: Progress,
-) -> tuple[Row, np.ndarray | None]:
+def _measure(name: str, weights: str | None, run: Run) -> tuple[Row, np.ndarray | None]:
     """A row, and the scores ``(N,)`` if there are any."""
     method = f'{name} ({Path(weights).name})' if weights else name
-    with bounded_downloads() as problem:
-        try:
-            metric = create_metric(name, weights, device)
-            judged = judge_images(
-                metric,
-                rated.paths,
-                rated.texts,
-                Journal(journal_path(out / 'scores', method)),
-                fingerprint(metric),
-                progress,
-                method,
-                batch_size,
-            )
-        except MetricFailed as error:
-            return failed_row(method, str(error)), None
-        except Exception as error:  # other people's metrics fail in many ways
-            return failed_row(method, reason_for(error, problem)), None
+    rated = run.rated
+    try:
+        # pyiqa prints what it is about to download, and old calls of others bring warnings
+        with redirect_stdout(StringIO()), warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            metric = create_metric(name, weights, run.device)
+        judged = judge_images(
+            metric,
+            rated.paths,
+            rated.texts,
+            Journal(journal_path(run.out / 'scores', method)),
+            fingerprint(metric),
+            run.progress,
+            method,
+            run.batch_size,
+        )
+    except MetricFailed as error:
+        return failed_row(method, str(error)), None
+    except Exception as error:  # other people's metrics fail in many ways
+        return failed_row(method, reason_for(error, run.no_network)), None
     predicted = np.array([np.nan if j.score is None else j.score for j in judged], np.float64)
+    bins = _bins(judged)
+    no_dist = _no_distributions(metric, bins, rated)
+    scored = np.array([j.score is not None for j in judged])
     evaluation = evaluate(
-        predicted,
-        rated.mos,
-        _bins(judged),
-        rated.dist,
+        predicted[scored],
+        rated.mos[scored],
+        None if no_dist else bins[scored],
+        None if no_dist else rated.dist[scored],
         threshold=rated.threshold,
-        lower_better=metric.lower_better,
-        mapping=range_map(scale_ends(metric), rated.scale, metric.lower_better),
-        no_dist='no distributions' if rated.dist is not None else 'the ratings are means only',
-        resamples=resamples,
+        lower_better=False,
+        mapping=range_map(_scale(metric, predicted, bins), rated.scale, metric.lower_better),
+        no_dist=no_dist,
+        resamples=run.resamples,
     )
-    text_source = rated.text_source if any(j.text for j in judged) else 'none'
-    notes = [*_left_out(judged), *(['lower is better: correlations negated'] * metric.lower_better)]
+    deaf = _is_deaf(metric)
+    text_source = rated.text_source if any(j.text for j in judged) and not deaf else 'none'
+    notes = _left_out(judged)
+    notes += ['lower is better: correlations are of the negated scores'] * metric.lower_better
+    notes += ['zero-shot: a text changes nothing'] * deaf
+    notes += ['uncalibrated'] * (not getattr(metric.net, 'calibrated', True))
     return measured_row(method, evaluation, text_source, typical_seconds(judged), notes), predicted
 
 
@@ -166,6 +204,46 @@ def _bins(judged: Sequence[Judged]) -> np.ndarray | None:
     return np.array([j.bins if j.score is not None else (np.nan,) * m for j in judged])
 
 
+def _scale(metric, predicted: np.ndarray, bins: np.ndarray | None) -> tuple[float, float] | None:
+    """The ends of a metric's scale.
+
+    Where the score is the mean of a distribution over 1, 2, .. m they are 1 and m, whatever
+    pyiqa's table says (0..10 for NIMA, whose bins are AVA's votes 1..10).
+    """
+    if bins is not None and _levels_of(metric) is None:
+        there = np.isfinite(predicted)
+        mean = bins[there] @ np.arange(1, bins.shape[1] + 1)
+        if np.allclose(mean, predicted[there], rtol=0, atol=1e-3):
+            return 1.0, float(bins.shape[1])
+    return scale_ends(metric)
+
+
+def _no_distributions(metric, bins: np.ndarray | None, rated: RatedSet) -> str:
+    """Why distributions are not compared; '' if they are."""
+    if rated.dist is None:
+        return 'the ratings are means only'
+    if bins is None:
+        return 'the metric gives no distribution'
+    values, m, k = _levels_of(metric), bins.shape[1], len(rated.level_values)
+    if values is None and m % k == 0:  # 1..m, merged in groups
+        values = np.arange(1, m + 1).reshape(k, -1).mean(axis=1)
+    if values is None or len(values) != k or not np.allclose(values, rated.level_values):
+        return "the metric's levels are not those of the ratings"
+    return ''
+
+
+def _levels_of(metric) -> tuple[float, ...] | None:
+    """The level values of an AMHP; None for other metrics."""
+    config = getattr(metric.net, 'config', None)
+    return config.level_values if isinstance(config, AMHPConfig) else None
+
+
+def _is_deaf(metric) -> bool:
+    """Whether a text changes no score of an AMHP that reads one: before it is trained."""
+    fc = getattr(metric.net, 'fc', None)
+    return _levels_of(metric) is not None and fc is not None and not fc.weight.any()
+
+
 def _left_out(judged: Sequence[Judged]) -> list[str]:
     notes = []
     for what, reasons in (
@@ -174,40 +252,13 @@ def _left_out(judged: Sequence[Judged]) -> list[str]:
     ):
         if reasons:
             some = '; '.join(reasons[:NAMED]) + ('; ...' if len(reasons) > NAMED else '')
-            notes.append(f'{len(reasons)} images {what}: {some}')
+            notes.append(f'{len(reasons)} of {len(judged)} images {what}: {some}')
     return notes
 
 
-def _write_page(
-    path: Path,
-    title: str,
-    rated: RatedSet,
-    rows: Sequence[Row],
-    plots: Sequence[tuple[Row, np.ndarray]],
+def _write_predictions(
+    path: Path, rated: RatedSet, predictions: Sequence[tuple[Row, np.ndarray]]
 ) -> Path:
-    shown = columns(rows)
-    page = render_page(
-        Path(__file__).with_name('page.html'),
-        title=title,
-        notes=rated.notes,
-        header=[name for _, name in shown],
-        rows=[(row, [format_value(key, row.values.get(key)) for key, _ in shown]) for row in rows],
-        remarks=notes_of(rows),
-        pictures=[_scatter(rated, row, predicted) for row, predicted in plots],
-    )
-    return write_atomically(path, lambda file: file.write_text(page, encoding='utf-8'))
-
-
-def _scatter(rated: RatedSet, row: Row, predicted: np.ndarray) -> tuple[str, str]:
-    """A picture of predicted over rated scores, and its description."""
-    srcc = format_value('srcc', row.values.get('srcc')).partition(' [')[0]
-    with drawing() as new_figure:
-        figure = new_figure(figsize=(4.6, 4.0), layout='constrained')
-        axes = figure.add_subplot(xlabel='rated MOS', ylabel='score')
-        axes.scatter(rated.mos, predicted, s=12, color=PREDICTED, alpha=0.5, linewidths=0)
-        if not row.mapping and row.values['mse'].value is not None:  # on one scale
-            low = min(rated.mos.min(), np.nanmin(predicted))
-            high = max(rated.mos.max(), np.nanmax(predicted))
-            axes.plot([low, high], [low, high], color=RATED, linewidth=1)
-        axes.set_title(f'{row.method}: SRCC {srcc}', loc='left', fontsize=10.5)
-        return svg_uri(figure), f'scores of {row.method} over rated MOS'
+    columns = {row.method: predicted for row, predicted in predictions}
+    table = pd.DataFrame({'img_name': rated.names, 'MOS': rated.mos, **columns})
+    return write_atomically(path, lambda file: table.to_csv(file, index=False))

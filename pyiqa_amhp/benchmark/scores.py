@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pyiqa_amhp.info import version_of
 from pyiqa_amhp.score import Score, score_images
 
 Progress = Callable[[Iterable, int, str], Iterable]
@@ -55,9 +56,12 @@ class Journal:
     known: dict[str, Judged] = field(default_factory=dict)
 
     def __post_init__(self):
+        self._cut = False
         if not self.path.is_file():
             return
-        for line in self.path.read_text(encoding='utf-8', errors='replace').splitlines():
+        text = self.path.read_text(encoding='utf-8', errors='replace')
+        self._cut = bool(text) and not text.endswith('\n')
+        for line in text.splitlines():
             try:
                 entry = json.loads(line)
                 key, bins = entry.pop('key'), tuple(entry.pop('bins'))
@@ -66,17 +70,15 @@ class Journal:
                 continue
 
     def add(self, entries: dict[str, Judged]) -> None:
-        """Append scores, and see to it that they are on disk."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        """Append scores to the file, so that they are there whatever happens next."""
+        if not entries:
+            return
         self.known |= entries
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lines = [json.dumps({'key': key, **asdict(judged)}) for key, judged in entries.items()]
         with self.path.open('a', encoding='utf-8') as file:
-            if file.tell():
-                with self.path.open('rb') as end:
-                    end.seek(-1, os.SEEK_END)
-                    if end.read() != b'\n':  # cut
-                        file.write('\n')
-            for key, judged in entries.items():
-                file.write(json.dumps({'key': key, **asdict(judged)}) + '\n')
+            file.write('\n' * self._cut + '\n'.join(lines) + '\n')
+        self._cut = False
 
 
 def journal_path(folder: Path, method: str) -> Path:
@@ -116,19 +118,22 @@ def judge_images(
     left = [i for i, key in enumerate(keys) if key not in journal.known]
     found: dict[int, Judged] = {}
     size = batch_size if hasattr(metric.net, 'judge') else 1
-    chunks = _chunks(left, size)
-    with torch.random.fork_rng(devices=[]):  # some metrics look at random crops
-        torch.manual_seed(0)
-        for chunk in progress(chunks, -(-len(left) // size), what):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # some metrics look at random crops
+        for chunk in progress(_chunks(left, size), -(-len(left) // size), what):
             judged = _judge(metric, [(paths[i], texts[i]) for i in chunk])
             found |= dict(zip(chunk, judged, strict=True))
-            journal.add({keys[i]: j for i, j in zip(chunk, judged, strict=True) if _is_scored(j)})
-            failed = [j.failed for j in found.values() if j.failed]
-            if len(failed) == len(found) >= min(GIVE_UP_AFTER, len(left)) and len(left) == len(
-                paths
-            ):
-                raise MetricFailed(failed[0])
+            pairs = zip(chunk, judged, strict=True)
+            journal.add({keys[i]: j for i, j in pairs if j.score is not None})
+            if len(left) == len(paths):  # with nothing known, it may be that it never works
+                _check_works(found.values(), len(left))
     return [found[i] if i in found else journal.known[key] for i, key in enumerate(keys)]
+
+
+def _check_works(judged: Iterable[Judged], images: int) -> None:
+    failed = [j.failed for j in judged]
+    if all(failed) and len(failed) >= min(GIVE_UP_AFTER, images):
+        raise MetricFailed(failed[0])
 
 
 def fingerprint(metric) -> str:
@@ -136,14 +141,11 @@ def fingerprint(metric) -> str:
 
     Of each tensor some 4,096 numbers, evenly spaced, count: training changes them all.
     """
-    import pyiqa
     from pyiqa.default_model_configs import DEFAULT_CONFIGS
-
-    from pyiqa_amhp.info import version_of
 
     options = DEFAULT_CONFIGS.get(metric.metric_name, {}).get('metric_opts', {})
     digest = blake2b(digest_size=16)
-    versions = [pyiqa.__version__, version_of('pyiqa-amhp')]
+    versions = [version_of(package) for package in ('pyiqa', 'pyiqa-amhp', 'torch')]
     digest.update(json.dumps([metric.metric_name, versions, options], default=str).encode())
     for name, value in metric.net.state_dict().items():
         digest.update(name.encode())
@@ -200,7 +202,3 @@ def _judged(row: Score, seconds: float) -> Judged:
         seconds=seconds,
         unreadable=row.error,
     )
-
-
-def _is_scored(judged: Judged) -> bool:
-    return judged.score is not None

@@ -17,13 +17,16 @@ from rich.table import Table
 from rich.text import Text
 
 from pyiqa_amhp.atomic import write_atomically
-from pyiqa_amhp.benchmark.evaluate import MEASURES, Evaluation, Value
+from pyiqa_amhp.benchmark.evaluate import CONFIDENCE, MEASURES, RESAMPLES, Evaluation, Value
 
 MEASURED = 'measured here'
 DIFFERENCE = 'difference (measured - published)'
 MAPPED_MARK, NONE_MARK = '*', '-'
 SHORT_KINDS = {'difference': 'diff.'}
-INTERVAL_NOTE = 'In brackets: 95 % bootstrap interval over images (percentiles of 1,000 resamples).'
+INTERVAL_NOTE = (
+    f'In brackets: {CONFIDENCE:.0%} bootstrap interval over images (percentiles of '
+    f'{RESAMPLES:,} resamples unless said otherwise).'
+)
 MAPPED_NOTE = (
     "* after a linear mapping of the metric's stated range to that of the ratings; not "
     'comparable with figures without the mark.'
@@ -102,7 +105,7 @@ def compare(measured: Row, published: Row) -> list[Row]:
 
 
 def format_value(key: str, value: Value | None, signed: bool = False) -> str:
-    """``0.804 [0.799, 0.809]``; ACC in percent; ``*`` where mapped; ``-`` where there is none."""
+    """``0.804* [0.799, 0.809]``; ACC in percent; ``*`` where mapped; ``-`` where there is none."""
     if value is None or value.value is None:
         return NONE_MARK
     factor, digits = (100, 1) if key == 'acc' else (1, 3)
@@ -113,10 +116,10 @@ def format_value(key: str, value: Value | None, signed: bool = False) -> str:
         text = f'{x * factor:{sign}.{digits}f}'
         return text if abs(x * factor) < 1e6 else f'{x * factor:{sign}.3g}'
 
-    text = number(value.value, '+' if signed else '')
+    text = number(value.value, '+' if signed else '') + MAPPED_MARK * value.mapped
     if value.low is not None:
         text += f' [{number(value.low)}, {number(value.high)}]'
-    return text + MAPPED_MARK * value.mapped
+    return text
 
 
 def columns(rows: Iterable[Row]) -> list[tuple[str, str]]:
@@ -201,8 +204,8 @@ def to_csv(rows: Sequence[Row]) -> str:
     return file.getvalue()
 
 
-def to_markdown(rows: Sequence[Row], title: str = '') -> str:
-    """A table with notes under it."""
+def to_markdown(rows: Sequence[Row], title: str = '', notes: Sequence[str] = ()) -> str:
+    """A table with notes under it: those given, then those of the rows."""
 
     def line(cells: Iterable[str]) -> str:
         return '| ' + ' | '.join(' '.join(c.replace('|', '\\|').split()) for c in cells) + ' |'
@@ -216,7 +219,7 @@ def to_markdown(rows: Sequence[Row], title: str = '') -> str:
             cells = [row.origin, row.text_source, f'not measured: {row.error}', *[''] * len(keys)]
             cells += [''] * (len(header) - 1 - len(cells))
         lines.append(line([row.method, *cells]))
-    notes = notes_of(rows)
+    notes = [*notes, *notes_of(rows)]
     return '\n'.join([*lines, *([''] + [f'- {note}' for note in notes] if notes else [])]) + '\n'
 
 
@@ -232,7 +235,7 @@ def tex_escape(text: str) -> str:
     return re.sub('|'.join(map(re.escape, TEX)), lambda match: TEX[match[0]], text)
 
 
-def to_latex(rows: Sequence[Row], title: str = '') -> str:
+def to_latex(rows: Sequence[Row], title: str = '', notes: Sequence[str] = ()) -> str:
     r"""A ``table`` environment; needs the package ``booktabs``."""
     keys, header = _header(rows)
 
@@ -258,16 +261,20 @@ def to_latex(rows: Sequence[Row], title: str = '') -> str:
         else:
             lines.append(line([row.method, *_cells(row, keys)]))
     lines += [r'\bottomrule', r'\end{tabular}']
-    lines += [rf'\par\footnotesize {tex_escape(note)}' for note in notes_of(rows)]
+    lines += [rf'\par\footnotesize {tex_escape(note)}' for note in (*notes, *notes_of(rows))]
     return '\n'.join([*lines, r'\end{table}']) + '\n'
 
 
-def to_terminal(rows: Sequence[Row], title: str = '') -> Group:
-    """A table for ``rich`` that fits 80 columns: values alone, the rest is in the files.
+def to_terminal(rows: Sequence[Row], title: str = '', width: int | None = None) -> Group:
+    """A table for ``rich`` of values alone; intervals and notes are in the files.
 
     What could not be measured stands below, with its reason.
+
+    Args:
+        width: of the terminal. Under 100 columns KRCC is left out, so that names can be read.
     """
-    shown = columns(rows)
+    narrow = width is not None and width < 100
+    shown = [(key, name) for key, name in columns(rows) if not (narrow and key == 'krcc')]
     table = Table(title=title or None, title_justify='left', box=box.SIMPLE, padding=(0, 1, 0, 0))
     table.add_column('method', overflow='fold')
     table.add_column('origin', no_wrap=True)
@@ -284,22 +291,32 @@ def to_terminal(rows: Sequence[Row], title: str = '') -> Group:
         cells = [format_value(key, v, signed) for (key, _), v in zip(shown, bare, strict=True)]
         kind = SHORT_KINDS.get(row.kind, row.kind)
         table.add_row(*map(Text, [row.method, kind, row.text_source, *cells]), style=style)
-    failed = [Text(f'{row.method}: not measured: {row.error}') for row in rows if row.error]
-    return Group(table, *failed)
+    failed: dict[str, list[str]] = {}
+    for row in rows:
+        if row.error:
+            failed.setdefault(row.error, []).append(row.method)
+    below = [Text(f'not measured: {", ".join(which)}: {why}') for why, which in failed.items()]
+    return Group(table, *below)
 
 
-WRITERS: dict[str, Callable[[Sequence[Row], str], str]] = {
-    '.csv': lambda rows, title: to_csv(rows),
+WRITERS: dict[str, Callable[[Sequence[Row], str, Sequence[str]], str]] = {
+    '.csv': lambda rows, title, notes: to_csv(rows),
     '.md': to_markdown,
     '.tex': to_latex,
 }
 
 
-def write_tables(rows: Sequence[Row], stem: str | Path, title: str = '') -> list[Path]:
-    """Write ``<stem>.csv``, ``.md`` and ``.tex``, each whole or not at all."""
+def write_tables(
+    rows: Sequence[Row], stem: str | Path, title: str = '', notes: Sequence[str] = ()
+) -> list[Path]:
+    """Write ``<stem>.csv``, ``.md`` and ``.tex``, each whole or not at all.
+
+    Args:
+        notes: what holds for the whole table; not in the CSV.
+    """
     paths = []
     for suffix, write in WRITERS.items():
-        text = write(rows, title)
+        text = write(rows, title, notes)
         path = Path(f'{stem}{suffix}')
         paths.append(
             write_atomically(path, lambda file, text=text: file.write_text(text, encoding='utf-8'))

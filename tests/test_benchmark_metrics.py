@@ -1,0 +1,218 @@
+"""What the benchmark makes of metrics of all kinds: scales, distributions, texts, failures."""
+
+import socket
+import urllib.request
+import warnings
+
+import huggingface_hub
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy import stats
+
+from pyiqa_amhp.benchmark import network, run
+from pyiqa_amhp.benchmark.images import load_rated
+from pyiqa_amhp.benchmark.network import bounded_downloads, reason_for
+from pyiqa_amhp.model.tanet import TANet
+from pyiqa_amhp.model.weights import save_checkpoint
+
+
+@pytest.fixture
+def rated(rated_images):
+    return load_rated(str(rated_images), split='all')
+
+
+@pytest.fixture
+def measure(rated, tmp_path):
+    """The row of one metric, by default on all 24 images."""
+
+    def measure(name, weights=None, rated=rated):
+        weights = weights and {name: str(weights)}
+        [row] = run.benchmark([name], rated, tmp_path / 'out', weights, resamples=0).rows
+        return row
+
+    return measure
+
+
+@pytest.fixture
+def few(rated_images):
+    """The six test images."""
+    return load_rated(str(rated_images))
+
+
+@pytest.fixture
+def tanet(tmp_path):
+    torch.manual_seed(0)
+    path = tmp_path / 'tanet.pth'
+    torch.save(TANet(pretrained=False).state_dict(), path)
+    return path
+
+
+# Scales and distributions
+
+
+def test_ten_bins_are_merged_to_the_levels_of_the_ratings(measure, few, tanet):
+    row = measure('tanet', tanet, few)
+    net = TANet(pretrained=False, pretrained_model_path=tanet).eval()
+    from torchvision.transforms.functional import to_tensor
+
+    images = [to_tensor(Image.open(path).convert('RGB'))[None] for path in few.paths]
+    with torch.no_grad():
+        bins = np.array([net(x, return_mos=False, return_dist=True)[0].numpy() for x in images])
+    gaps = bins.reshape(6, 5, 2).sum(axis=2).cumsum(axis=1) - few.dist.cumsum(axis=1)
+    assert row.values['emd1'].value == pytest.approx(np.abs(gaps).mean(), abs=1e-6)
+    assert row.values['emd2'].value == pytest.approx(np.sqrt((gaps**2).mean(1)).mean(), abs=1e-6)
+
+
+def test_nima_is_on_the_scale_of_its_bins_whatever_the_table_says(measure, few, monkeypatch):
+    import pyiqa
+    import timm
+
+    build = timm.create_model
+    monkeypatch.setattr(timm, 'create_model', lambda name, pretrained, **k: build(name, **k))
+    monkeypatch.setattr(  # random weights: only the form counts
+        run, 'create_metric', lambda name, *_: pyiqa.create_metric(name, pretrained=False)
+    )
+    assert pyiqa.create_metric('nima-vgg16-ava', pretrained=False).score_range == '0, 10'
+    row = measure('nima-vgg16-ava', rated=few)
+    assert row.mapping == '' and row.values['mse'].value > 0 and not row.values['mse'].mapped
+    assert row.values['emd2'].value > 0
+
+
+def test_distributions_over_other_levels_are_not_compared(measure, make_amhp, tmp_path):
+    options = {'level_values': (1, 2, 5, 8, 10), 'dataset': 'ava'}
+    file = save_checkpoint(tmp_path / 'net.pth', make_amhp(**options).state_dict())
+    row = measure('amhp', file)
+    assert row.values['mse'].value > 0 and row.mapping == ''  # 1..10, as the ratings
+    assert 'levels are not those of the ratings' in row.values['emd1'].reason
+
+
+def test_a_metric_without_an_upper_end_has_no_mse_but_correlations(measure, few, monkeypatch):
+    from pyiqa.default_model_configs import DEFAULT_CONFIGS
+
+    monkeypatch.setitem(DEFAULT_CONFIGS['entropy'], 'score_range', '0, ~')
+    row = measure('entropy', rated=few)
+    assert row.values['srcc'].value is not None
+    assert all('states no range' in row.values[key].reason for key in ('acc', 'mse'))
+    assert 'no distribution' in row.values['emd1'].reason
+
+
+def test_where_lower_is_better_the_correlations_are_turned_round(measure, rated):
+    import pyiqa
+
+    metric = pyiqa.create_metric('piqe', device='cpu')
+    assert metric.lower_better
+    predicted = [float(metric(path)) for path in rated.paths]
+    row = measure('piqe')
+    expected = -stats.spearmanr(predicted, rated.mos).statistic
+    assert row.values['srcc'].value == pytest.approx(expected, abs=1e-6)
+    assert 'negated' in row.notes[0] and row.mapping.endswith('turned round')
+
+
+# Texts
+
+
+def test_only_a_metric_that_reads_the_text_says_so(measure, make_amhp, tmp_path):
+    for variant, expected in (('all', 'comments'), ('image', 'none'), ('image+levels', 'none')):
+        net = make_amhp(variant=variant)
+        file = save_checkpoint(tmp_path / f'{len(variant)}.pth', net.state_dict())
+        assert measure('amhp', file).text_source == expected
+
+
+def test_zero_shot_reads_nothing_and_says_so(measure, make_amhp, tmp_path):
+    net = make_amhp()
+    torch.nn.init.zeros_(net.fc.weight)
+    row = measure('amhp', save_checkpoint(tmp_path / 'zero.pth', net.state_dict()))
+    assert row.text_source == 'none' and 'zero-shot' in row.notes[0]
+
+
+def test_the_clip_row_takes_fine_tuned_weights_with_quality_prompts_only(
+    measure, make_amhp, tmp_path
+):
+    import pyiqa
+
+    file = save_checkpoint(
+        tmp_path / 'clip.pth', make_amhp(variant='image+levels', tau=0.02).state_dict()
+    )
+    row = measure('amhp-clip', file)
+    assert row.error == '' and row.values['emd1'].value > 0 and row.text_source == 'none'
+    metric = pyiqa.create_metric('amhp-clip', pretrained_model_path=str(file), device='cpu')
+    assert metric.net.logit_scale.exp().item() == pytest.approx(1 / 0.02)  # as trained
+    with_fc = save_checkpoint(tmp_path / 'all.pth', make_amhp().state_dict())
+    assert 'fc.weight' in measure('amhp-clip', with_fc).error
+
+
+def test_an_uncalibrated_tanet_is_marked(measure, few, tanet):
+    assert 'uncalibrated' in measure('tanet', tanet, few).notes
+
+
+# Failures
+
+
+def test_images_that_a_metric_fails_on_are_counted_and_named(measure, rated, rated_images):
+    Image.new('RGB', (2, 2)).save(rated_images.parent / 'images' / '07.png')
+    row = measure('piqe')
+    assert row.images == 23 and row.error == ''
+    assert '1 of 24 images made the metric fail' in row.notes[0]
+
+
+def test_a_metric_that_fails_on_every_image_is_given_up(measure, rated, rated_images):
+    for path in rated.paths:
+        Image.new('RGB', (2, 2)).save(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        row = measure('piqe')
+    assert row.error and not row.values
+
+
+def test_no_readable_image_is_a_reason_in_every_cell(measure, rated):
+    for path in rated.paths:
+        with open(path, 'wb') as file:
+            file.write(b'no image')
+    row = measure('entropy')
+    assert row.images == 0 and row.seconds is None
+    assert all(value.reason == 'no image' for value in row.values.values())
+
+
+# The network
+
+
+@pytest.fixture
+def no_hub(monkeypatch):
+    """Online by the settings, but the hub does not answer."""
+    monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_OFFLINE', False)
+    monkeypatch.setattr(network, 'hub_problem', lambda: 'no answer in time')
+
+
+def test_out_of_reach_no_address_is_looked_up_and_all_is_put_back(no_hub):
+    before = socket.getaddrinfo, socket.getdefaulttimeout()
+    with bounded_downloads() as problem:
+        assert problem == 'no answer in time' and huggingface_hub.constants.HF_HUB_OFFLINE
+        with pytest.raises(OSError) as caught:
+            urllib.request.urlopen('https://example.com/weights.pth')
+    assert 'not on this machine' in reason_for(caught.value, problem)
+    assert (socket.getaddrinfo, socket.getdefaulttimeout()) == before
+    assert not huggingface_hub.constants.HF_HUB_OFFLINE
+
+
+def test_in_reach_only_silence_is_bounded(monkeypatch):
+    monkeypatch.setattr(network, 'hub_problem', lambda: '')
+    look_up = socket.getaddrinfo
+    with bounded_downloads(stall=7) as problem:
+        assert (problem, socket.getdefaulttimeout()) == ('', 7)
+        assert socket.getaddrinfo is look_up
+
+
+@pytest.mark.parametrize('name', ['topiq_nr', 'musiq', 'clipiqa', 'compare2score', 'nima'])
+def test_pyiqas_ways_to_download_all_end_in_one_reason(
+    measure, few, no_hub, hub_cache, monkeypatch, name
+):
+    monkeypatch.setattr('pyiqa.utils.download_util.DEFAULT_CACHE_DIR', str(hub_cache))
+    assert 'out of reach (no answer in time)' in measure(name, rated=few).error
+
+
+def test_other_errors_keep_their_own_words():
+    assert reason_for(KeyError('colour'), 'offline') == "KeyError: 'colour'"
+    assert reason_for(RuntimeError(''), '') == 'RuntimeError: no message'
+    assert len(reason_for(RuntimeError('long ' * 99), '')) <= 214
