@@ -258,7 +258,7 @@ def reproduce(
 
     result = run(what, out, root, meta, options, small, seed)
     if result.rows:
-        console.print(to_terminal(result.rows, result.title))
+        console.print(to_terminal(result.rows, result.title, console.width))
     for file in result.files:
         console.print(f'written: {_escape(str(file))}', soft_wrap=True)
 

@@ -181,7 +181,7 @@ def _measure(name: str, weights: str | None, run: Run) -> tuple[Row, np.ndarray 
         None if no_dist else bins[scored],
         None if no_dist else rated.dist[scored],
         threshold=rated.threshold,
-        lower_better=False,
+        lower_better=metric.lower_better,
         mapping=range_map(_scale(metric, predicted, bins), rated.scale, metric.lower_better),
         no_dist=no_dist,
         resamples=run.resamples,
