@@ -102,6 +102,9 @@ def test_an_interrupted_run_goes_on_where_it_was(rated, checkpoint, tmp_path, mo
     judged.clear()
     whole = run.benchmark(['amhp'], rated, out, weights, batch_size=5, resamples=0)
     assert len(judged) == 24 - 9
+    judged.clear()
+    run.benchmark(['amhp'], rated, out, weights, batch_size=5, resamples=0)
+    assert judged == []
     again = run.benchmark(['amhp'], rated, tmp_path / 'new', weights, batch_size=5, resamples=0)
     assert float(table_of(whole)['amhp (trained.pth)']['srcc']) == pytest.approx(
         float(table_of(again)['amhp (trained.pth)']['srcc']), abs=1e-9
@@ -137,9 +140,11 @@ def test_other_weights_texts_or_files_are_judged_anew(
     assert measure(without) == sum(map(bool, rated.texts))
 
 
-def test_unreadable_images_are_counted_and_named(rated, rated_images, tmp_path):
+def test_unreadable_images_are_counted_named_and_tried_again(rated, rated_images, tmp_path):
     (rated_images.parent / 'images' / '05.png').write_bytes(b'no image')
     result = run.benchmark(['entropy'], rated, tmp_path / 'out', resamples=0)
+    [journal] = (tmp_path / 'out' / 'scores').iterdir()
+    assert len(journal.read_text().splitlines()) == 23
     row = table_of(result)['entropy']
     assert row['images'] == '23' and '1 of 24 images could not be read' in row['notes']
     assert '05.png' in row['notes']
@@ -183,6 +188,11 @@ def test_published_rows_of_other_data_are_said_to_be_no_comparison(rated, tmp_pa
     same = replace(rated, dataset='para')
     result = run.benchmark(['entropy'], same, tmp_path / 'out', published=['table2'], resamples=0)
     assert not any('no comparison' in note for note in result.notes)
+
+
+def test_names_may_stand_for_several_and_each_is_measured_once(rated, tmp_path):
+    rows = run.benchmark(['pi?e', 'entropy', 'piqe'], rated, tmp_path / 'out', resamples=0).rows
+    assert [row.method for row in rows] == ['piqe', 'entropy']
 
 
 def test_names_and_weights_are_checked_before_any_work(rated, tmp_path):

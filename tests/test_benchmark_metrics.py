@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from scipy import stats
 
-from pyiqa_amhp.benchmark import network, run
+from pyiqa_amhp.benchmark import network, run, scores
 from pyiqa_amhp.benchmark.images import load_rated
 from pyiqa_amhp.benchmark.network import bounded_downloads, reason_for
 from pyiqa_amhp.model.tanet import TANet
@@ -157,13 +157,28 @@ def test_images_that_a_metric_fails_on_are_counted_and_named(measure, rated, rat
     assert '1 of 24 images made the metric fail' in row.notes[0]
 
 
+def test_what_one_image_breaks_in_a_batch_the_others_do_not_pay_for(
+    measure, rated, make_amhp, tmp_path, monkeypatch
+):
+    judge = scores.score_images
+
+    def breaks(paths, *args, **options):
+        if rated.paths[3] in paths:
+            raise RuntimeError('out of memory')
+        return judge(paths, *args, **options)
+
+    monkeypatch.setattr(scores, 'score_images', breaks)
+    row = measure('amhp', save_checkpoint(tmp_path / 'net.pth', make_amhp().state_dict()))
+    assert row.images == 23 and '1 of 24 images' in row.notes[0] and 'out of memory' in row.notes[0]
+
+
 def test_a_metric_that_fails_on_every_image_is_given_up(measure, rated, rated_images):
     for path in rated.paths:
         Image.new('RGB', (2, 2)).save(path)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         row = measure('piqe')
-    assert row.error and not row.values
+    assert row.error and 'MetricFailed' not in row.error and not row.values
 
 
 def test_no_readable_image_is_a_reason_in_every_cell(measure, rated):
@@ -204,7 +219,7 @@ def test_in_reach_only_silence_is_bounded(monkeypatch):
         assert socket.getaddrinfo is look_up
 
 
-@pytest.mark.parametrize('name', ['topiq_nr', 'musiq', 'clipiqa', 'compare2score', 'nima'])
+@pytest.mark.parametrize('name', ['topiq_nr', 'musiq', 'clipiqa', 'compare2score', 'qrealign-mini'])
 def test_pyiqas_ways_to_download_all_end_in_one_reason(
     measure, few, no_hub, hub_cache, monkeypatch, name
 ):

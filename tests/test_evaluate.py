@@ -139,8 +139,8 @@ def test_another_scale_is_mapped_by_its_ends_and_marked():
 
 
 def test_the_map_of_a_lower_better_scale_turns_it_round():
-    mapping = range_map((0, 100), (1, 7), lower_better=True)
-    assert mapping(np.array([0.0, 50, 100])) == pytest.approx([7, 4, 1])
+    mapping = range_map((-20, 80), (1, 7), lower_better=True)
+    assert mapping(np.array([-20.0, 30, 80])) == pytest.approx([7, 4, 1])
 
 
 def test_no_map_without_two_ends_and_none_where_none_is_needed():

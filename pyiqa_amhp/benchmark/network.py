@@ -72,6 +72,6 @@ def _needed_network(error: BaseException | None) -> bool:
         if isinstance(error, OSError) and 'huggingface.co' in str(error):  # as transformers says it
             return True
         if isinstance(error, BaseException) and error not in seen:
-            seen.append(error)  # URLError has its cause in `reason`
-            waiting += [error.__cause__, error.__context__, getattr(error, 'reason', None)]
+            seen.append(error)
+            waiting += [error.__cause__, error.__context__]
     return False
