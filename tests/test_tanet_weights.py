@@ -200,8 +200,13 @@ def test_pyiqas_trainer_trains_it(training_options, shared_rated_images, tmp_pat
 def test_a_step_reaches_every_weight(images):
     torch.manual_seed(0)
     net = TANet(pretrained=False).train()
+    for dropout in (m for m in net.modules() if isinstance(m, torch.nn.Dropout)):
+        dropout.p = 0
     x = torch.cat([net.preprocess(image) for image in images[:4]]) * net.std + net.mean
     net(x, return_mos=False, return_dist=True)[:, 3:].square().sum().backward()
-    untouched = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()]
+    untouched = {name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()}
     # what it makes of negative numbers stays negative, and the ReLU that follows passes nothing on
-    assert untouched == ['tygertnet.relu7.weight']
+    assert 'tygertnet.relu7.weight' in untouched
+    # these a batch norm takes off again: their gradient is 0 but for rounding
+    biases = {'hypernet.last_out_b.bias', 'tygertnet.fc1.bias'}
+    assert untouched <= {'tygertnet.relu7.weight', *biases}
