@@ -9,10 +9,11 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from layouts import write_ava
 
 from pyiqa_amhp.benchmark import run, scores
 from pyiqa_amhp.benchmark.images import load_rated
-from pyiqa_amhp.benchmark.tables import format_value, to_latex
+from pyiqa_amhp.benchmark.tables import format_value
 from pyiqa_amhp.data.prepare import prepare
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model.weights import save_checkpoint
@@ -225,6 +226,29 @@ def test_prepared_data_sets_go_by_name(published_aadb, tmp_path):
     assert load_rated('aadb', text_source='none', meta_folder=tmp_path / 'meta').texts[0] == ''
 
 
+def test_ava_by_name_reads_the_comments_that_were_prepared(tmp_path):
+    prepare('ava', write_ava(tmp_path / 'AVA'), tmp_path / 'meta')
+    rated = load_rated('ava', meta_folder=tmp_path / 'meta')
+    assert rated.text_source == 'comments' and any(rated.texts) and rated.threshold == 5
+    assert rated.scale == (1, 10) and rated.level_values == (1.5, 3.5, 5.5, 7.5, 9.5)
+    assert (
+        load_rated('ava', text_source='none', meta_folder=tmp_path / 'meta').text_source == 'none'
+    )
+
+
+def test_normalised_ratings_are_on_a_scale_of_one(rated_images):
+    options = {'mos_normalize': True, 'mos_range': [1, 10], 'lower_better': False}
+    rated = load_rated(str(rated_images), options=options)
+    assert rated.scale == (0, 1) and rated.threshold == 0.5 and 0 < rated.mos.min() < 1
+
+
+def test_a_folder_stands_for_its_csv(rated_images, tmp_path):
+    assert load_rated(str(rated_images.parent)).names == load_rated(str(rated_images)).names
+    (rated_images.parent / 'more.csv').write_text('img_name,MOS\n')
+    with pytest.raises(AMHPError, match='2 CSV files'):
+        load_rated(str(rated_images.parent))
+
+
 def test_means_alone_have_no_distribution_to_compare(tmp_path, rated_images):
     table = pd.read_csv(rated_images)[['img_name', 'split']]
     table['MOS'] = np.linspace(1, 5, len(table))
@@ -259,12 +283,6 @@ def test_values_are_written_with_interval_mark_and_bound():
     assert format_value('srcc', Value(0.9, bound='>')) == '> 0.9'
     assert format_value('srcc', Value(0.01), signed=True) == '+0.010'
     assert format_value('srcc', None) == '-'
-
-
-def test_latex_escapes_what_it_must(rated, tmp_path):
-    result = run.benchmark(['entropy'], rated, tmp_path / 'out', resamples=0)
-    tex = to_latex(result.rows, '100% & more_')
-    assert r'100\% \& more\_' in tex and tex.count(r'\begin{tabular}') == 1
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,9 @@ def test_an_unknown_table_is_an_error():
         (lambda text: text.replace('acc: 75.4', 'acc: 0.754'), 'in percent'),
         (lambda text: text.replace('srcc: 0.558', 'srcc: about'), 'expected a number'),
         (lambda text: text.replace('acc: 75.4', 'accuracy: 75.4'), 'accuracy'),
+        (lambda text: text.replace('"APM [29]"', '"DMA-Net [26]"'), 'there already'),
+        (lambda text: text.replace('text: none', 'text: captions'), 'captions'),
+        (lambda text: text.replace('source: paper', 'source: book'), 'book'),
         (lambda text: 'tables', 'expected'),
     ],
 )
