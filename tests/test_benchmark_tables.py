@@ -86,7 +86,7 @@ def test_values_are_the_same_in_every_form(rows, measured):
     srcc = measured.values['srcc']
     text = f'{srcc.value:.3f} [{srcc.low:.3f}, {srcc.high:.3f}]'
     assert text in to_markdown(rows) and text in to_latex(rows)
-    [row] = [r for r in csv.DictReader(io.StringIO(to_csv([measured])))]
+    [row] = csv.DictReader(io.StringIO(to_csv([measured])))
     assert [float(row[f'srcc{end}']) for end in ('', '_low', '_high')] == [
         srcc.value, srcc.low, srcc.high,
     ]  # fmt: skip
