@@ -219,7 +219,9 @@ def test_in_reach_only_silence_is_bounded(monkeypatch):
         assert socket.getaddrinfo is look_up
 
 
-@pytest.mark.parametrize('name', ['topiq_nr', 'musiq', 'clipiqa', 'compare2score', 'qrealign-mini'])
+@pytest.mark.parametrize(
+    'name', ['topiq_nr', 'musiq', 'clipiqa', 'compare2score', 'qrealign-mini', 'amhp']
+)
 def test_pyiqas_ways_to_download_all_end_in_one_reason(
     measure, few, no_hub, hub_cache, monkeypatch, name
 ):

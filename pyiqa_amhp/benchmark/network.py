@@ -54,7 +54,7 @@ def reason_for(error: BaseException, problem: str, longest: int = 200) -> str:
         error: what it raised.
         problem: what ``bounded_downloads`` gave.
     """
-    if problem and _needed_network(error):
+    if problem and (_needed_network(error) or 'is out of reach' in str(error)):  # ours says so
         return f'its weights are not on this machine and the network is out of reach ({problem})'
     text = ' '.join(str(error).split()) or 'no message'
     text = text.split(' Three ways out:')[0]
