@@ -156,8 +156,17 @@ class AMHP(nn.Module):
     def judge(self, x: torch.Tensor, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Scores ``(N, 1)`` and distributions ``(N, k)`` of preprocessed images ``x``."""
         Fx = self.backbone.encode_image(x)  # Eq. 1  (N, n)
+        Ft = self.text_features(texts, Fx) if self.config.uses_attributes else None
+        return self.head(Fx, Ft)
+
+    def head(self, Fx: torch.Tensor, Ft: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Eq. 4 to 7 on the towers' features ``(N, n)``; ``Ft`` only where texts are used.
+
+        Returns:
+            Scores ``(N, 1)`` and distributions ``(N, k)``.
+        """
         if self.config.uses_attributes:
-            Fm = fuse(Fx, self.text_features(texts, Fx), self.fc)  # Eq. 4, 5  (N, n)
+            Fm = fuse(Fx, Ft, self.fc)  # Eq. 4, 5  (N, n)
         else:
             Fm = normalize(Fx, dim=-1)
         FTa = self.level_features() if self.config.uses_levels else self.level_vectors  # (k, n)
