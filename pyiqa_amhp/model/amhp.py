@@ -165,10 +165,8 @@ class AMHP(nn.Module):
         Returns:
             Scores ``(N, 1)`` and distributions ``(N, k)``.
         """
-        if self.config.uses_attributes:
-            Fm = fuse(Fx, Ft, self.fc)  # Eq. 4, 5  (N, n)
-        else:
-            Fm = normalize(Fx, dim=-1)
+        attributes = self.config.uses_attributes
+        Fm = fuse(Fx, Ft, self.fc) if attributes else normalize(Fx, dim=-1)  # Eq. 4, 5  (N, n)
         FTa = self.level_features() if self.config.uses_levels else self.level_vectors  # (k, n)
         logit = level_logits(Fm, FTa, self.config.normalize_fused)  # Eq. 6  (N, k)
         p = level_distribution(logit, self.logit_scale)  # Eq. 7  (N, k)
