@@ -125,10 +125,12 @@ class AMHP(nn.Module):
 
     def forward(
         self,
-        x: torch.Tensor,
+        x: torch.Tensor | None,
         text: str | list[str | None] | None = None,
         return_mos: bool = True,
         return_dist: bool = False,
+        Fx: torch.Tensor | None = None,
+        Ft: torch.Tensor | None = None,
     ) -> torch.Tensor | list[torch.Tensor]:
         """Judge a batch.
 
@@ -138,6 +140,8 @@ class AMHP(nn.Module):
                 strings, None where there is nothing. Variants without attributes ignore it.
             return_mos: give the scores, ``(N, 1)``, on the scale of ``level_values``.
             return_dist: give the level distributions, ``(N, k)``.
+            Fx, Ft: features ``(N, n)`` that a frozen tower made before, in the place of ``x``
+                and of ``text``.
 
         Returns:
             One tensor, or ``[mos, dist]`` as in pyiqa's NIMA.
@@ -147,16 +151,28 @@ class AMHP(nn.Module):
         """
         if not (return_mos or return_dist):
             raise AMHPError('nothing to return: return_mos and return_dist are both False')
-        x = check_images(x).to(self.logit_scale.dtype)
-        texts = image_texts(text, len(x))
-        mos, dist = self.judge(self.preprocess(x), texts)
+        if Fx is None:
+            x = self.preprocess(check_images(x).to(self.logit_scale.dtype))
+        texts = image_texts(text, len(x if Fx is None else Fx))
+        mos, dist = self.judge(x, texts, Fx, Ft)
         outputs = [mos] * return_mos + [dist] * return_dist
         return outputs if len(outputs) > 1 else outputs[0]
 
-    def judge(self, x: torch.Tensor, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scores ``(N, 1)`` and distributions ``(N, k)`` of preprocessed images ``x``."""
-        Fx = self.backbone.encode_image(x)  # Eq. 1  (N, n)
-        Ft = self.text_features(texts, Fx) if self.config.uses_attributes else None
+    def judge(
+        self,
+        x: torch.Tensor | None,
+        texts: list[str],
+        Fx: torch.Tensor | None = None,
+        Ft: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scores ``(N, 1)`` and distributions ``(N, k)`` of preprocessed images ``x``.
+
+        Features that are given are not made again.
+        """
+        if Fx is None:
+            Fx = self.backbone.encode_image(x)  # Eq. 1  (N, n)
+        if Ft is None and self.config.uses_attributes:
+            Ft = self.text_features(texts, Fx)  # (N, n)
         return self.head(Fx, Ft)
 
     def head(self, Fx: torch.Tensor, Ft: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -182,9 +198,14 @@ class AMHP(nn.Module):
         return Ft.index_copy(0, torch.tensor(rows, device=Ft.device), features.to(Ft.dtype))
 
     def level_features(self) -> torch.Tensor:
-        """``FTa`` of Eq. 3, ``(k, n)``: kept in evaluation, where it changes only with weights."""
+        """``FTa`` of Eq. 3, ``(k, n)``.
+
+        Kept in evaluation, and in training too if the text tower is frozen, until its weights
+        change.
+        """
         parameters = self.backbone.text_parameters()
-        if self.training or (torch.is_grad_enabled() and any(p.requires_grad for p in parameters)):
+        learns = any(p.requires_grad for p in parameters)
+        if learns and (self.training or torch.is_grad_enabled()):
             return self.backbone.encode_text(self.level_sentences)
         key = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in parameters]
         if self._level_cache[0] != key:
@@ -193,8 +214,9 @@ class AMHP(nn.Module):
         return self._level_cache[1]
 
     def train(self, mode: bool = True):
-        """Switch the mode, and forget the kept features of the quality levels."""
-        self._level_cache = (None, None)
+        """Switch the mode, and forget the quality levels' features unless their tower is frozen."""
+        if any(p.requires_grad for p in self.backbone.text_parameters()):
+            self._level_cache = (None, None)
         return super().train(mode)
 
     def get_extra_state(self) -> torch.Tensor:

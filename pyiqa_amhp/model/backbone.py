@@ -73,6 +73,18 @@ class Backbone(nn.Module):
         for parameter in self.text_parameters():
             parameter.requires_grad_(False)
 
+    def freeze_image(self) -> None:
+        """Exclude the image tower from training."""
+        self.clip.visual.requires_grad_(False)
+
+    def train(self, mode: bool = True):
+        """Switch the mode; what is frozen stays as in evaluation: no dropout, no statistics."""
+        super().train(mode)
+        for part in self.clip.children():
+            if not any(parameter.requires_grad for parameter in part.parameters()):
+                part.eval()
+        return self
+
     def encode_image(self, x: torch.Tensor) -> torch.Tensor:
         """``Fx``: preprocessed images ``(N, 3, size, size)`` to ``(N, n)``, not normalised."""
         return self.clip.visual(x)
