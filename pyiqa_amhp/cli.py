@@ -61,9 +61,7 @@ def demo(
     seed: Annotated[int, typer.Option(help='Same seed, same numbers.')] = 0,
 ) -> None:
     """Train a small AMHP offline on rated photographs made here, and report how well it judges."""
-    # Threads of torch that spin while they wait slow each other down on a busy machine, tenfold
-    # and more. This bounds it, and costs nothing on an idle one.
-    os.environ.setdefault('GOMP_SPINCOUNT', '20000')
+    _calm_threads()
     from pyiqa_amhp.demo.run import run_demo
 
     run_demo(out, seed)
@@ -81,40 +79,91 @@ def score(
     weights: Annotated[Path | None, typer.Option(help='A trained checkpoint.')] = None,
     metric: Annotated[str, typer.Option(help='Any no-reference metric of pyiqa.')] = 'amhp',
     out: Annotated[Path | None, typer.Option(help='FILE.csv, .json, .jsonl or .parquet')] = None,
+    resume: Annotated[
+        bool, typer.Option('--resume', help='Go on with --out where a run was interrupted.')
+    ] = False,
     top: Annotated[
         int | None, typer.Option(min=1, help='Show the best N only (with --out: 10).')
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 8,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help='Threads that read images.', show_default='cores')
+    ] = None,
+    exact: Annotated[
+        bool, typer.Option('--exact', help='Decode and resize as a metric call does; slower.')
+    ] = False,
+    precision: Annotated[str | None, typer.Option(help='fp32, bf16, fp16 or int8')] = None,
+    engine: Annotated[str | None, typer.Option(help='torch, openvino or onnxruntime')] = None,
+    compiled: Annotated[bool, typer.Option('--compile', help='Use torch.compile.')] = False,
     device: Annotated[str | None, typer.Option(help='cpu, cuda, ...')] = None,
 ) -> None:
     """Score images; a file that cannot be read becomes a row with its error, and exit code 1."""
+    _calm_threads()
     from pyiqa_amhp import score as scoring
+    from pyiqa_amhp import score_file
     from pyiqa_amhp.data.images import find_images
+    from pyiqa_amhp.text.given import read_texts
 
     if text is not None and texts is not None:
         raise AMHPError('give --text (one for all images) or --texts (a CSV), not both')
+    if resume and out is None:
+        raise AMHPError('--resume goes on with a file: give its name with --out')
     if out is not None:
-        scoring.check_output(out)
+        score_file.check_output(out)
     images = find_images(paths)
-    said = [text] * len(images) if texts is None else scoring.read_texts(texts, images)
-    model = scoring.create_metric(metric, weights, device)
-    rows = list(
-        _progress(scoring.score_images(images, said, model, batch_size), len(images), 'Scoring')
-    )
-    frame = scoring.to_frame(rows)
-    best_first = frame.sort_values('score', ascending=model.lower_better, kind='stable')
+    said = [text] * len(images) if texts is None else read_texts(texts, images)
+    options = {'precision': precision, 'engine': engine, 'compile': compiled or None}
+    model = scoring.create_metric(metric, weights, device, **options)
+    file = None
     if out is not None:
-        scoring.write_scores(frame, out)
-    shown = best_first.head(top or (10 if out is not None else len(frame)))
-    _print_scores(shown, f'{metric}, scale {scoring.score_scale(model)}')
-    if out is not None:
-        console.print(f'{len(frame)} rows written to {_escape(str(out))}')
-    errors = frame.loc[frame['error'] != '', 'error']
-    if len(errors):
-        problems.print(f'[bold red]{len(errors)} of {len(frame)} images could not be scored[/]')
-        for error in errors.head(5):
+        given = {**options, 'exact': exact, 'text': text, 'texts': texts}
+        settings = score_file.settings(paths, model, given)
+        file = score_file.ScoreFile(out, settings, resume)
+        left = [i for i, image in enumerate(images) if str(image) not in file.done]
+        images, said = [images[i] for i in left], [said[i] for i in left]
+    rows = scoring.score_images(images, said, model, batch_size, exact=exact, workers=workers)
+    rows = _progress(rows, len(images), 'Scoring')
+    if file is not None:
+        rows = _kept(file, rows)
+    shown = top or (10 if out is not None else None)
+    summary = score_file.summarise(rows, shown, model.lower_better)
+    _print_scores(summary.best, f'{metric}, scale {scoring.score_scale(model)}')
+    if file is not None:
+        file.finish(scoring.level_words(model))
+        console.print(f'{summary.rows} rows written to {_escape(str(out))}')
+    if summary.failed:
+        problems.print(
+            f'[bold red]{summary.failed} of {summary.rows} images could not be scored[/]'
+        )
+        for error in summary.errors:
             problems.print(f'  {_escape(error)}', soft_wrap=True)
         raise typer.Exit(1)
+
+
+def _calm_threads() -> None:
+    """Bound how long torch's threads spin while they wait for each other.
+
+    Spinning slows a machine that does something else too (reading images, another training),
+    tenfold and more; the bound costs nothing on an idle one. It holds if torch is not loaded yet.
+    """
+    os.environ.setdefault('GOMP_SPINCOUNT', '20000')
+
+
+def _kept(file, rows):
+    """All rows of a run, those of an interrupted one first; says what is kept if it ends early."""
+    try:
+        for _ in file.keep(rows):
+            pass
+    except BaseException:
+        if not file.count:
+            file.discard()
+            raise
+        problems.print(
+            f'the rows so far are kept in {_escape(str(file.partial))}; --resume goes on with them',
+            soft_wrap=True,
+        )
+        raise
+    return file.rows()
 
 
 def _progress(items, total: int, what: str):
@@ -123,12 +172,12 @@ def _progress(items, total: int, what: str):
     return tqdm(items, total=total, desc=what, disable=None, leave=False)
 
 
-def _print_scores(frame, title: str) -> None:
+def _print_scores(rows, title: str) -> None:
     table = Table(title=title, title_justify='left')
     table.add_column('score', justify='right')
     table.add_column('text')
     table.add_column('image', overflow='fold')
-    for row in frame.itertuples():
+    for row in rows:
         if row.error:
             table.add_row('-', '', f'[red]{_escape(row.error)}[/]')
         else:

@@ -50,11 +50,12 @@ def test_score_names_the_scale_of_a_model_with_levels_of_its_own(amhp, photos, m
     assert 'scale 1..7' in amhp('score', photos, '--weights', own)[1]
 
 
-def test_score_equals_the_metric_call(amhp, photos, checkpoint, tmp_path):
+def test_exact_scores_equal_the_metric_call(amhp, photos, checkpoint, tmp_path):
     import pyiqa
 
     out_file = tmp_path / 'scores.csv'
-    assert amhp('score', photos, '--weights', checkpoint, '--out', out_file)[0] == 0
+    arguments = ('--weights', checkpoint, '--out', out_file)
+    assert amhp('score', photos, '--exact', *arguments)[0] == 0
     metric = pyiqa.create_metric('amhp', pretrained_model_path=str(checkpoint), device='cpu')
     for row in pd.read_csv(out_file).itertuples():
         assert row.score == pytest.approx(float(metric(row.path)), abs=2e-5)
@@ -260,6 +261,6 @@ def test_a_fault_of_ours_names_the_way_to_its_traceback(amhp, photos, checkpoint
     def broken(*args, **kwargs):
         raise RuntimeError('the device melted')
 
-    monkeypatch.setattr('pyiqa_amhp.score.to_frame', broken)
+    monkeypatch.setattr('pyiqa_amhp.score.score_images', broken)
     code, _, err = amhp('score', photos, '--weights', checkpoint)
     assert code == 1 and 'RuntimeError: the device melted' in err and 'PYIQA_AMHP_DEBUG' in err

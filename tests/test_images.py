@@ -316,3 +316,49 @@ def test_a_folder_or_glob_without_images_is_an_error(tree, path):
 def test_a_link_that_leads_back_ends(tree):
     (tree / 'photos' / 'loop').symlink_to(tree / 'photos', target_is_directory=True)
     assert names(find_images(['photos'])) == ALL
+
+
+# Decoding at a fraction of the size
+
+
+@pytest.mark.parametrize(
+    ('size', 'at_least', 'expected'),
+    [
+        ((800, 640), None, (800, 640)),
+        ((800, 640), 641, (800, 640)),
+        ((800, 640), 330, (800, 640)),
+        ((800, 640), 320, (400, 320)),
+        ((800, 640), 100, (200, 160)),
+        ((801, 643), 80, (101, 81)),
+        ((800, 640), 1, (100, 80)),
+        ((5000, 100), 60, (5000, 100)),
+    ],
+)
+def test_a_jpeg_is_decoded_smaller_where_enough_pixels_are_left(size, at_least, expected):
+    assert read_image(saved(Image.new('RGB', size), '.jpg'), at_least).size == expected
+
+
+@pytest.mark.parametrize('suffix', ['.png', '.webp', '.tiff', '.gif'])
+def test_other_formats_keep_their_size(suffix):
+    assert read_image(saved(Image.new('RGB', (800, 640)), suffix), 80).size == (800, 640)
+
+
+@pytest.mark.parametrize('mode', ['L', 'CMYK'])
+def test_jpegs_of_other_modes_are_decoded_smaller_too(mode):
+    image = read_image(saved(Image.new(mode, (800, 640), 'white'), '.jpg'), 160)
+    assert image.size == (200, 160) and image.mode == 'RGB'
+
+
+def test_a_smaller_jpeg_comes_upright_too():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # lies on its side
+    assert read_image(saved(Image.new('RGB', (800, 640)), '.jpg', exif=exif), 160).size == (
+        160,
+        200,
+    )
+
+
+def test_a_truncated_jpeg_is_reported_at_a_fraction_of_its_size_too():
+    whole = saved(Image.effect_noise((800, 640), 90), '.jpg')
+    with pytest.raises(ImageReadError, match='truncated'):
+        read_image(whole[: len(whole) // 2], 160)

@@ -163,3 +163,49 @@ def test_the_gradient_passes_through(make_amhp):
     view(x, flip=True, resize='shortest').sum().backward()
     assert (x.grad != 0).any()
     assert torch.isfinite(x.grad).all()
+
+
+# Views of files
+
+
+def grainy(width, height):
+    """Detail of every size, down to the pixel."""
+    rng = np.random.default_rng(width)
+    layers = [
+        Image.fromarray(rng.integers(0, 256, (size, size, 3), np.uint8)).resize((width, height))
+        for size in (3, 12, 50, 200, 800)
+    ]
+    layers.append(Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8)))
+    return Image.fromarray(np.mean(layers, axis=0).astype(np.uint8))
+
+
+def both_views(file, **options):
+    """Of one file, ``(H, W, 3)`` in [0, 1]: by way of Pillow, and of all its pixels as a tensor."""
+    process = Preprocess(**{**PLAIN, **options}).eval()
+    with Image.open(file) as image:
+        pixels = np.array(image.convert('RGB'))
+    x = torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255
+    return process.quick_view(file) / 255, process.view(x)[0].permute(1, 2, 0).numpy()
+
+
+# Sides from just above twice the 73 pixels: decoded at 1/1, 1/2, 1/4 and 1/8.
+@pytest.mark.parametrize(
+    'size', [(148, 147), (293, 295), (590, 585), (1170, 1175), (1600, 1200), (640, 150)]
+)
+@pytest.mark.parametrize('resize', ['squash', 'shortest'])
+def test_a_quick_view_moves_the_mean_pixel_by_less_than_stated(tmp_path, size, resize):
+    file = tmp_path / 'photo.jpg'
+    grainy(*size).save(file, quality=92)
+    quick, exact = both_views(file, size=64, resize_size=73, resize=resize)
+    assert quick.shape == exact.shape == (64, 64, 3)
+    assert np.abs(quick - exact).mean() < 0.01
+
+
+@pytest.mark.parametrize('options', [{'crop': 'corner'}, {'flip': True}, {'resize': 'shortest'}])
+@pytest.mark.parametrize('seed', range(4))
+def test_a_quick_view_of_other_formats_only_rounds(tmp_path, options, seed):
+    file = tmp_path / 'photo.png'
+    pixels = np.random.default_rng(seed).integers(0, 256, (90 + seed, 130, 3), np.uint8)
+    Image.fromarray(pixels).save(file)
+    quick, exact = both_views(file, **options)
+    assert np.abs(quick - exact).max() < 1.1 / 255

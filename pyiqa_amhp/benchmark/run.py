@@ -21,13 +21,13 @@ from pyiqa_amhp.benchmark.scores import (
     Journal,
     Judged,
     MetricFailed,
-    fingerprint,
     journal_path,
     judge_images,
     typical_seconds,
 )
 from pyiqa_amhp.benchmark.tables import Row, failed_row, measured_row, write_tables
 from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.fingerprint import fingerprint
 from pyiqa_amhp.model.config import AMHPConfig
 from pyiqa_amhp.score import create_metric, scale_ends
 

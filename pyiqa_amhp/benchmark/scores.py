@@ -13,12 +13,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pyiqa_amhp.info import version_of
 from pyiqa_amhp.score import Score, score_images
 
 Progress = Callable[[Iterable, int, str], Iterable]
 GIVE_UP_AFTER = 3  # images at the start, all of which the metric failed on
-SAMPLE = 4096  # numbers of each tensor that go into a fingerprint
 
 
 @dataclass(frozen=True)
@@ -136,29 +134,6 @@ def _check_works(judged: Iterable[Judged], images: int) -> None:
         raise MetricFailed(failed[0])
 
 
-def fingerprint(metric) -> str:
-    """What a metric's scores depend on: its name, options, versions, and weights.
-
-    Of each tensor some 4,096 numbers, evenly spaced, count: training changes them all.
-    """
-    from pyiqa.default_model_configs import DEFAULT_CONFIGS
-
-    options = DEFAULT_CONFIGS.get(metric.metric_name, {}).get('metric_opts', {})
-    digest = blake2b(digest_size=16)
-    versions = [version_of(package) for package in ('pyiqa', 'pyiqa-amhp', 'torch')]
-    digest.update(json.dumps([metric.metric_name, versions, options], default=str).encode())
-    for name, value in metric.net.state_dict().items():
-        digest.update(name.encode())
-        if isinstance(value, torch.Tensor):
-            digest.update(f'{value.dtype}{tuple(value.shape)}'.encode())
-            flat = value.detach().flatten()
-            sample = flat[:: max(1, len(flat) // SAMPLE)].cpu().contiguous()
-            digest.update(sample.view(torch.uint8).numpy().tobytes() if len(sample) else b'')
-        else:
-            digest.update(repr(value).encode())
-    return digest.hexdigest()
-
-
 def typical_seconds(judged: Iterable[Judged]) -> float | None:
     """The median, which the first image's warming up does not move."""
     seconds = [j.seconds for j in judged if j.score is not None]
@@ -185,7 +160,7 @@ def _judge(metric, batch: list[tuple[str, str]]) -> list[Judged]:
     start = time.perf_counter()
     paths, texts = [path for path, _ in batch], [text for _, text in batch]
     try:
-        rows = list(score_images(paths, texts, metric, len(batch), with_bins=True))
+        rows = list(score_images(paths, texts, metric, len(batch), with_bins=True, exact=True))
     except Exception as error:
         if len(batch) > 1:
             return [_judge(metric, [pair])[0] for pair in batch]

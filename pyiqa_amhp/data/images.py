@@ -21,7 +21,7 @@ IMAGE_SUFFIXES = frozenset((
 """What counts as an image in a folder or a glob, in upper or lower case (our choice)."""
 
 
-def read_image(source: str | Path | bytes | IO[bytes]) -> Image.Image:
+def read_image(source: str | Path | bytes | IO[bytes], at_least: int | None = None) -> Image.Image:
     """Read an image as viewers show it: upright, RGB, 8 bits a channel, transparency on white.
 
     EXIF orientation is applied; of an animated or many-page file the first frame is taken.
@@ -31,6 +31,8 @@ def read_image(source: str | Path | bytes | IO[bytes]) -> Image.Image:
 
     Args:
         source: a path, the file's bytes, or an open binary file (read from its start, left open).
+        at_least: pixels that are enough for each side. A JPEG is then decoded at 1/2, 1/4 or 1/8
+            of its size where both sides keep as many, which is several times faster.
 
     Returns:
         An image of mode ``RGB``, free of the file.
@@ -43,6 +45,8 @@ def read_image(source: str | Path | bytes | IO[bytes]) -> Image.Image:
     name = _name(source)
     try:
         with _strict_pillow(), Image.open(_opened(source)) as image:
+            if at_least is not None:
+                image.draft(None, (at_least, at_least))  # does nothing to other formats
             image.load()
             with suppress(Exception):  # a good image with damaged EXIF data stays as it is stored
                 ImageOps.exif_transpose(image, in_place=True)
