@@ -16,6 +16,7 @@ from torchvision import transforms
 from pyiqa_amhp.data.images import read_image
 from pyiqa_amhp.data.table import RatedImages, read_table
 from pyiqa_amhp.errors import AMHPError, ImageReadError
+from pyiqa_amhp.freeze import frozen_towers
 
 # What pyiqa's transform_mapping knows; it passes over any other key in silence.
 PYIQA_AUGMENTS = (
@@ -71,10 +72,14 @@ class AMHPDataset(BaseIQADataset):
 
         skip_bad_images: give unreadable images as samples with a ``read_error`` instead of
             raising; ``AMHPModel`` leaves them out and counts them.
+        freeze: as in the section ``train``. With ``image`` or ``both`` no image is opened here:
+            ``AMHPModel`` takes its feature from disk. ``augment`` then does not apply, since a
+            feature is that of the view a metric call sees (our choice).
 
     A sample: ``img`` ``(3, H, W)`` in [0, 1] times ``img_range``; ``mos_label`` ``(1,)``;
     ``mos_dist`` and ``level_values`` ``(k,)``; ``text`` (``''`` where there is none);
-    ``img_path``; ``read_error``.
+    ``img_path``; ``read_error``. With a frozen image tower ``skip_bad_images`` stands in the
+    place of ``img`` and ``read_error``.
 
     Raises:
         AMHPError: anything wrong with the options or the file, by file, row and column.
@@ -109,8 +114,15 @@ class AMHPDataset(BaseIQADataset):
             )
 
     def get_transforms(self, opt):
-        """``augment``, then to a tensor."""
+        """``augment``, then to a tensor; nothing of it if the image tower is frozen."""
         self.img_range = opt.get('img_range', 1.0)
+        self.skips_bad = bool(opt.get('skip_bad_images'))
+        self.gives_pixels = 'image' not in frozen_towers(opt.get('freeze'))
+        if opt.get('augment') and not self.gives_pixels:
+            self.logger.info(
+                f'{opt.get("name")}: freeze={opt["freeze"]}: augment does not apply; features are '
+                'those of the test view (resized, the centre cut out)'
+            )
         self.trans = transforms.Compose([*build_augments(opt.get('augment')), PairedToTensor()])
 
     @property
@@ -126,22 +138,26 @@ class AMHPDataset(BaseIQADataset):
         return len(self.images.mos)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        path, problem = self.images.path(index), ''
-        try:
-            image = read_image(path)
-        except ImageReadError as error:
-            if not self.opt.get('skip_bad_images'):
-                raise
-            image, problem = Image.new('RGB', (256, 256)), str(error)
+        path = self.images.path(index)
         return {
-            'img': self.trans(image) * self.img_range,
+            **(self._pixels(path) if self.gives_pixels else {'skip_bad_images': self.skips_bad}),
             'mos_label': torch.tensor([self.images.mos[index]], dtype=torch.float32),
             'mos_dist': torch.tensor(self.images.dist[index], dtype=torch.float32),
             'level_values': torch.tensor(self.images.level_values, dtype=torch.float32),
             'text': self.text(index),
             'img_path': path,
-            'read_error': problem,
         }
+
+    def _pixels(self, path: str) -> dict[str, Any]:
+        """``img``, and ``read_error``, with which it is only a filler."""
+        image, problem = Image.new('RGB', (256, 256)), ''
+        try:
+            image = read_image(path)
+        except ImageReadError as error:
+            if not self.skips_bad:
+                raise
+            problem = str(error)
+        return {'img': self.trans(image) * self.img_range, 'read_error': problem}
 
 
 def with_defaults(opt: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """The model class that pyiqa's trainer and tester drive (``model_type: AMHPModel``)."""
 
 import json
+import logging
 from collections import OrderedDict
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +16,10 @@ from pyiqa.utils.dist_util import master_only
 from tqdm import tqdm
 
 from pyiqa_amhp.atomic import write_atomically
-from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.errors import AMHPError, ImageReadError
+from pyiqa_amhp.freeze import frozen_towers
 from pyiqa_amhp.model.weights import save_checkpoint
+from pyiqa_amhp.train.frozen import FrozenTowers
 
 WEIGHT_DECAY = 1e-3  # paper, section 4.2.1
 
@@ -25,15 +29,34 @@ class AMHPModel(GeneralIQAModel):
 
     Differs from pyiqa's ``GeneralIQAModel`` in these: images go with their texts; the loss
     compares distributions; weight decay holds for every parameter group; samples that could
-    not be read are left out and counted; the best checkpoint carries its configuration; and
-    testing works without a training section.
+    not be read are left out and counted; the best checkpoint carries its configuration;
+    testing works without a training section; and towers can be frozen.
+
+    Options of the section ``train``, beside pyiqa's:
+
+        freeze: ``image``, ``text``, ``both`` or ``none`` (default; paper: everything is trained).
+            The features of a frozen tower are made once and kept on disk. For images that takes
+            the same option in the data sets, which then give no pixels.
+        feature_cache: the folder for them; default: in the user's cache.
+
+    Raises:
+        AMHPError: options that cannot be, or that do not fit each other or the data.
     """
 
     def __init__(self, opt):
         self.unreadable: dict[str, str] = {}
         self.steps = 0
         self.best_metric_results = {}  # pyiqa's trainer returns it even without validation
+        self.frozen: FrozenTowers | None = None
+        self._said_pixels = False
         super().__init__(opt)
+
+    def model_to_device(self, net):
+        """As pyiqa; towers are frozen before distributed training looks for what is trained."""
+        train = self.opt['train'] if self.is_train else {}
+        if towers := frozen_towers(train.get('freeze')):
+            self.frozen = FrozenTowers(net, towers, train.get('feature_cache'))
+        return super().model_to_device(net)
 
     @master_only
     def print_network(self, net):
@@ -47,7 +70,10 @@ class AMHPModel(GeneralIQAModel):
         optim.setdefault('weight_decay', WEIGHT_DECAY)
         for key in [key for key in optim if key.startswith('lr_')]:
             optim.setdefault(f'weight_decay_{key.removeprefix("lr_")}', optim['weight_decay'])
-        super().setup_optimizers()
+        with _one_line_for_what_is_frozen(self.net):
+            super().setup_optimizers()
+        groups = self.optimizer.param_groups
+        groups[:] = [group for group in groups if group['params']]  # pyiqa keeps some empty ones
 
     def feed_data(self, data):
         """Take a batch of ``AMHPDataset``, without the samples that could not be read.
@@ -56,7 +82,15 @@ class AMHPModel(GeneralIQAModel):
             AMHPError: the levels of the data are not those of the network.
         """
         self._check_levels(data)
-        errors = data.get('read_error') or [''] * len(data['img'])
+        Fx, errors = None, data.get('read_error') or [''] * len(data['img_path'])
+        if 'img' not in data:
+            Fx, errors = self._image_features(data)
+        elif self._freezes('image') and not self._said_pixels:
+            self._said_pixels = True
+            get_root_logger().warning(
+                'The image tower is frozen, but a data set gives pixels: they go through the tower '
+                'in each epoch. Set the same `freeze` in the data sets to keep the features on disk'
+            )
         keep = [i for i, error in enumerate(errors) if not error]
         for path, error in zip(data['img_path'], errors, strict=True):
             if error and path not in self.unreadable:
@@ -64,12 +98,31 @@ class AMHPModel(GeneralIQAModel):
                 get_root_logger().warning(
                     f'Left out an unreadable image ({len(self.unreadable)} so far): {error}'
                 )
-        self.img_input = data['img'][keep].to(self.device)
+        self.img_input = data['img'][keep].to(self.device) if 'img' in data else None
         self.gt_mos = data['mos_label'][keep].to(self.device)
         self.gt_mos_dist = data['mos_dist'][keep].to(self.device)
-        texts = data.get('text') or [''] * len(data['img'])
+        texts = data.get('text') or [''] * len(errors)
         self.text = [texts[i] for i in keep]
         self.img_path = [data['img_path'][i] for i in keep]
+        self.features = {} if Fx is None else {'Fx': Fx[keep]}
+        if self._freezes('text') and self.frozen.net.config.uses_attributes:
+            self.features['Ft'] = self.frozen.text_features(self.text)
+
+    def _freezes(self, tower: str) -> bool:
+        return self.frozen is not None and tower in self.frozen.towers
+
+    def _image_features(self, data) -> tuple[torch.Tensor, list[str]]:
+        """Features ``(N, n)`` of a batch without pixels, and what is wrong with each image."""
+        if not self._freezes('image'):
+            raise AMHPError(
+                'a data set gives no pixels (its option `freeze`), but the image tower is not '
+                'frozen; set the same in `train: freeze`, or take it out of the data set'
+            )
+        Fx, errors = self.frozen.image_features(data['img_path'])
+        for error, skip in zip(errors, data['skip_bad_images'], strict=True):
+            if error and not skip:
+                raise ImageReadError(error)
+        return Fx, errors
 
     def _check_levels(self, data):
         """Scores on one scale and ratings on another would train and be quite wrong."""
@@ -83,7 +136,8 @@ class AMHPModel(GeneralIQAModel):
 
     def net_forward(self, net):
         """Scores ``(N, 1)`` and level distributions ``(N, k)``."""
-        return net(self.img_input, text=self.text, return_mos=True, return_dist=True)
+        options = {'return_mos': True, 'return_dist': True, **self.features}
+        return net(self.img_input, text=self.text, **options)
 
     def optimize_parameters(self, current_iter):
         """One step on the batch that was fed."""
@@ -225,6 +279,24 @@ class AMHPModel(GeneralIQAModel):
         label = {None: '', -1: '_latest'}.get(current_iter, f'_{current_iter}')
         path = Path(self.opt['path']['models'], f'{net_label}{label}.pth')
         save_checkpoint(path, self.get_bare_model(net).state_dict())
+
+
+@contextmanager
+def _one_line_for_what_is_frozen(net):
+    """pyiqa warns of each parameter that is not trained, some 300 for CLIP's towers."""
+    frozen = sum(p.numel() for p in net.parameters() if not p.requires_grad)
+    logger = get_root_logger()
+    if frozen:
+        logger.info(f'{frozen:,} parameters are frozen')
+    logger.addFilter(_is_no_frozen_parameter)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_is_no_frozen_parameter)
+
+
+def _is_no_frozen_parameter(record: logging.LogRecord) -> bool:
+    return not record.getMessage().endswith('will not be optimized.')
 
 
 def _short(values: list[float]) -> list[float]:
