@@ -1,0 +1,157 @@
+"""What the benchmarks share: turns, ratios, the table, and the paper's formulas written plainly."""
+
+import argparse
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+# As `amhp score` does, before torch is loaded: it bounds how long threads spin while they wait.
+os.environ.setdefault('GOMP_SPINCOUNT', '20000')
+
+import numpy as np
+import open_clip
+import torch
+from torch.nn.functional import normalize
+
+LEVELS = ('bad', 'poor', 'fair', 'good', 'perfect')
+WORDS = (
+    'lovely', 'soft', 'light', 'strong', 'diagonals', 'rich', 'warm', 'colours', 'sharp', 'focus',
+    'calm', 'balanced', 'frame',
+)  # fmt: skip
+
+
+@dataclass
+class Claim:
+    """A line of the table.
+
+    Attributes:
+        what: what is claimed, with its floor. value: what was measured, the median over rounds.
+        low, high: the range over rounds. bound: the limit; None: no limit is claimed.
+        at_least: whether the bound is a floor or a ceiling. unit: of all of these; '' for ratios.
+        note: why a bound is missed, or what was skipped.
+    """
+
+    what: str
+    value: float | None
+    bound: float | None = None
+    at_least: bool = False
+    low: float | None = None
+    high: float | None = None
+    unit: str = ''
+    note: str = ''
+
+    @property
+    def verdict(self) -> str:
+        if self.value is None:
+            return 'skipped'
+        if self.bound is None:
+            return ''
+        met = self.value >= self.bound if self.at_least else self.value <= self.bound
+        return 'holds' if met else 'misses'
+
+    def cells(self) -> tuple[str, str, str, str, str]:
+        """What, measured, range, bound, verdict."""
+
+        def number(value):
+            return '' if value is None else f'{value:.3g}{self.unit and " " + self.unit}'
+
+        spread = '' if self.low is None else f'{self.low:.3g} .. {self.high:.3g}'
+        sign = '≥ ' if self.at_least else '≤ '
+        bound = '' if self.bound is None else sign + number(self.bound)
+        verdict = self.verdict + (f': {self.note}' if self.note else '')
+        return self.what, number(self.value), spread, bound, verdict
+
+
+def ratio(what: str, ours: list[float], floor: list[float], **options) -> Claim:
+    """A claim about seconds: ours over the floor's, of the same round."""
+    ratios = np.array(ours) / np.array(floor)
+    return Claim(
+        what,
+        float(np.median(ratios)),
+        low=float(ratios.min()),
+        high=float(ratios.max()),
+        **options,
+    )
+
+
+def speedup(what: str, ours: list[float], floor: list[float], **options) -> Claim:
+    """A claim about throughput: how many times as fast as the floor."""
+    return ratio(what, floor, ours, at_least=True, **options)
+
+
+def in_turns(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each call, one after the other, after one round that does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(rounds + 1):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            if turn:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def comments(n: int, seed: int) -> list[str]:
+    """Different comments of about 20 tokens."""
+    rng = np.random.default_rng(seed)
+    return [' '.join(rng.choice(WORDS, 18)) for _ in range(n)]
+
+
+class Plain(torch.nn.Module):
+    """Eq. 1 to 7 as they are written, every text at 77 tokens, and nothing else."""
+
+    def __init__(self, clip: torch.nn.Module | None = None):
+        super().__init__()
+        self.clip = clip or open_clip.create_model('ViT-B-16')
+        self.tokenizer = open_clip.get_tokenizer('ViT-B-16')
+        self.fc = torch.nn.Linear(1024, 512)
+        self.logit_scale = torch.nn.Parameter(torch.tensor(2.66))
+        self.levels = self.tokenizer([f'A photo with {level} aesthetics.' for level in LEVELS])
+        self.values = torch.tensor([1.5, 3.5, 5.5, 7.5, 9.5])
+
+    def forward(self, x: torch.Tensor, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scores and distributions of preprocessed images."""
+        image = normalize(self.clip.encode_image(x), dim=-1)
+        text = normalize(self.clip.encode_text(self.tokenizer(texts)), dim=-1)
+        fused = normalize(self.fc(torch.cat([image, text], dim=-1)) + image, dim=-1)
+        levels = normalize(self.clip.encode_text(self.levels), dim=-1)
+        p = (fused @ levels.T * self.logit_scale.exp()).softmax(dim=-1)
+        return (p * self.values).sum(dim=-1, keepdim=True), p
+
+
+def machine() -> str:
+    """What the figures were measured on."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path('/proc/cpuinfo')
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text().splitlines()
+        name = next((x.partition(': ')[2] for x in lines if x.startswith('model name')), name)
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else 'no GPU'
+    return f'{os.cpu_count()} x {name}, {gpu}, torch {torch.__version__.partition("+")[0]}'
+
+
+def table(claims: list[Claim]) -> str:
+    """As Markdown, aligned."""
+    rows = [('claim', 'measured', 'range', 'bound', '')] + [claim.cells() for claim in claims]
+    widths = [max(len(row[i]) for row in rows) for i in range(5)]
+    lines = [
+        '| ' + ' | '.join(c.ljust(w) for c, w in zip(r, widths, strict=True)) + ' |' for r in rows
+    ]
+    lines.insert(1, '| ' + ' | '.join('-' * width for width in widths) + ' |')
+    return '\n'.join(lines)
+
+
+def main(measure: Callable[[int], list[Claim]], doc: str, rounds: int = 5) -> None:
+    """The command line of a benchmark: measure, print, and leave the claims where told."""
+    parser = argparse.ArgumentParser(description=doc.partition('\n')[0])
+    parser.add_argument('--rounds', type=int, default=rounds)
+    parser.add_argument('--json', type=Path, help='write the claims to this file')
+    arguments = parser.parse_args()
+    claims = measure(arguments.rounds)
+    print(f'{machine()}\n\n{table(claims)}')
+    if arguments.json:
+        arguments.json.write_text(json.dumps([asdict(claim) for claim in claims]))

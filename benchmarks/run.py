@@ -1,0 +1,63 @@
+"""Every claim about speed and memory, in one table.
+
+    python benchmarks/run.py                 # all: about half an hour on two cores
+    python benchmarks/run.py scoring startup # some
+    python benchmarks/run.py --readme        # and put the table into README.md
+
+Each script runs in a process of its own, one after the other; leave the machine alone meanwhile.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from datetime import date
+from pathlib import Path
+
+from common import Claim, machine, table
+
+HERE = Path(__file__).parent
+SCRIPTS = (
+    'scoring', 'training_step', 'photographs', 'memory', 'frozen', 'engines', 'startup', 'gpu',
+)  # fmt: skip
+START, END = '<!-- benchmarks/run.py writes from here -->', '<!-- to here -->'
+
+
+def run(script: str, folder: Path) -> list[Claim]:
+    """The claims of a script; one that fails is a line of the table too."""
+    file = folder / f'{script}.json'
+    print(f'\n# {script}', flush=True)
+    command = [sys.executable, str(HERE / f'{script}.py'), '--json', str(file)]
+    if subprocess.run(command).returncode or not file.exists():
+        return [Claim(script, None, note='the script failed')]
+    return [Claim(**claim) for claim in json.loads(file.read_text())]
+
+
+def write_readme(text: str) -> None:
+    """Put the table between the README's two marks."""
+    readme = HERE.parent / 'README.md'
+    before, _, rest = readme.read_text('utf-8').partition(START)
+    after = rest.partition(END)[2]
+    readme.write_text(f'{before}{START}\n{text}\n{END}{after}', 'utf-8')
+
+
+def main() -> None:
+    """Measure, print, and write where asked."""
+    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
+    parser.add_argument('scripts', nargs='*', help=f'of {", ".join(SCRIPTS)}; default: all')
+    parser.add_argument('--readme', action='store_true', help='write the table into README.md')
+    arguments = parser.parse_args()
+    if unknown := set(arguments.scripts) - set(SCRIPTS):
+        parser.error(f'no script {", ".join(sorted(unknown))}; there are {", ".join(SCRIPTS)}')
+    with tempfile.TemporaryDirectory() as folder:
+        chosen = arguments.scripts or SCRIPTS
+        claims = [claim for script in chosen for claim in run(script, Path(folder))]
+    text = f'Measured {date.today()}: {machine()}.\n\n{table(claims)}'
+    print(f'\n{text}')
+    if arguments.readme:
+        write_readme(text)
+
+
+if __name__ == '__main__':
+    main()

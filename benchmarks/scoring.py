@@ -1,0 +1,40 @@
+"""Scoring with ViT-B/16 on ready tensors, beside the image encoder alone and the plain formulas.
+
+Batch 8, fp32, random weights (speed does not depend on them).
+"""
+
+import open_clip
+import torch
+from common import Claim, Plain, comments, in_turns, main, ratio
+
+from pyiqa_amhp.model.amhp import AMHP
+
+N = 8
+
+
+def measure(rounds: int) -> list[Claim]:
+    """Ratios to bare open_clip's image encoder in the same round."""
+    torch.manual_seed(0)
+    ours, plain = AMHP(pretrained=False).eval(), Plain().eval()
+    bare = open_clip.create_model('ViT-B-16').visual.eval()
+    x, texts = torch.rand(N, 3, 224, 224), comments(N, 0)
+    with torch.inference_mode():
+        seconds = in_turns(
+            {
+                'floor': lambda: bare(x),
+                'images': lambda: ours.judge(x, [''] * N),
+                'comments': lambda: ours.judge(x, texts),
+                'plain': lambda: plain(x, texts),
+            },
+            rounds,
+        )
+    floor = seconds['floor']
+    return [
+        ratio('scoring, images only / image encoder', seconds['images'], floor, bound=1.03),
+        ratio('scoring, a comment each / image encoder', seconds['comments'], floor, bound=1.12),
+        ratio('plain formulas, a comment each / image encoder', seconds['plain'], floor),
+    ]
+
+
+if __name__ == '__main__':
+    main(measure, __doc__, rounds=9)
