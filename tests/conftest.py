@@ -215,3 +215,15 @@ def training_options():
         return opt
 
     return options
+
+
+@pytest.fixture
+def pyiqa_log(caplog):
+    """What goes to pyiqa's logger, which tells no other one."""
+    from pyiqa.utils import get_root_logger
+
+    logger = get_root_logger()
+    caplog.set_level('INFO', logger=logger.name)
+    logger.addHandler(caplog.handler)
+    yield caplog
+    logger.removeHandler(caplog.handler)

@@ -1,0 +1,585 @@
+"""Training with frozen towers: their features come from disk, and are never those of before."""
+
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from pyiqa.data import build_dataset
+from pyiqa.models import build_model
+from torch.utils.data import DataLoader
+from torchvision.transforms.functional import to_tensor
+
+from pyiqa_amhp.data.images import read_image
+from pyiqa_amhp.errors import AMHPError, ImageReadError
+from pyiqa_amhp.freeze import frozen_towers
+from pyiqa_amhp.model.config import VARIANTS
+from pyiqa_amhp.train import frozen
+from pyiqa_amhp.train.frozen import FrozenTowers
+from pyiqa_amhp.train.run import run_train
+
+SHIPPED = Path(__file__).parents[1] / 'options'
+IMAGE, TEXT = 'backbone.clip.visual.', 'backbone.clip.'
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch):
+    """Keep features of files that were made just now; tests write over them with care."""
+    monkeypatch.setattr(frozen, 'UNSETTLED', 0)
+
+
+@pytest.fixture
+def build(training_options, shared_rated_images, tmp_path):
+    """An ``AMHPModel`` as pyiqa's trainer builds it; the text can change its scores."""
+
+    def build(freeze=None, seed=0, train=None, optim=None, **network):
+        torch.manual_seed(seed)
+        opt = training_options(shared_rated_images)
+        opt['train'].update(freeze=freeze, feature_cache=str(tmp_path / 'cache'))
+        opt['train'].update(train or {})
+        opt['train']['optim'].update(optim or {})
+        opt['network'].update({'fc_init': 'default', **network})
+        opt.update(is_train=True, dist=False, rank=0, world_size=1)
+        opt['path'].update(models=str(tmp_path), training_states=str(tmp_path))
+        return build_model(opt)
+
+    return build
+
+
+@pytest.fixture
+def batches(training_options, shared_rated_images):
+    """The batches of an epoch, always in the same order."""
+
+    def batches(freeze=None, csv=shared_rated_images, phase='train', **options):
+        opt = {**training_options(csv)['datasets'][phase], 'phase': phase, 'freeze': freeze}
+        return list(DataLoader(build_dataset({**opt, **options}), batch_size=4))
+
+    return batches
+
+
+@pytest.fixture
+def towers(make_amhp, tmp_path):
+    """Frozen towers of a tiny AMHP, on the cache of this test."""
+    return lambda **options: FrozenTowers(
+        make_amhp(**options), ('image', 'text'), tmp_path / 'cache'
+    )
+
+
+@pytest.fixture
+def photo(tmp_path):
+    path = tmp_path / 'photo.bmp'  # the same size for whatever is on it
+    paint(path, 0)
+    return str(path)
+
+
+def paint(path, seed, size=(48, 40)):
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+def change(path, write):
+    """Write, again and again until the file system's clock has moved on."""
+    before = os.stat(path).st_ctime_ns
+    while True:
+        write()
+        if os.stat(path).st_ctime_ns != before:
+            return
+
+
+def train(model, batches, epochs=1):
+    """Train, and give the loss of each step."""
+    losses = []
+    for batch in batches * epochs:
+        model.feed_data(batch)
+        model.optimize_parameters(len(losses) + 1)
+        losses.append(model.get_current_log()['l_mos'])
+    return losses
+
+
+def part(model, start, but='-'):
+    state = model.net.state_dict()
+    return {k: v.clone() for k, v in state.items() if k.startswith(start) and not k.startswith(but)}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def true_features(net, paths):
+    """What a metric call computes."""
+    net.eval()
+    with torch.no_grad():
+        views = [net.preprocess(to_tensor(read_image(path))[None]) for path in paths]
+        return torch.cat([net.backbone.encode_image(view) for view in views])
+
+
+def watch(net, monkeypatch):
+    """Count what goes through the towers of a network, and the images that are opened."""
+    count = {'image': 0, 'text': 0, 'files': 0}
+
+    def counter(tower):
+        return lambda _, inputs, __: count.update({tower: count[tower] + len(inputs[0])})
+
+    net.backbone.clip.visual.register_forward_hook(counter('image'))
+    net.backbone.clip.token_embedding.register_forward_hook(counter('text'))
+    opened = Image.open
+
+    def open_and_count(*args, **options):
+        count['files'] += 1
+        return opened(*args, **options)
+
+    monkeypatch.setattr(Image, 'open', open_and_count)
+    return count
+
+
+# What is frozen
+
+
+@pytest.mark.parametrize('pixels', [True, False])
+@pytest.mark.parametrize('freeze', [None, 'none', 'image', 'text', 'both'])
+def test_a_frozen_tower_is_bit_identical_after_training(build, batches, freeze, pixels):
+    model = build(freeze)
+    parts = {'image': (IMAGE,), 'text': (TEXT, IMAGE), 'head': ('', TEXT)}
+    before = {name: part(model, *where) for name, where in parts.items()}
+    train(model, batches(None if pixels else freeze), epochs=2)
+    for name, where in parts.items():
+        assert same(before[name], part(model, *where)) == (name in frozen_towers(freeze)), name
+
+
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_the_head_of_each_variant_is_trained(build, batches, variant):
+    model = build('both', variant=variant, optim={'weight_decay': 0})
+    before = {k: v.detach().clone() for k, v in model.net.named_parameters()}
+    train(model, batches('both'))
+    moved = {k for k, v in model.net.named_parameters() if not torch.equal(v, before[k])}
+    assert moved == {k for k in before if not k.startswith('backbone.')}
+
+
+def test_a_frozen_tower_has_no_dropout_and_keeps_its_statistics(build, batches, tiny):
+    residual = {'image_size': 32, 'layers': [1, 1, 1, 1], 'width': 8, 'head_width': 16}
+    model = build('image', backbone={**tiny, 'vision_cfg': residual})  # with batch norms
+    before = part(model, IMAGE)
+    assert any('running_mean' in name for name in before)
+    train(model, batches())
+    assert same(before, part(model, IMAGE))
+
+    dropping = {**tiny, 'vision_cfg': {**tiny['vision_cfg'], 'patch_dropout': 0.9}}
+    net = build('image', backbone=dropping).net
+    assert net.training
+    x = torch.rand(2, 3, 32, 32)
+    assert torch.equal(net.backbone.encode_image(x), net.backbone.encode_image(x))
+
+
+def test_a_frozen_tower_runs_without_gradient(build):
+    net = build('both').net
+    assert not net.backbone.encode_image(torch.rand(1, 3, 32, 32)).requires_grad
+    assert not net.backbone.encode_text(['warm light']).requires_grad
+
+
+@pytest.mark.parametrize(
+    ('freeze', 'optim', 'expected'),
+    [
+        ('both', {}, [0.01]),
+        ('both', {'lr_visual': 1e-5, 'lr_backbone': 1e-4}, [0.01]),
+        ('image', {'lr_visual': 1e-5, 'lr_backbone': 1e-4}, [1e-4, 0.01]),
+        ('text', {'lr_visual': 1e-5, 'lr_backbone': 1e-4}, [1e-5, 0.01]),
+        ('both', {'lr_fc': 0.1, 'lr_backbone': 1e-4}, [0.1, 0.01]),
+    ],
+)
+def test_groups_hold_what_is_trained_and_nothing_else(build, batches, freeze, optim, expected):
+    model = build(freeze, optim=optim)
+    groups = model.optimizer.param_groups
+    assert [group['lr'] for group in groups] == expected
+    grouped = {id(p) for group in groups for p in group['params']}
+    assert grouped == {id(p) for p in model.net.parameters() if p.requires_grad}
+    train(model, batches(freeze))
+
+
+def test_the_log_has_one_line_for_what_is_frozen(build, pyiqa_log):
+    count = sum(p.numel() for p in build('both').net.backbone.parameters())
+    assert f'{count:,} parameters are frozen' in pyiqa_log.text
+    assert 'will not be optimized' not in pyiqa_log.text
+
+
+# The same training
+
+
+def with_pixels(net, batch):
+    """A batch with the view that its features are of, as the data set's own crops."""
+    views = [net.preprocess.view(to_tensor(read_image(path))[None]) for path in batch['img_path']]
+    return {**batch, 'img': torch.cat(views)}
+
+
+@pytest.mark.parametrize('protocol', ['paper', 'reference'])
+def test_training_is_that_with_the_cached_run_each_time(build, batches, protocol):
+    kept, run = (build('both', protocol=protocol) for _ in range(2))
+    run.frozen = None  # no cache: the towers, frozen all the same, run in every step
+    data = batches('both')
+    losses = train(kept, data, epochs=3)
+    expected = train(run, [with_pixels(run.net, batch) for batch in data], epochs=3)
+    np.testing.assert_allclose(losses, expected, atol=1e-5)
+    assert losses[-1] < losses[0]
+    for name, value in part(run, '', TEXT).items():
+        torch.testing.assert_close(part(kept, '', TEXT)[name], value, atol=1e-5, rtol=0, msg=name)
+
+
+@pytest.mark.parametrize('options', [{}, {'protocol': 'reference'}, {'resize': 'shortest'}])
+def test_features_are_those_of_a_metric_call(towers, shared_rated_images, options):
+    paths = [str(p) for p in sorted((shared_rated_images.parent / 'images').iterdir())[:5]]
+    cached = towers(**options)
+    cached.net.train()
+    for _ in range(2):  # computed, and read
+        Fx, errors = cached.image_features(paths)
+        assert errors == [''] * 5
+        torch.testing.assert_close(Fx, true_features(cached.net, paths))
+
+
+def test_scores_on_features_are_those_of_the_metric(build, batches, tmp_path):
+    import pyiqa
+
+    model = build('both')
+    train(model, batches('both'))
+    model.save_network(model.net, 'net', -1)
+    [batch, *_] = batches('both', phase='val')
+    model.feed_data(batch)
+    model.test()
+    path = str(tmp_path / 'net_latest.pth')
+    metric = pyiqa.create_metric('amhp', pretrained_model_path=path, device='cpu')
+    pairs = zip(batch['img_path'], batch['text'], strict=True)
+    scores = [metric(path, text=text) for path, text in pairs]
+    torch.testing.assert_close(model.output_score, torch.cat(scores), atol=1e-5, rtol=0)
+
+
+def test_texts_have_their_features_in_their_places(towers):
+    cached = towers()
+    texts = ['warm light', '', 'soft focus', 'warm light', '\ud800']
+    with torch.no_grad():
+        expected = cached.net.text_features(texts, torch.zeros(5, 16))
+    for _ in range(2):
+        torch.testing.assert_close(cached.text_features(texts), expected)
+    assert cached.text_features(['', '']).tolist() == [[0] * 16] * 2
+
+
+# Once
+
+
+def test_after_the_first_epoch_no_tower_runs_and_no_image_is_opened(build, batches, monkeypatch):
+    data = batches('both')
+    model = build('both')
+    count = watch(model.net, monkeypatch)
+    train(model, data)
+    texts = {text for batch in data for text in batch['text'] if text}
+    assert count == {'image': 12, 'text': len(texts) + 5, 'files': 12}
+    train(model, data, epochs=2)
+    assert count == {'image': 12, 'text': len(texts) + 5, 'files': 12}
+
+
+def test_the_next_run_finds_the_features_of_the_one_before(build, batches, monkeypatch):
+    data = batches('both')
+    losses = train(build('both'), data)
+    model = build('both')
+    count = watch(model.net, monkeypatch)
+    assert train(model, data) == losses
+    assert count == {'image': 0, 'text': 5, 'files': 0}  # the texts of the levels, once a run
+
+
+def test_levels_are_encoded_once_though_validations_come_between(build, batches, monkeypatch):
+    model = build('text')
+    train_data, val_data = batches('text'), batches('text', phase='val', augment={'resize': 32})
+    for batch in train_data:  # all texts are known then
+        model.feed_data(batch)
+    for batch in val_data:
+        model.feed_data(batch)
+    count = watch(model.net, monkeypatch)
+    for _ in range(2):
+        train(model, train_data)
+        for batch in val_data:
+            model.feed_data(batch)
+            model.test()
+    assert count['text'] == 5
+
+
+def test_images_are_encoded_a_few_at_a_time(towers, shared_rated_images, monkeypatch):
+    monkeypatch.setattr(frozen, 'BATCH', 5)
+    paths = [str(p) for p in sorted((shared_rated_images.parent / 'images').iterdir())[:12]]
+    cached, sizes = towers(), []
+    visual = cached.net.backbone.clip.visual
+    visual.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
+    Fx, _ = cached.image_features([*paths, *paths])
+    assert sizes == [5, 5, 2]
+    torch.testing.assert_close(Fx, true_features(cached.net, paths).repeat(2, 1))
+
+
+def test_the_default_folder_is_the_users(make_amhp, own_home, photo, monkeypatch, tmp_path):
+    FrozenTowers(make_amhp(), ('image',)).image_features([photo])
+    assert [file.suffix for file in (own_home / 'features').iterdir()] == ['.sqlite']
+    monkeypatch.delenv('PYIQA_AMHP_HOME')
+    monkeypatch.setattr(frozen.platformdirs, 'user_cache_dir', lambda *_: str(tmp_path / 'user'))
+    assert frozen.default_folder() == tmp_path / 'user' / 'features'
+
+
+# Never stale
+
+
+def check_fresh(towers, paths):
+    Fx, _ = towers.image_features(paths)
+    torch.testing.assert_close(Fx, true_features(towers.net, paths))
+    return Fx
+
+
+def with_old_times(path, write):
+    stat = os.stat(path)
+    write()
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def replace(path, seed):
+    paint(f'{path}.bmp', seed)
+    os.utime(f'{path}.bmp', ns=(0, os.stat(path).st_mtime_ns))
+    os.replace(f'{path}.bmp', path)
+
+
+@pytest.mark.parametrize(
+    'write',
+    [
+        lambda path: paint(path, 1),
+        lambda path: paint(path, 1, size=(40, 40)),
+        lambda path: with_old_times(path, lambda: paint(path, 1)),
+        lambda path: replace(path, 1),
+    ],
+    ids=['same size', 'another size', 'same size and time', 'replaced, same size and time'],
+)
+def test_a_changed_file_has_new_features(towers, photo, write):
+    cached = towers()
+    before = check_fresh(cached, [photo])
+    change(photo, lambda: write(photo))
+    assert not torch.allclose(check_fresh(cached, [photo]), before)
+
+
+def test_files_that_trade_places_trade_features(towers, photo):
+    other = f'{photo}.other.bmp'
+    paint(other, 1)
+    cached = towers()
+    Fx = check_fresh(cached, [photo, other])
+    aside = f'{photo}.aside'
+    for old, new in ((photo, aside), (other, photo), (aside, other)):
+        os.rename(old, new)
+    assert torch.equal(check_fresh(cached, [other, photo]), Fx)
+
+
+def test_a_file_by_a_relative_path_is_not_another_folders(towers, photo, tmp_path, monkeypatch):
+    cached = towers()
+    check_fresh(cached, [photo])
+    (tmp_path / 'other').mkdir()
+    monkeypatch.chdir(tmp_path / 'other')
+    paint('photo.bmp', 1)
+    check_fresh(cached, ['photo.bmp'])
+    monkeypatch.chdir(tmp_path)
+    check_fresh(cached, ['photo.bmp'])
+
+
+def last_weight(net, start):
+    return [p for name, p in net.backbone.named_parameters() if name.startswith(start)][-1]
+
+
+def test_changed_weights_have_new_features(towers, photo):
+    """Of another model, and of the same one after one number was changed in place."""
+    first, other = towers(), towers(seed=1)
+    before = check_fresh(first, [photo])
+    assert not torch.allclose(check_fresh(other, [photo]), before)
+    with torch.no_grad():
+        last_weight(first.net, 'clip.visual').flatten()[-1] += 1
+    assert not torch.allclose(check_fresh(first, [photo]), before)
+
+    text = first.text_features(['warm light'])
+    assert not torch.allclose(other.text_features(['warm light']), text)
+    with torch.no_grad():
+        first.net.backbone.clip.ln_final.bias[-1] += 1
+        expected = first.net.backbone.encode_text(['warm light'])
+    torch.testing.assert_close(first.text_features(['warm light']), expected)
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        {'resize': 'shortest'},
+        {'resize_size': 48},
+        {'crop': 'corner'},
+        {'test_flip': True},
+        {'image_mean': [0.1, 0.2, 0.3]},
+        {'image_std': [0.5, 0.4, 0.3]},
+        {'quick_gelu': True},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_other_options_have_other_features(towers, tmp_path, options):
+    paths = [str(tmp_path / f'{i}.png') for i in range(4)]
+    for i, path in enumerate(paths):
+        paint(path, i, size=(60, 50))  # some of them are mirrored
+    before = check_fresh(towers(), paths)
+    assert not torch.allclose(check_fresh(towers(**options), paths), before)
+
+
+def test_another_form_of_tower_with_the_same_weights_is_another_one(make_amhp, tiny):
+    heads = {**tiny, 'text_cfg': {**tiny['text_cfg'], 'heads': 4}}
+    plain, other = make_amhp(), make_amhp(backbone=heads)
+    other.load_state_dict(
+        {**plain.state_dict(), '_extra_state': other.get_extra_state()}
+    )  # the shapes are the same
+    digest = frozen.tower_digest
+    assert digest(plain, 'text') != digest(other, 'text')
+    assert digest(plain, 'image') == digest(other, 'image')
+
+
+def test_options_of_the_head_leave_the_features_as_they_are(make_amhp):
+    plain = make_amhp()
+    other = make_amhp(tau=0.1, dataset='para', template='{level}', crop='center')
+    other.backbone.load_state_dict(plain.backbone.state_dict())
+    for tower in ('image', 'text'):
+        assert frozen.tower_digest(plain, tower) == frozen.tower_digest(other.train(), tower)
+
+
+def test_a_file_written_just_now_is_not_kept(towers, photo, monkeypatch):
+    monkeypatch.setattr(frozen, 'UNSETTLED', 10**15)
+    cached = towers()
+    count = watch(cached.net, monkeypatch)
+    for _ in range(2):
+        cached.image_features([photo])
+    assert count['image'] == count['files'] == 2
+
+
+def test_a_file_that_changes_while_it_is_read_is_not_kept(towers, photo, monkeypatch):
+    def read_and_change(path):
+        image = read_image(path)
+        change(path, lambda: paint(path, 1))
+        return image
+
+    cached = towers()
+    with monkeypatch.context() as patch:
+        patch.setattr(frozen, 'read_image', read_and_change)
+        cached.image_features([photo])
+    check_fresh(cached, [photo])
+
+
+def test_a_damaged_cache_is_computed_anew(towers, photo, tmp_path, pyiqa_log):
+    before = check_fresh(towers(), [photo])
+    for file in (tmp_path / 'cache').iterdir():
+        file.write_bytes(b'no database' * 1000)
+    assert torch.equal(check_fresh(towers(), [photo]), before)
+    assert 'damaged' in pyiqa_log.text
+
+
+# Images that cannot be read
+
+
+def test_unreadable_images_are_left_out_and_counted_in_each_epoch(build, batches, rated_images):
+    images = rated_images.parent / 'images'
+    (images / '01.png').write_bytes(b'no image')
+    (images / '02.png').unlink()
+    data = batches('both', csv=rated_images)
+    model = build('both')
+    for _ in range(2):
+        train(model, data)
+        assert {Path(path).name for path in model.unreadable} == {'01.png', '02.png'}
+        model.feed_data(data[0])
+        assert [Path(path).name for path in model.img_path] == ['00.png', '03.png']
+    paint(images / '01.png', 1)  # mended
+    model.feed_data(data[0])
+    assert [Path(path).name for path in model.img_path] == ['00.png', '01.png', '03.png']
+
+
+def test_a_batch_without_a_readable_image_changes_nothing(build, batches, rated_images):
+    for i in range(4):
+        (rated_images.parent / 'images' / f'{i:02d}.png').write_bytes(b'')
+    model = build('both')
+    before = part(model, '')
+    model.feed_data(batches('both', csv=rated_images)[0])
+    model.optimize_parameters(1)
+    assert same(before, part(model, ''))
+
+
+def test_an_unreadable_image_stops_a_run_that_may_not_skip_it(build, batches, rated_images):
+    (rated_images.parent / 'images' / '05.png').write_bytes(b'no image')
+    [_, batch, _] = batches('image', csv=rated_images, skip_bad_images=False)
+    with pytest.raises(ImageReadError, match=r'05\.png: not an image'):
+        build('image').feed_data(batch)
+
+
+# Options
+
+
+@pytest.mark.parametrize('value', ['all', True, ['image'], ''])
+def test_an_unknown_value_is_refused(build, batches, value):
+    for use in (build, batches):
+        with pytest.raises(AMHPError, match='expected one of none, image, text, both'):
+            use(value)
+
+
+@pytest.mark.parametrize('freeze', [None, 'text'])
+def test_a_data_set_without_pixels_needs_a_frozen_image_tower(build, batches, freeze):
+    with pytest.raises(AMHPError, match='set the same in `train: freeze`'):
+        build(freeze).feed_data(batches('image')[0])
+
+
+def test_pixels_for_a_frozen_image_tower_are_used_and_said_once(
+    build, batches, pyiqa_log, monkeypatch
+):
+    model = build('both')
+    count = watch(model.net, monkeypatch)
+    data = batches()
+    train(model, data, epochs=2)
+    assert count['image'] == 24
+    assert pyiqa_log.text.count('a data set gives pixels') == 1
+
+
+def test_a_network_without_towers_cannot_be_frozen(training_options, shared_rated_images):
+    opt = training_options(shared_rated_images)
+    opt.update(is_train=True, dist=False, network={'type': 'TANet', 'pretrained': False})
+    opt['train']['freeze'] = 'image'
+    with pytest.raises(AMHPError, match='needs a network with the towers of AMHP, got TANet'):
+        build_model(opt)
+
+
+@pytest.mark.parametrize('name', ['custom', 'ava', 'para', 'aadb'])
+def test_one_line_of_the_shipped_options_freezes_everywhere(name):
+    text = (SHIPPED / f'train_amhp_{name}.yml').read_text()
+    assert text.count('freeze: &freeze ~') == 1
+    opt = yaml.safe_load(text.replace('&freeze ~', '&freeze both'))
+    sections = (opt['datasets']['train'], opt['datasets']['val'], opt['train'])
+    assert [section['freeze'] for section in sections] == ['both'] * 3
+
+
+# Whole runs
+
+
+def run(opt, root, freeze):
+    for section in (*opt['datasets'].values(), opt['train']):
+        section['freeze'] = freeze
+    root.mkdir()
+    (root / 'train.yml').write_text(yaml.safe_dump(opt))
+    best = run_train(root / 'train.yml', [], root)
+    folder = root / 'experiments' / opt['name']
+    state = torch.load(folder / 'models' / 'net_latest.pth', weights_only=True)['params']
+    return best, state, next(folder.glob('train_*.log')).read_text()
+
+
+def test_a_whole_run_and_the_same_again(training_options, shared_rated_images, own_home, tmp_path):
+    results = []
+    for name in ('cold', 'warm'):
+        opt = training_options(shared_rated_images)
+        opt['train']['total_epoch'] = 4
+        opt['network']['fc_init'] = 'default'
+        opt['datasets']['train']['num_worker_per_gpu'] = 1
+        results.append(run(opt, tmp_path / name, 'both'))
+    (best, state, log), (best_again, state_again, _) = results
+    assert same(state, state_again)
+    assert best == best_again
+    losses = [float(loss) for loss in re.findall(r'l_mos: (\S+)', log)]
+    assert len(losses) == 12
+    assert np.mean(losses[-3:]) < np.mean(losses[:3])
+    assert log.count('augment does not apply') == 2  # once for each data set
+    assert len(list((own_home / 'features').glob('*.sqlite'))) == 2
