@@ -20,6 +20,7 @@ from pyiqa_amhp.model.backbone import Backbone, resolve_clip
 from pyiqa_amhp.model.config import AMHPConfig, stored_config
 from pyiqa_amhp.model.preprocess import Preprocess, check_images
 from pyiqa_amhp.model.prompts import image_texts, level_sentences
+from pyiqa_amhp.model.runtime import Runner
 
 
 def fuse(Fx: torch.Tensor, Ft: torch.Tensor, fc: nn.Module) -> torch.Tensor:
@@ -63,6 +64,8 @@ class AMHP(nn.Module):
             False: random weights, and no network whatever happens.
         pretrained_model_path: a checkpoint of AMHP (``.pth`` or ``.safetensors``). It carries
             its own options; those given here go over them.
+        precision, compile, engine: how the towers run, which no checkpoint records: see
+            :class:`pyiqa_amhp.model.runtime.Runner`.
         **options: see :class:`pyiqa_amhp.model.config.AMHPConfig`.
 
     Raises:
@@ -74,9 +77,13 @@ class AMHP(nn.Module):
         self,
         pretrained: bool | str = True,
         pretrained_model_path: str | None = None,
+        precision: str | None = None,
+        compile: bool = False,
+        engine: str | None = None,
         **options,
     ):
         super().__init__()
+        runner = Runner(precision, compile, engine)
         dataset = AMHPConfig.from_options({'dataset': options.get('dataset')}).dataset
         found = weights.find(dataset, pretrained, pretrained_model_path)
         config = AMHPConfig.from_options(options, found and found.config)
@@ -89,7 +96,7 @@ class AMHP(nn.Module):
 
         source = resolve_clip(config, load=bool(pretrained) and not found)
         self.config = source.config
-        self.backbone = Backbone(source)
+        self.backbone = Backbone(source, runner)
         n, k = self.backbone.width, len(config.levels)
         self.preprocess = Preprocess(
             size=self.backbone.image_size,
@@ -175,15 +182,22 @@ class AMHP(nn.Module):
             Ft = self.text_features(texts, Fx)  # (N, n)
         return self.head(Fx, Ft)
 
-    def head(self, Fx: torch.Tensor, Ft: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    def head(
+        self, Fx: torch.Tensor, Ft: torch.Tensor | None, FTa: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Eq. 4 to 7 on the towers' features ``(N, n)``; ``Ft`` only where texts are used.
+
+        Args:
+            Fx, Ft: features of images and of their texts.
+            FTa: ``(k, n)``; None: those of the quality levels as the weights are.
 
         Returns:
             Scores ``(N, 1)`` and distributions ``(N, k)``.
         """
         attributes = self.config.uses_attributes
         Fm = fuse(Fx, Ft, self.fc) if attributes else normalize(Fx, dim=-1)  # Eq. 4, 5  (N, n)
-        FTa = self.level_features() if self.config.uses_levels else self.level_vectors  # (k, n)
+        if FTa is None:
+            FTa = self.level_features() if self.config.uses_levels else self.level_vectors  # (k, n)
         logit = level_logits(Fm, FTa, self.config.normalize_fused)  # Eq. 6  (N, k)
         p = level_distribution(logit, self.logit_scale)  # Eq. 7  (N, k)
         return (p * self.level_values).sum(dim=-1, keepdim=True), p

@@ -14,6 +14,7 @@ from torch import nn
 
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model.clip_source import ClipSource, load_clip_state, resolve_clip
+from pyiqa_amhp.model.runtime import Runner
 
 __all__ = ['Backbone', 'resolve_clip']
 
@@ -25,13 +26,15 @@ class Backbone(nn.Module):
 
     Args:
         source: the model's form, its activation, and its weights if there are any.
+        runner: how the towers run; None: by torch, in the precision of the weights.
 
     Raises:
         AMHPError: weights that do not fit, or a tokenizer that is out of reach.
     """
 
-    def __init__(self, source: ClipSource):
+    def __init__(self, source: ClipSource, runner: Runner | None = None):
         super().__init__()
+        self.runner = runner or Runner()
         model_cfg = dict(source.model_cfg)
         text_cfg = model_cfg['text_cfg']
         model_class = (
@@ -47,12 +50,15 @@ class Backbone(nn.Module):
         self._text_cfg = json.dumps(text_cfg)
         _ = self.tokenizer  # what it needs and cannot get is said now
         self.truncated_texts = 0
+        self.frozen: set[str] = set()  # towers that stay in evaluation mode
         projection = self._text_tower.text_projection
         self.width = (
             projection.out_features if isinstance(projection, nn.Linear) else projection.shape[1]
         )
         size = self.clip.visual.image_size
         self.image_size = size if isinstance(size, int) else size[0]
+        if self.runner.engine != 'torch':
+            self.clip.requires_grad_(False)  # other engines give no gradients
 
     @property
     def tokenizer(self):
@@ -61,8 +67,7 @@ class Backbone(nn.Module):
 
     @property
     def _text_tower(self) -> nn.Module:
-        """What holds the text tower's parts: open_clip has two layouts."""
-        return getattr(self.clip, 'text', self.clip)
+        return _text_tower(self.clip)
 
     def text_parameters(self) -> list[nn.Parameter]:
         """The parameters of the text tower."""
@@ -70,24 +75,28 @@ class Backbone(nn.Module):
 
     def freeze_text(self) -> None:
         """Exclude the text tower from training."""
+        self.frozen.add('text')
         for parameter in self.text_parameters():
             parameter.requires_grad_(False)
 
     def freeze_image(self) -> None:
         """Exclude the image tower from training."""
+        self.frozen.add('image')
         self.clip.visual.requires_grad_(False)
 
     def train(self, mode: bool = True):
         """Switch the mode; what is frozen stays as in evaluation: no dropout, no statistics."""
         super().train(mode)
-        for part in self.clip.children():
-            if not any(parameter.requires_grad for parameter in part.parameters()):
+        for name, part in self.clip.named_children():
+            if ('image' if name == 'visual' else 'text') in self.frozen:
                 part.eval()
+        if self.frozen == {'image', 'text'}:
+            self.clip.eval()
         return self
 
     def encode_image(self, x: torch.Tensor) -> torch.Tensor:
         """``Fx``: preprocessed images ``(N, 3, size, size)`` to ``(N, n)``, not normalised."""
-        return self.clip.visual(x)
+        return self.runner(encode_images, self.clip, x)
 
     def encode_text(self, texts: list[str]) -> torch.Tensor:
         """``Ft``: N texts to ``(N, n)``, not normalised; each different text is encoded once.
@@ -96,32 +105,14 @@ class Backbone(nn.Module):
         ``truncated_texts``, and said once.
         """
         unique = list(dict.fromkeys(texts))
-        features = self._encode_tokens(*self._tokenize(unique))
+        features = self.runner(encode_tokens, self.clip, self._tokenize(unique))
         if len(unique) == len(texts):
             return features
         row = {text: i for i, text in enumerate(unique)}
         return features[[row[text] for text in texts]]
 
-    def _encode_tokens(self, tokens: torch.Tensor, end: torch.Tensor) -> torch.Tensor:
-        """Token ids ``(M, context_length)`` and their end positions ``(M,)`` to ``(M, n)``.
-
-        The tower is causal and is read at the end token, so nothing after the longest text
-        can change a feature.
-        """
-        tower = self._text_tower
-        length = int(end.max()) + 1  # on the CPU still: no wait for a GPU
-        device = tower.positional_embedding.device
-        tokens, end = tokens[:, :length].to(device), end.to(device)
-
-        dtype = tower.transformer.get_cast_dtype()
-        x = tower.token_embedding(tokens).to(dtype) + tower.positional_embedding[:length].to(dtype)
-        x = tower.transformer(x, attn_mask=tower.attn_mask[:length, :length])
-        x = tower.ln_final(x[torch.arange(len(x), device=device), end])
-        projection = tower.text_projection
-        return projection(x) if isinstance(projection, nn.Linear) else x @ projection
-
-    def _tokenize(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Token ids and end positions, counting the texts that had to be cut."""
+    def _tokenize(self, texts: list[str]) -> torch.Tensor:
+        """Token ids, as many columns as the longest text has; counts those that had to be cut."""
         tokens = self.tokenizer(texts)
         end = _end_positions(tokens, self._text_tower)
         longest = tokens.shape[1]
@@ -134,7 +125,35 @@ class Backbone(nn.Module):
                 longest,
             )
         self.truncated_texts += cut
-        return tokens, end
+        length = int(end.max()) + 1  # on the CPU still: no wait for a GPU
+        return tokens[:, :length].to(self._text_tower.positional_embedding.device)
+
+
+def encode_images(clip: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """CLIP's image tower: preprocessed images ``(N, 3, size, size)`` to features ``(N, n)``."""
+    return clip.visual(x)
+
+
+def encode_tokens(clip: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+    """CLIP's text tower: token ids ``(N, L)``, up to the longest text's end, to ``(N, n)``.
+
+    The tower is causal and is read at the end token, so nothing after the longest text can
+    change a feature.
+    """
+    tower = _text_tower(clip)
+    length = tokens.shape[1]
+    dtype = tower.transformer.get_cast_dtype()
+    x = tower.token_embedding(tokens).to(dtype) + tower.positional_embedding[:length].to(dtype)
+    x = tower.transformer(x, attn_mask=tower.attn_mask[:length, :length])
+    rows = torch.arange(tokens.shape[0], device=tokens.device)
+    x = tower.ln_final(x[rows, _end_positions(tokens, tower)])
+    projection = tower.text_projection
+    return projection(x) if isinstance(projection, nn.Linear) else x @ projection
+
+
+def _text_tower(clip: nn.Module) -> nn.Module:
+    """What holds the text tower's parts: open_clip has two layouts."""
+    return getattr(clip, 'text', clip)
 
 
 def _end_positions(tokens: torch.Tensor, tower: nn.Module) -> torch.Tensor:

@@ -1,0 +1,140 @@
+"""How the two towers run: in which precision, compiled or not, by which engine.
+
+Nothing of it changes what is computed but for rounding, and nothing of it is in a checkpoint.
+"""
+
+import functools
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import torch
+from torch import nn
+
+from pyiqa_amhp.errors import AMHPError
+
+PRECISIONS = {
+    'torch': ('fp32', 'bf16', 'fp16'),
+    'openvino': ('fp32', 'bf16', 'fp16'),
+    'onnxruntime': ('fp32', 'int8'),
+}
+"""What each engine offers."""
+AUTOCAST = {'bf16': torch.bfloat16, 'fp16': torch.float16}
+
+
+class Runner:
+    """Runs CLIP's towers; Eq. 4 to 7 and the scores stay in the precision of the weights.
+
+    Args:
+        precision: ``fp32``, ``bf16``, ``fp16`` or ``int8``. None: fp32, but with
+            ``engine='openvino'`` bf16 where the processor computes in it. ``int8`` (dynamic
+            quantisation, onnxruntime only) is never the default: the activations of trained
+            CLIPs have outliers, which cost int8 more than random weights show. Compare its scores
+            with those of fp32 on your own images first.
+        compile: use ``torch.compile`` for the towers, which takes a C++ compiler and, at the first
+            batch, some time.
+        engine: ``torch``, ``openvino`` or ``onnxruntime``. The latter two run on the processor,
+            with as many threads as torch, are built at the first batch (seconds for ViT-B/16) and
+            built anew when weights change; they only judge, and have no gradients.
+
+    Raises:
+        AMHPError: an unknown value, a combination that is not possible, or a missing package.
+    """
+
+    def __init__(
+        self, precision: str | None = None, compile: bool = False, engine: str | None = None
+    ):
+        self._given = (precision, compile, engine)
+        self.engine = engine or 'torch'
+        if self.engine not in PRECISIONS:
+            raise AMHPError(f'engine={engine!r}: expected one of {", ".join(PRECISIONS)}')
+        if compile not in (None, True, False):
+            raise AMHPError(f'compile={compile!r}: expected True or False')
+        if compile and self.engine != 'torch':
+            raise AMHPError(f"compile=True is for engine='torch'; {engine} compiles by itself")
+        self.compile = bool(compile)
+        possible = PRECISIONS[self.engine]
+        if precision is not None and precision not in possible:
+            others = [e for e, offered in PRECISIONS.items() if precision in offered]
+            hint = f' ({precision} is offered by engine={others[0]!r})' if others else ''
+            raise AMHPError(
+                f'precision={precision!r} with engine={self.engine!r}: expected one of '
+                f'{", ".join(possible)}{hint}'
+            )
+        self.precision = precision or 'fp32'
+        self._compiled: dict[Callable, Callable] = {}
+        self._engine = None
+        if self.engine != 'torch':
+            from pyiqa_amhp.model.engines import Engine
+
+            self._engine = Engine(self.engine, precision)
+            self.precision = self._engine.precision
+
+    def __reduce__(self):
+        """A copy of a model compiles, and builds its engine, for itself."""
+        return Runner, self._given
+
+    def __call__(
+        self,
+        encode: Callable[[nn.Module, torch.Tensor], torch.Tensor],
+        clip: nn.Module,
+        x: torch.Tensor,
+    ) -> torch.Tensor:
+        """``encode(clip, x)``: features ``(N, n)`` in the precision of the weights.
+
+        Raises:
+            AMHPError: gradients or training with an engine that has none; a precision that the
+                device cannot compute in; no compiler.
+        """
+        dtype = next(clip.parameters()).dtype
+        if self._engine is not None:
+            self._check_only_judges(clip, x)
+            return self._engine(encode, clip, x).to(x.device, dtype)
+        with self._autocast(x.device.type):
+            return self._encode(encode, clip, x).to(dtype)
+
+    def _check_only_judges(self, clip: nn.Module, x: torch.Tensor) -> None:
+        wanted = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *clip.parameters()))
+        if clip.training or wanted:
+            why = 'the model is in training mode' if clip.training else 'a gradient is asked for'
+            raise AMHPError(
+                f'engine={self.engine!r} only judges, but {why}; use net.eval() and '
+                "torch.no_grad(), or engine='torch' to train and as a loss"
+            )
+
+    def _autocast(self, device: str):
+        if self.precision == 'fp32':
+            return nullcontext()
+        if not _has_autocast(device, AUTOCAST[self.precision]):
+            raise AMHPError(
+                f'precision={self.precision!r}: torch {torch.__version__} has no such autocast on '
+                f'{device!r}; use fp32 or another device'
+            )
+        return torch.autocast(device, AUTOCAST[self.precision])
+
+    def _encode(self, encode, clip: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        if not self.compile:
+            return encode(clip, x)
+        from torch._dynamo.exc import TorchDynamoException
+
+        if encode not in self._compiled:
+            # A function, not the module: torch would rename the keys of its state_dict.
+            self._compiled[encode] = torch.compile(encode)
+        try:
+            return self._compiled[encode](clip, x)
+        except TorchDynamoException as error:
+            reason = str(error).strip().splitlines()[0]
+            raise AMHPError(
+                f'compile=True: torch.compile failed ({reason}); it needs a C++ compiler (g++, '
+                'clang or MSVC; for a GPU also Triton): install one, or leave compile out'
+            ) from error
+
+
+@functools.cache
+def _has_autocast(device: str, dtype: torch.dtype) -> bool:
+    """Whether autocast is in force there: some versions of torch only warn where it is not."""
+    one = torch.ones(1, 1, device=device)
+    try:
+        with torch.autocast(device, dtype):
+            return (one @ one).dtype == dtype
+    except RuntimeError:
+        return False
