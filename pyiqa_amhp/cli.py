@@ -334,6 +334,29 @@ def test(
     run_test(opt, ctx.args, Path.cwd())
 
 
+@app.command()
+def export(
+    onnx: Annotated[Path, typer.Option(help='FILE.onnx; texts go to FILE_text.onnx.')],
+    weights: Annotated[Path | None, typer.Option(help='A trained checkpoint.')] = None,
+    metric: Annotated[str, typer.Option(help='amhp or another metric of that arch.')] = 'amhp',
+) -> None:
+    """Write AMHP as ONNX graphs for onnxruntime, OpenVINO and others, checked beside torch."""
+    from pyiqa_amhp.model.export import TOLERANCE, check_file, export_onnx
+    from pyiqa_amhp.score import create_metric
+
+    check_file(onnx)
+    exported = export_onnx(create_metric(metric, weights, 'cpu').net, onnx)
+    for file in exported.files:
+        console.print(f'written: {_escape(str(file))}', soft_wrap=True)
+    if exported.difference is None:
+        console.print("not checked: onnxruntime is missing (pip install 'pyiqa-amhp\\[onnx]')")
+    else:
+        console.print(
+            f'largest score difference to torch: {exported.difference:.1e} on a scale of 1 to 10 '
+            f'(at most {TOLERANCE:g})'
+        )
+
+
 @weights_app.command('list')
 def weights_list() -> None:
     """What the store holds."""

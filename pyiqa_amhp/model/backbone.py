@@ -105,13 +105,13 @@ class Backbone(nn.Module):
         ``truncated_texts``, and said once.
         """
         unique = list(dict.fromkeys(texts))
-        features = self.runner(encode_tokens, self.clip, self._tokenize(unique))
+        features = self.runner(encode_tokens, self.clip, self.tokenize(unique))
         if len(unique) == len(texts):
             return features
         row = {text: i for i, text in enumerate(unique)}
         return features[[row[text] for text in texts]]
 
-    def _tokenize(self, texts: list[str]) -> torch.Tensor:
+    def tokenize(self, texts: list[str]) -> torch.Tensor:
         """Token ids, as many columns as the longest text has; counts those that had to be cut."""
         tokens = self.tokenizer(texts)
         end = _end_positions(tokens, self._text_tower)

@@ -92,7 +92,7 @@ class Tower(nn.Module):
         return self.encode(self.clip, x)
 
 
-def to_onnx(graph: nn.Module, inputs: dict[str, tuple], outputs: list[str]):
+def to_onnx(graph: nn.Module, inputs: dict[str, tuple], outputs: list[str], optimize: bool = False):
     """An ONNX program of ``graph`` in evaluation, float32.
 
     By torch's exporter on top of ``torch.export``: the older one, which needs no onnxscript, is
@@ -102,14 +102,13 @@ def to_onnx(graph: nn.Module, inputs: dict[str, tuple], outputs: list[str]):
         graph: on any device; it is not changed.
         inputs: names to an example each, and to the names of its free dimensions by their place.
         outputs: their names.
+        optimize: tidy the graph up; engines do so by themselves, and here it takes time.
 
     Raises:
         AMHPError: a missing package, or towers that cannot be exported.
     """
     needs('onnxscript', 'onnx')
     examples = tuple(example for example, _ in inputs.values())
-    free = {name: torch.export.Dim.DYNAMIC for _, dims in inputs.values() for name in dims.values()}
-    shapes = tuple({at: free[name] for at, name in dims.items()} for _, dims in inputs.values())
     with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter('ignore')  # about the exporter's own code
         try:
@@ -118,9 +117,9 @@ def to_onnx(graph: nn.Module, inputs: dict[str, tuple], outputs: list[str]):
                 examples,
                 input_names=list(inputs),
                 output_names=outputs,
-                dynamic_shapes=shapes,
+                dynamic_shapes=tuple(dims for _, dims in inputs.values()),
                 dynamo=True,
-                optimize=False,  # engines do it themselves; here it only takes time
+                optimize=optimize,
                 verbose=False,
             )
         except Exception as error:  # of many kinds
