@@ -205,6 +205,20 @@ def test_the_log_has_one_line_for_what_is_frozen(build, pyiqa_log):
     assert 'will not be optimized' not in pyiqa_log.text
 
 
+def test_distributed_training_has_only_what_is_trained(build, batches, tmp_path):
+    import torch.distributed as dist
+    from torch.nn.parallel import DistributedDataParallel
+
+    model, alone = build('both'), build('both')
+    dist.init_process_group('gloo', f'file://{tmp_path / "store"}', rank=0, world_size=1)
+    try:
+        model.net = DistributedDataParallel(model.net)
+        losses = train(model, batches('both'), epochs=2)  # an error if a gradient stayed away
+    finally:
+        dist.destroy_process_group()
+    assert losses == train(alone, batches('both'), epochs=2)
+
+
 # The same training
 
 
@@ -413,6 +427,7 @@ def test_changed_weights_have_new_features(towers, photo):
         {'image_mean': [0.1, 0.2, 0.3]},
         {'image_std': [0.5, 0.4, 0.3]},
         {'quick_gelu': True},
+        {'precision': 'bf16'},
     ],
     ids=lambda options: next(iter(options)),
 )
@@ -433,6 +448,15 @@ def test_another_form_of_tower_with_the_same_weights_is_another_one(make_amhp, t
     digest = frozen.tower_digest
     assert digest(plain, 'text') != digest(other, 'text')
     assert digest(plain, 'image') == digest(other, 'image')
+
+
+def test_the_head_is_trained_on_another_engines_features(build, batches, tmp_path):
+    pytest.importorskip('openvino')
+    data = batches('both')
+    fp32 = {'precision': 'fp32'}
+    losses = [train(build('both', **fp32, engine=e), data, 2) for e in ('torch', 'openvino')]
+    np.testing.assert_allclose(*losses, atol=1e-4)
+    assert len(list((tmp_path / 'cache').iterdir())) == 4  # each engine has its own
 
 
 def test_options_of_the_head_leave_the_features_as_they_are(make_amhp):

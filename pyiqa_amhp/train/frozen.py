@@ -148,12 +148,13 @@ def tower_digest(net: AMHP, tower: str) -> str:
     """A hash of all that the features of a tower depend on, beside the image or the text.
 
     That is: every byte of its weights; its form and its settings, and for images those of the
-    preprocessing, for texts those of the tokenizer; the versions of the packages that compute
-    it, and the kind of device.
+    preprocessing, for texts those of the tokenizer; the engine and the precision; the versions of
+    the packages that compute it, and the kind of device.
     """
+    runner = net.backbone.runner
     packages = ('pyiqa-amhp', 'open_clip_torch', 'timm', 'torch', 'torchvision', 'pillow')
-    versions = [version_of(package) for package in packages]
-    about = [FORMAT, tower, net.logit_scale.device.type, versions]
+    versions = [version_of(package) for package in (*packages, runner.engine)]
+    about = [FORMAT, tower, net.logit_scale.device.type, runner.engine, runner.precision, versions]
     if tower == 'text':
         about.append(net.backbone._text_cfg)
     about += [
