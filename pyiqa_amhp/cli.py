@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from pyiqa_amhp.cli_options import ListsOfWords, pairs
+from pyiqa_amhp.cli_output import console, escape, problems, progress
+from pyiqa_amhp.cli_score import export, score
 from pyiqa_amhp.errors import AMHPError
 
 app = typer.Typer(
@@ -27,11 +28,11 @@ tanet_app = typer.Typer(help='Checkpoints of TANet, a metric beside AMHP.', no_a
 app.add_typer(tanet_app, name='tanet')
 PASS_ON = {'allow_extra_args': True, 'ignore_unknown_options': True}
 DEBUG_VARIABLE = 'PYIQA_AMHP_DEBUG'
-console, problems = Console(), Console(stderr=True)
 
 
 def main() -> None:
     """Run a command; what a user can mend ends in one message and exit code 1."""
+    _calm_threads()
     try:
         app()
     except KeyboardInterrupt:
@@ -41,16 +42,19 @@ def main() -> None:
         if os.environ.get(DEBUG_VARIABLE):
             raise
         kind = '' if isinstance(error, AMHPError) else f'{type(error).__name__}: '
-        problems.print(f'[bold red]error:[/] {_escape(kind + str(error))}', soft_wrap=True)
+        problems.print(f'[bold red]error:[/] {escape(kind + str(error))}', soft_wrap=True)
         if kind:
             problems.print(f'({DEBUG_VARIABLE}=1 shows where it happened)')
         sys.exit(1)
 
 
-def _escape(text: str) -> str:
-    from rich.markup import escape
+def _calm_threads() -> None:
+    """Bound how long torch's threads spin while they wait for each other.
 
-    return escape(text)
+    Spinning slows a machine that does something else too (reading images, another training),
+    tenfold and more; the bound costs nothing on an idle one. It holds since torch is loaded later.
+    """
+    os.environ.setdefault('GOMP_SPINCOUNT', '20000')
 
 
 @app.command()
@@ -61,128 +65,12 @@ def demo(
     seed: Annotated[int, typer.Option(help='Same seed, same numbers.')] = 0,
 ) -> None:
     """Train a small AMHP offline on rated photographs made here, and report how well it judges."""
-    _calm_threads()
     from pyiqa_amhp.demo.run import run_demo
 
     run_demo(out, seed)
 
 
-@app.command()
-def score(
-    paths: Annotated[
-        list[str], typer.Argument(help='Images, folders or globs.', metavar='PATH...')
-    ],
-    text: Annotated[str | None, typer.Option(help='What is said about the images.')] = None,
-    texts: Annotated[
-        Path | None, typer.Option(help='CSV with the columns img_name and text.')
-    ] = None,
-    weights: Annotated[Path | None, typer.Option(help='A trained checkpoint.')] = None,
-    metric: Annotated[str, typer.Option(help='Any no-reference metric of pyiqa.')] = 'amhp',
-    out: Annotated[Path | None, typer.Option(help='FILE.csv, .json, .jsonl or .parquet')] = None,
-    resume: Annotated[
-        bool, typer.Option('--resume', help='Go on with --out where a run was interrupted.')
-    ] = False,
-    top: Annotated[
-        int | None, typer.Option(min=1, help='Show the best N only (with --out: 10).')
-    ] = None,
-    batch_size: Annotated[int, typer.Option(min=1)] = 8,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help='Threads that read images.', show_default='cores')
-    ] = None,
-    exact: Annotated[
-        bool, typer.Option('--exact', help='Decode and resize as a metric call does; slower.')
-    ] = False,
-    precision: Annotated[str | None, typer.Option(help='fp32, bf16, fp16 or int8')] = None,
-    engine: Annotated[str | None, typer.Option(help='torch, openvino or onnxruntime')] = None,
-    compiled: Annotated[bool, typer.Option('--compile', help='Use torch.compile.')] = False,
-    device: Annotated[str | None, typer.Option(help='cpu, cuda, ...')] = None,
-) -> None:
-    """Score images; a file that cannot be read becomes a row with its error, and exit code 1."""
-    _calm_threads()
-    from pyiqa_amhp import score as scoring
-    from pyiqa_amhp import score_file
-    from pyiqa_amhp.data.images import find_images
-    from pyiqa_amhp.text.given import read_texts
-
-    if text is not None and texts is not None:
-        raise AMHPError('give --text (one for all images) or --texts (a CSV), not both')
-    if resume and out is None:
-        raise AMHPError('--resume goes on with a file: give its name with --out')
-    if out is not None:
-        score_file.check_output(out)
-    images = find_images(paths)
-    said = [text] * len(images) if texts is None else read_texts(texts, images)
-    options = {'precision': precision, 'engine': engine, 'compile': compiled or None}
-    model = scoring.create_metric(metric, weights, device, **options)
-    file = None
-    if out is not None:
-        given = {**options, 'exact': exact, 'text': text, 'texts': texts}
-        settings = score_file.settings(paths, model, given)
-        file = score_file.ScoreFile(out, settings, resume)
-        left = [i for i, image in enumerate(images) if str(image) not in file.done]
-        images, said = [images[i] for i in left], [said[i] for i in left]
-    rows = scoring.score_images(images, said, model, batch_size, exact=exact, workers=workers)
-    rows = _progress(rows, len(images), 'Scoring')
-    if file is not None:
-        rows = _kept(file, rows)
-    shown = top or (10 if out is not None else None)
-    summary = score_file.summarise(rows, shown, model.lower_better)
-    _print_scores(summary.best, f'{metric}, scale {scoring.score_scale(model)}')
-    if file is not None:
-        file.finish(scoring.level_words(model))
-        console.print(f'{summary.rows} rows written to {_escape(str(out))}')
-    if summary.failed:
-        problems.print(
-            f'[bold red]{summary.failed} of {summary.rows} images could not be scored[/]'
-        )
-        for error in summary.errors:
-            problems.print(f'  {_escape(error)}', soft_wrap=True)
-        raise typer.Exit(1)
-
-
-def _calm_threads() -> None:
-    """Bound how long torch's threads spin while they wait for each other.
-
-    Spinning slows a machine that does something else too (reading images, another training),
-    tenfold and more; the bound costs nothing on an idle one. It holds if torch is not loaded yet.
-    """
-    os.environ.setdefault('GOMP_SPINCOUNT', '20000')
-
-
-def _kept(file, rows):
-    """All rows of a run, those of an interrupted one first; says what is kept if it ends early."""
-    try:
-        for _ in file.keep(rows):
-            pass
-    except BaseException:
-        if not file.count:
-            file.discard()
-            raise
-        problems.print(
-            f'the rows so far are kept in {_escape(str(file.partial))}; --resume goes on with them',
-            soft_wrap=True,
-        )
-        raise
-    return file.rows()
-
-
-def _progress(items, total: int, what: str):
-    from tqdm import tqdm
-
-    return tqdm(items, total=total, desc=what, disable=None, leave=False)
-
-
-def _print_scores(rows, title: str) -> None:
-    table = Table(title=title, title_justify='left')
-    table.add_column('score', justify='right')
-    table.add_column('text')
-    table.add_column('image', overflow='fold')
-    for row in rows:
-        if row.error:
-            table.add_row('-', '', f'[red]{_escape(row.error)}[/]')
-        else:
-            table.add_row(f'{row.score:.4f}', row.text_source, _escape(row.path))
-    console.print(table)
+app.command()(score)
 
 
 @app.command()
@@ -207,7 +95,7 @@ def prepare(
     from pyiqa_amhp.data import prepare as preparing
 
     report = preparing.prepare(
-        dataset, root, out, verify_images, force, seed, val_images, comments, _progress
+        dataset, root, out, verify_images, force, seed, val_images, comments, progress
     )
     table = Table(title=f'{dataset} in {report.images_folder}', title_justify='left')
     table.add_column('')
@@ -218,12 +106,12 @@ def prepare(
     for problem in report.problems:
         first = ', '.join(problem.where[:3]) + (', ...' if problem.count > 3 else '')
         problems.print(
-            f'[yellow]{problem.count:,} {_escape(problem.what)}[/]: {_escape(first)}',
+            f'[yellow]{problem.count:,} {escape(problem.what)}[/]: {escape(first)}',
             soft_wrap=True,
         )
     for file in (*report.files, out / preparing.REPORT_FILE):
-        console.print(f'written: {_escape(str(file))}', soft_wrap=True)
-    folder = _escape(report.images_folder)
+        console.print(f'written: {escape(str(file))}', soft_wrap=True)
+    folder = escape(report.images_folder)
     console.print(f'in the option files: dataroot_target: {folder}', soft_wrap=True)
 
 
@@ -277,13 +165,13 @@ def benchmark(
         published or (),
         device,
         batch_size,
-        progress=_progress,
+        progress=progress,
     )
     console.print(to_terminal(result.rows, result.title, console.width))
     for note in result.notes:
-        console.print(_escape(note), soft_wrap=True)
+        console.print(escape(note), soft_wrap=True)
     for file in result.files:
-        console.print(f'written: {_escape(str(file))}', soft_wrap=True)
+        console.print(f'written: {escape(str(file))}', soft_wrap=True)
     if all(row.error for row in result.rows if row.kind == 'measured'):
         problems.print('[bold red]no metric could be measured[/]')
         raise typer.Exit(1)
@@ -309,7 +197,7 @@ def reproduce(
     if result.rows:
         console.print(to_terminal(result.rows, result.title, console.width))
     for file in result.files:
-        console.print(f'written: {_escape(str(file))}', soft_wrap=True)
+        console.print(f'written: {escape(str(file))}', soft_wrap=True)
 
 
 @app.command(context_settings=PASS_ON)
@@ -334,27 +222,7 @@ def test(
     run_test(opt, ctx.args, Path.cwd())
 
 
-@app.command()
-def export(
-    onnx: Annotated[Path, typer.Option(help='FILE.onnx; texts go to FILE_text.onnx.')],
-    weights: Annotated[Path | None, typer.Option(help='A trained checkpoint.')] = None,
-    metric: Annotated[str, typer.Option(help='amhp or another metric of that arch.')] = 'amhp',
-) -> None:
-    """Write AMHP as ONNX graphs for onnxruntime, OpenVINO and others, checked beside torch."""
-    from pyiqa_amhp.model.export import TOLERANCE, check_file, export_onnx
-    from pyiqa_amhp.score import create_metric
-
-    check_file(onnx)
-    exported = export_onnx(create_metric(metric, weights, 'cpu').net, onnx)
-    for file in exported.files:
-        console.print(f'written: {_escape(str(file))}', soft_wrap=True)
-    if exported.difference is None:
-        console.print("not checked: onnxruntime is missing (pip install 'pyiqa-amhp\\[onnx]')")
-    else:
-        console.print(
-            f'largest score difference to torch: {exported.difference:.1e} on a scale of 1 to 10 '
-            f'(at most {TOLERANCE:g})'
-        )
+app.command()(export)
 
 
 @weights_app.command('list')
@@ -391,7 +259,7 @@ def weights_add(
     """Check a checkpoint and keep a copy of it; `--as ava` makes it the one that amhp uses."""
     from pyiqa_amhp.model import weights
 
-    console.print(f'stored: {_escape(str(weights.add_to_store(file, name)))}')
+    console.print(f'stored: {escape(str(weights.add_to_store(file, name)))}')
 
 
 @weights_app.command('remove')
@@ -399,7 +267,7 @@ def weights_remove(name: str) -> None:
     """Delete an entry of the store."""
     from pyiqa_amhp.model import weights
 
-    console.print(f'removed: {_escape(str(weights.remove_from_store(name)))}')
+    console.print(f'removed: {escape(str(weights.remove_from_store(name)))}')
 
 
 @weights_app.command('path')
@@ -424,17 +292,17 @@ def tanet_calibrate(
     from pyiqa_amhp.data.images import find_images
 
     files = find_images(images)
-    bar = _progress(files, len(files), 'Calibrating')
+    bar = progress(files, len(files), 'Calibrating')
     found = calibrate_tanet(checkpoint, bar, out, device)
     if found.errors:
         problems.print(f'[yellow]{len(found.errors)} of {len(files)} images were left out[/]')
         for error in found.errors[:5]:
-            problems.print(f'  {_escape(error)}', soft_wrap=True)
+            problems.print(f'  {escape(error)}', soft_wrap=True)
     console.print(
         f'{found.images} images: mean {found.mean:.6g}, variance {found.variance:.6g}',
         soft_wrap=True,
     )
-    console.print(f'written: {_escape(str(out))}', soft_wrap=True)
+    console.print(f'written: {escape(str(out))}', soft_wrap=True)
 
 
 @app.command()
@@ -447,5 +315,5 @@ def info() -> None:
         table.add_column(no_wrap=True)
         table.add_column(overflow='fold')
         for name, value in rows.items():
-            table.add_row(name, _escape(value))
+            table.add_row(name, escape(value))
         console.print(table)
