@@ -1,0 +1,169 @@
+"""bf16, fp16, int8 and torch.compile: what they change, and what they must not."""
+
+import copy
+import shutil
+
+import openvino
+import pytest
+import torch
+
+from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.model import runtime
+from pyiqa_amhp.model.amhp import AMHP
+from pyiqa_amhp.model.weights import read_checkpoint, save_checkpoint
+
+N = 24
+TEXTS = [f'light number {i}' for i in range(N)]
+
+
+@pytest.fixture
+def views():
+    """Preprocessed images, as different from each other as noise and flat colours are."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(N, 3, 32, 32, generator=generator)
+    x[::2] = x[::2].mean(dim=(2, 3), keepdim=True) * 30
+    return x + torch.linspace(-2, 2, N)[:, None, None, None]
+
+
+@pytest.fixture
+def scores_of(make_amhp, views):
+    """Scores ``(N,)`` of a tiny model whose levels lie far apart, run as the options say."""
+
+    def scores(variant='image', **options):
+        with torch.inference_mode():
+            return make_amhp(variant=variant, **options).judge(views, TEXTS)[0][:, 0]
+
+    return scores
+
+
+@pytest.mark.parametrize(
+    ('options', 'most'),
+    [
+        ({'precision': 'bf16'}, 0.1),
+        ({'precision': 'bf16', 'variant': 'image+attributes'}, 0.05),
+        ({'precision': 'fp16'}, 0.03),
+        ({'precision': 'bf16', 'engine': 'openvino'}, 0.2),
+        ({'precision': 'int8', 'engine': 'onnxruntime'}, 0.3),
+    ],
+    ids=str,
+)
+def test_reduced_precision_keeps_the_order_and_nearly_the_scores(scores_of, options, most):
+    if options.get('engine') == 'openvino':
+        able = openvino.Core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
+        if 'BF16' not in able:
+            pytest.skip('this processor has no bf16')
+    exact = scores_of(options.get('variant', 'image'))
+    reduced = scores_of(**options)
+    assert exact.std() > 0.08
+    assert 0 < (exact - reduced).abs().max() < most
+    assert torch.corrcoef(torch.stack([exact, reduced]))[0, 1] > 0.995
+
+
+@pytest.mark.parametrize('precision', ['bf16', 'fp16'])
+def test_the_head_and_the_scores_stay_in_fp32(make_amhp, views, precision):
+    net = make_amhp(precision=precision)
+    read = []
+    net.fc.register_forward_hook(lambda _, inputs, output: read.extend([inputs[0], output]))
+    with torch.inference_mode():
+        mos, dist = net.judge(views[:2], TEXTS[:2])
+    assert {t.dtype for t in (*read, mos, dist)} == {torch.float32}
+    assert (dist.sum(dim=1) - 1).abs().max() < 1e-6
+
+
+def test_fp32_is_the_default_of_torch_and_changes_nothing(scores_of, make_amhp):
+    assert make_amhp().backbone.runner.precision == 'fp32'
+    assert torch.equal(scores_of(), scores_of(precision='fp32', engine='torch'))
+
+
+def test_bf16_trains_the_weights_that_fp32_has(make_amhp, views):
+    def gradients(**options):
+        net = make_amhp(**options).train()
+        net.judge(views, TEXTS)[0].square().mean().backward()
+        return {name: p.grad for name, p in net.named_parameters() if p.grad is not None}
+
+    exact, reduced = gradients(), gradients(precision='bf16')
+    assert exact.keys() == reduced.keys()
+    assert {g.dtype for g in reduced.values()} == {torch.float32}
+    name = 'backbone.clip.visual.conv1.weight'
+    assert torch.cosine_similarity(exact[name].flatten(), reduced[name].flatten(), 0) > 0.98
+
+
+def test_a_precision_that_torch_has_not_on_a_device_is_refused(make_amhp, views, monkeypatch):
+    monkeypatch.setattr(runtime, '_has_autocast', lambda device, dtype: False)
+    net = make_amhp(precision='fp16')
+    with pytest.raises(AMHPError, match=r"precision='fp16': torch .* no such autocast on 'cpu'"):
+        net.judge(views, TEXTS)
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'precision': 'fp8'}, "precision='fp8' with engine='torch': expected one of fp32, bf16"),
+        ({'precision': 'int8'}, "int8 is offered by engine='onnxruntime'"),
+        ({'precision': 'int8', 'engine': 'openvino'}, "int8 is offered by engine='onnxruntime'"),
+        ({'precision': 'bf16', 'engine': 'onnxruntime'}, "bf16 is offered by engine='torch'"),
+        ({'precision': 'half', 'engine': 'onnxruntime'}, 'expected one of fp32, int8$'),
+        ({'engine': 'tensorrt'}, "engine='tensorrt': expected one of torch, openvino, onnxruntime"),
+        ({'engine': 'openvino', 'compile': True}, "compile=True is for engine='torch'"),
+        ({'compile': 'yes'}, "compile='yes': expected True or False"),
+    ],
+    ids=str,
+)
+def test_what_is_not_possible_is_said_before_weights_are_read(make_amhp, options, message):
+    with pytest.raises(AMHPError, match=message):
+        make_amhp(pretrained_model_path='/no/such/file', **options)
+
+
+def test_checkpoints_know_nothing_of_how_the_model_ran(make_amhp, tmp_path):
+    plain = make_amhp()
+    for i, options in enumerate(
+        [
+            {'precision': 'bf16'},
+            {'compile': True},
+            {'engine': 'openvino'},
+            {'engine': 'onnxruntime', 'precision': 'int8'},
+        ]
+    ):
+        net = make_amhp(**options)
+        assert net.config == plain.config
+        read = read_checkpoint(save_checkpoint(tmp_path / f'{i}.pth', net.state_dict()))
+        assert list(read.state) == [key for key in plain.state_dict() if key != '_extra_state']
+        assert not {'precision', 'compile', 'engine'} & read.config.keys()
+        again = AMHP(pretrained_model_path=str(read.path))
+        assert (again.backbone.runner.engine, again.backbone.runner.precision) == ('torch', 'fp32')
+        assert torch.equal(again.fc.weight, net.fc.weight)
+
+
+@pytest.fixture
+def compiler():
+    """Skips where torch.compile has nothing to compile with."""
+    if not any(map(shutil.which, ('c++', 'g++', 'clang++', 'cl'))):
+        pytest.skip('no C++ compiler here')
+
+
+def test_compiled_towers_give_the_same_features_and_gradients(make_amhp, views, compiler):
+    plain, compiled = make_amhp(), make_amhp(compile=True)
+    keys = list(plain.state_dict())
+    gradients = []
+    for net in (plain, compiled):
+        features = net.backbone.train().encode_image(views)
+        features.square().mean().backward()
+        gradients.append(net.backbone.clip.visual.conv1.weight.grad)
+    torch.testing.assert_close(*gradients, atol=1e-6, rtol=1e-4)
+    assert list(compiled.state_dict()) == keys
+    assert compiled.backbone.runner._compiled
+    assert not copy.deepcopy(compiled).backbone.runner._compiled
+    with torch.inference_mode():
+        text = [net.eval().backbone.encode_text(['sky', 'red sky']) for net in (plain, compiled)]
+    torch.testing.assert_close(*text, atol=1e-5, rtol=0)
+
+
+def test_without_a_compiler_compile_says_what_is_missing(make_amhp, views, monkeypatch):
+    import torch._inductor.config
+
+    monkeypatch.setattr(torch._inductor.config.cpp, 'cxx', ('/no/such/compiler',))
+    monkeypatch.setattr(torch._inductor.config, 'fx_graph_cache', False)
+    torch._dynamo.reset()
+    net = make_amhp(compile=True)
+    with pytest.raises(AMHPError, match=r'compile=True: torch.compile failed .* a C\+\+ compiler'):
+        net.judge(views[:5], TEXTS[:5])
