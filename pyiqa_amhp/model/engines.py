@@ -168,7 +168,7 @@ def _core():
     """OpenVINO, once for the process.
 
     Its second core, let go after the first, leaves the thread a signal stack in memory that is
-    gone (2026.2): Ctrl-C, or the end of a worker process, would crash.
+    gone (2026.4): Ctrl-C, or the end of a worker process, would crash.
     """
     return needs('openvino', 'openvino').Core()
 
