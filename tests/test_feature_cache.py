@@ -124,17 +124,6 @@ def test_no_flipped_bit_gives_a_wrong_number(filled):
     assert fewer > 10  # the flips did hit rows
 
 
-def test_a_journal_left_by_a_damaged_file_is_not_played_into_the_new_one(filled):
-    journal = filled.with_name(filled.name + '-journal')
-    journal.write_bytes(b'\xd9\xd5\x05\xf9\x20\xa1\x63\xd7' + bytes(5000))
-    filled.write_bytes(b'no database' * 1000)
-    cache = FeatureCache(filled, WIDTH)
-    cache.read(KEYS)
-    assert not journal.exists()
-    cache.write(ROWS)
-    check_all(filled)
-
-
 def test_a_folder_that_cannot_be_made_is_said_once(tmp_path, pyiqa_log):
     (tmp_path / 'file').write_text('in the way')
     cache = FeatureCache(tmp_path / 'file' / 'image.sqlite', WIDTH)
@@ -195,4 +184,16 @@ def test_a_process_that_dies_while_it_writes_leaves_the_rows_as_they_were(filled
     worker.join()
     assert worker.exitcode == 9
     assert filled.with_name(filled.name + '-journal').stat().st_size
+    check_all(filled)
+
+
+@pytest.mark.parametrize('damage', [lambda path: None, garbage_at(0), garbage_at(4096)])
+def test_a_file_left_half_written_and_damaged_works_again(filled, damage):
+    worker = multiprocessing.get_context('fork').Process(target=die_while_writing, args=(filled,))
+    worker.start()
+    worker.join()
+    damage(filled)
+    check_none_is_wrong(filled)
+    for _ in range(2):
+        FeatureCache(filled, WIDTH).write(ROWS)
     check_all(filled)

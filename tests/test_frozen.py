@@ -174,6 +174,14 @@ def test_a_frozen_tower_has_no_dropout_and_keeps_its_statistics(build, batches, 
     assert torch.equal(net.backbone.encode_image(x), net.backbone.encode_image(x))
 
 
+def test_freezing_puts_the_towers_into_evaluation_mode_at_once(make_amhp):
+    net = make_amhp().train()
+    FrozenTowers(net, ('image',))
+    assert not net.backbone.clip.visual.training
+    assert net.backbone.clip.transformer.training
+    assert net.preprocess.training
+
+
 def test_a_frozen_tower_runs_without_gradient(build):
     net = build('both').net
     assert not net.backbone.encode_image(torch.rand(1, 3, 32, 32)).requires_grad
@@ -385,19 +393,18 @@ def test_files_that_trade_places_trade_features(towers, photo):
     assert torch.equal(check_fresh(cached, [other, photo]), Fx)
 
 
-def test_a_file_by_a_relative_path_is_not_another_folders(towers, photo, tmp_path, monkeypatch):
+def test_files_of_one_name_in_two_folders_are_kept_apart(towers, photo, tmp_path, monkeypatch):
     cached = towers()
-    check_fresh(cached, [photo])
     (tmp_path / 'other').mkdir()
-    monkeypatch.chdir(tmp_path / 'other')
-    paint('photo.bmp', 1)
-    check_fresh(cached, ['photo.bmp'])
-    monkeypatch.chdir(tmp_path)
-    check_fresh(cached, ['photo.bmp'])
-
-
-def last_weight(net, start):
-    return [p for name, p in net.backbone.named_parameters() if name.startswith(start)][-1]
+    paint(tmp_path / 'other' / 'photo.bmp', 1)
+    for folder in (tmp_path, tmp_path / 'other'):
+        monkeypatch.chdir(folder)
+        check_fresh(cached, ['photo.bmp'])
+    count = watch(cached.net, monkeypatch)
+    for folder in (tmp_path, tmp_path / 'other'):
+        monkeypatch.chdir(folder)
+        cached.image_features(['photo.bmp'])
+    assert count['files'] == 0
 
 
 def test_changed_weights_have_new_features(towers, photo):
@@ -406,13 +413,13 @@ def test_changed_weights_have_new_features(towers, photo):
     before = check_fresh(first, [photo])
     assert not torch.allclose(check_fresh(other, [photo]), before)
     with torch.no_grad():
-        last_weight(first.net, 'clip.visual').flatten()[-1] += 1
+        first.net.backbone.clip.visual.conv1.weight[-1, -1, -1, -1] += 1
     assert not torch.allclose(check_fresh(first, [photo]), before)
 
     text = first.text_features(['warm light'])
     assert not torch.allclose(other.text_features(['warm light']), text)
     with torch.no_grad():
-        first.net.backbone.clip.ln_final.bias[-1] += 1
+        first.net.backbone.clip.token_embedding.weight[-1, -1] += 1  # of the end token
         expected = first.net.backbone.encode_text(['warm light'])
     torch.testing.assert_close(first.text_features(['warm light']), expected)
 

@@ -86,8 +86,7 @@ class FeatureCache:
         get_root_logger().warning(
             f'{self.path}: a damaged file of features ({error}) is deleted and begun anew'
         )
-        try:  # the journal first: it must never be taken for the new file's
-            Path(f'{self.path}-journal').unlink(missing_ok=True)
+        try:
             self.path.unlink(missing_ok=True)
         except OSError as unlink_error:
             self._given_up |= {'read', 'written'}
@@ -114,5 +113,4 @@ def _short(name: bytes) -> bytes:
 
 
 def _checksum(key: Key, numbers: bytes) -> bytes:
-    lengths = f'{len(key.name)} {len(key.stamp)} '.encode()
-    return blake2b(lengths + key.name + key.stamp + numbers, digest_size=DIGEST).digest()
+    return blake2b(key.name + key.stamp + numbers, digest_size=DIGEST).digest()

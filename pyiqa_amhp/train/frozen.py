@@ -118,7 +118,7 @@ class FrozenTowers:
         except ImageReadError as error:
             return path, None, error
         # A file that was just written may be written again without another time to show for it.
-        if before and before == _stat(path) and before.changed < now - UNSETTLED:
+        if before and before.changed < now - UNSETTLED:
             return path, _file_key(path, before), view
         return path, None, view
 
