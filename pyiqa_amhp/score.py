@@ -28,7 +28,7 @@ class Score:
     Attributes:
         path: as it was given.
         score: on the metric's scale; None where the image could not be read.
-        text_source: ``given`` where a text was used, else ``none``.
+        text_source: of AMHP's first-level prompt: ``given``, ``predicted`` or ``none``.
         levels: AMHP's probability of each quality level, by its word.
         bins: another metric's probability of each of its scores, where it was asked for and the
             metric gives one.
@@ -234,14 +234,12 @@ class _Judge:
         if self.quick:
             x = x.to(next(net.parameters()).device).permute(0, 3, 1, 2)
             x = net.preprocess.normalised(x.float() / 255)
-        if not net.config.uses_attributes:
-            texts = [''] * len(texts)
         with torch.inference_mode():
             mos, dist = net.judge(x, texts)
-        for row, text, score, levels in zip(
-            rows, texts, mos[:, 0].tolist(), dist.tolist(), strict=True
+        for row, source, score, levels in zip(
+            rows, net.text_sources(texts), mos[:, 0].tolist(), dist.tolist(), strict=True
         ):
-            row.score, row.text_source = score, 'given' if text else 'none'
+            row.score, row.text_source = score, source
             row.levels = dict(zip(net.config.levels, levels, strict=True))
 
     def _judge_other(self, row: Score, image: torch.Tensor) -> None:

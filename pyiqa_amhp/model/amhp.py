@@ -18,6 +18,7 @@ from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model import weights
 from pyiqa_amhp.model.backbone import Backbone, resolve_clip
 from pyiqa_amhp.model.config import AMHPConfig, stored_config
+from pyiqa_amhp.model.predict import LevelPredictor, Prediction, Prompt, build_predictor
 from pyiqa_amhp.model.preprocess import Preprocess, check_images
 from pyiqa_amhp.model.prompts import image_texts, level_sentences
 from pyiqa_amhp.model.runtime import Runner
@@ -123,7 +124,9 @@ class AMHP(nn.Module):
         clip_scale = zero_shot or config.tau == 'clip'
         start = self.backbone.clip_logit_scale if clip_scale else math.log(1 / config.tau)
         self.logit_scale = nn.Parameter(torch.tensor(start))
-        self._level_cache: tuple = (None, None)
+        self.predictor = build_predictor(config, n, self.backbone.clip_logit_scale)
+        self.text_source = config.text_source
+        self._sentence_cache: dict[tuple[str, ...], tuple] = {}
 
         if found:
             weights.load_into(self, found)
@@ -138,7 +141,9 @@ class AMHP(nn.Module):
         return_dist: bool = False,
         Fx: torch.Tensor | None = None,
         Ft: torch.Tensor | None = None,
-    ) -> torch.Tensor | list[torch.Tensor]:
+        predicted: torch.Tensor | None = None,
+        return_prompt: bool = False,
+    ) -> torch.Tensor | list:
         """Judge a batch.
 
         Args:
@@ -149,6 +154,9 @@ class AMHP(nn.Module):
             return_dist: give the level distributions, ``(N, k)``.
             Fx, Ft: features ``(N, n)`` that a frozen tower made before, in the place of ``x``
                 and of ``text``.
+            predicted: ``(N,)`` of bool, whose first-level prompt is to be predicted; None: as
+                ``text_sources`` says.
+            return_prompt: give the ``Prompt`` too, last.
 
         Returns:
             One tensor, or ``[mos, dist]`` as in pyiqa's NIMA.
@@ -161,26 +169,56 @@ class AMHP(nn.Module):
         if Fx is None:
             x = self.preprocess(check_images(x).to(self.logit_scale.dtype))
         texts = image_texts(text, len(x if Fx is None else Fx))
-        mos, dist = self.judge(x, texts, Fx, Ft)
-        outputs = [mos] * return_mos + [dist] * return_dist
-        return outputs if len(outputs) > 1 else outputs[0]
-
-    def judge(
-        self,
-        x: torch.Tensor | None,
-        texts: list[str],
-        Fx: torch.Tensor | None = None,
-        Ft: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scores ``(N, 1)`` and distributions ``(N, k)`` of preprocessed images ``x``.
-
-        Features that are given are not made again.
-        """
         if Fx is None:
             Fx = self.backbone.encode_image(x)  # Eq. 1  (N, n)
-        if Ft is None and self.config.uses_attributes:
-            Ft = self.text_features(texts, Fx)  # (N, n)
-        return self.head(Fx, Ft)
+        prompt = self.first_level(texts, Fx, Ft, predicted)
+        mos, dist = self.head(Fx, prompt.Ft)
+        outputs = [mos] * return_mos + [dist] * return_dist + [prompt] * return_prompt
+        return outputs if len(outputs) > 1 else outputs[0]
+
+    def judge(self, x: torch.Tensor, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scores ``(N, 1)`` and distributions ``(N, k)`` of preprocessed images ``x``."""
+        Fx = self.backbone.encode_image(x)  # Eq. 1  (N, n)
+        return self.head(Fx, self.first_level(texts, Fx).Ft)
+
+    def text_sources(self, texts: list[str]) -> list[str]:
+        """What the first-level prompt of each image is: ``given``, ``predicted`` or ``none``."""
+        if not self.config.uses_attributes or self.text_source == 'none':
+            return ['none'] * len(texts)
+        if self.text_source == 'predicted':
+            return ['predicted'] * len(texts)
+        predicts = self.predictor is not None and self.text_source is None
+        return ['given' if text else 'predicted' if predicts else 'none' for text in texts]
+
+    def first_level(
+        self,
+        texts: list[str],
+        Fx: torch.Tensor,
+        Ft: torch.Tensor | None = None,
+        predicted: torch.Tensor | None = None,
+    ) -> Prompt:
+        """The first-level prompts of images with the features ``Fx (N, n)``; see ``forward``."""
+        if not self.config.uses_attributes:
+            return Prompt(None)
+        sources = self.text_sources(texts)
+        if Ft is None or self.text_source == 'none':
+            read = {'given', 'predicted' if self.training else 'given'}  # the loss compares both
+            pairs = zip(texts, sources, strict=True)
+            Ft = self.text_features([t if source in read else '' for t, source in pairs], Fx)
+        if predicted is None:
+            predicted = torch.tensor([source == 'predicted' for source in sources])
+        if self.predictor is None or not (self.training or predicted.any()):
+            return Prompt(Ft, Ft)
+        prediction = self.predict(Fx)
+        chosen = torch.where(predicted[:, None].to(Ft.device), prediction.Ft.to(Ft.dtype), Ft)
+        return Prompt(chosen, Ft, prediction)
+
+    def predict(self, Fx: torch.Tensor) -> Prediction:
+        """What people would say about images with the features ``Fx (N, n)``."""
+        if isinstance(self.predictor, LevelPredictor):
+            features = self.sentence_features(self.predictor.sentences)
+            return self.predictor(Fx, features, self.backbone.encode_text)
+        return self.predictor(Fx)
 
     def head(
         self, Fx: torch.Tensor, Ft: torch.Tensor | None, FTa: torch.Tensor | None = None
@@ -212,7 +250,11 @@ class AMHP(nn.Module):
         return Ft.index_copy(0, torch.tensor(rows, device=Ft.device), features.to(Ft.dtype))
 
     def level_features(self) -> torch.Tensor:
-        """``FTa`` of Eq. 3, ``(k, n)``.
+        """``FTa`` of Eq. 3, ``(k, n)``."""
+        return self.sentence_features(self.level_sentences)
+
+    def sentence_features(self, sentences: list[str]) -> torch.Tensor:
+        """Features of sentences that are always the same, ``(M, n)``.
 
         Kept in evaluation, and in training too if the text tower is frozen, until its weights
         change.
@@ -220,17 +262,19 @@ class AMHP(nn.Module):
         parameters = self.backbone.text_parameters()
         learns = any(p.requires_grad for p in parameters)
         if learns and (self.training or torch.is_grad_enabled()):
-            return self.backbone.encode_text(self.level_sentences)
-        key = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in parameters]
-        if self._level_cache[0] != key:
+            return self.backbone.encode_text(sentences)
+        state = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in parameters]
+        kept = self._sentence_cache.get(tuple(sentences))
+        if kept is None or kept[0] != state:
             with torch.inference_mode(False), torch.no_grad():
-                self._level_cache = (key, self.backbone.encode_text(self.level_sentences))
-        return self._level_cache[1]
+                kept = (state, self.backbone.encode_text(sentences))
+            self._sentence_cache[tuple(sentences)] = kept
+        return kept[1]
 
     def train(self, mode: bool = True):
-        """Switch the mode, and forget the quality levels' features unless their tower is frozen."""
+        """Switch the mode, and forget the sentences' features unless their tower is frozen."""
         if any(p.requires_grad for p in self.backbone.text_parameters()):
-            self._level_cache = (None, None)
+            self._sentence_cache.clear()
         return super().train(mode)
 
     def get_extra_state(self) -> torch.Tensor:

@@ -15,6 +15,7 @@ import torch
 
 from pyiqa_amhp.data.ratings import LEVELS, REFERENCE_PARA_LEVEL_VALUES, SCALES
 from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.text.attributes import TEMPLATE
 
 # The paper's formulas, with the four slips of the authors' code mended; and what they ran.
 PROTOCOLS = {
@@ -36,6 +37,8 @@ PROTOCOLS = {
 
 # Rows of the paper's Table 4 (Img, Img + Attr, Img + Qual, Img + Attr + Qual).
 VARIANTS = ('image', 'image+attributes', 'image+levels', 'all')
+# The attributes of PARA that the paper uses (its Table 5), for predictions without labels.
+ATTRIBUTES = ('content', 'composition', 'color', 'light', 'depth of field', 'object emphasis')
 
 CHOICES = {
     'dataset': tuple(SCALES),
@@ -44,6 +47,9 @@ CHOICES = {
     'fc_init': ('zero', 'default'),
     'resize': ('squash', 'shortest'),
     'crop': ('center', 'corner'),
+    'text_source': ('given', 'predicted', 'none'),
+    'predictor': ('none', 'levels', 'feature'),
+    'predicted_text': ('sentences', 'expectation'),
 }
 
 
@@ -80,6 +86,16 @@ class AMHPConfig:
         test_flip: in testing, mirror every other image at random (the code's slip; here the
             toss depends on the image's own pixels, so a score can be repeated).
         image_mean, image_std: of the towers' input; None: as CLIP's weights say.
+        predictor: where a first-level prompt comes from if nobody has commented (our addition,
+            see ``predict.py``): ``none`` (paper), ``levels`` or ``feature``. ``levels`` works
+            untrained too, as CLIP's zero-shot opinion.
+        text_source: what the first-level prompt is. None: the text that is given, else a
+            predicted one if there is a predictor, else nothing. ``given``: never a predicted one;
+            ``predicted``: always, whatever is given; ``none``: image only.
+        attributes: names that ``predictor='levels'`` tells the levels of.
+        attribute_template: the sentence of each, with ``{level}`` and ``{attribute}`` (paper).
+        predicted_text: ``sentences``: the feature of the likeliest levels' sentences;
+            ``expectation``: the mean of the levels' features under their probabilities.
     """
 
     dataset: str = 'ava'
@@ -101,6 +117,11 @@ class AMHPConfig:
     test_flip: bool | None = None
     image_mean: tuple[float, ...] | None = None
     image_std: tuple[float, ...] | None = None
+    predictor: str = 'none'
+    text_source: str | None = None
+    attributes: tuple[str, ...] = ATTRIBUTES
+    attribute_template: str = TEMPLATE
+    predicted_text: str = 'sentences'
 
     @classmethod
     def from_options(cls, options: dict[str, Any], stored: dict[str, Any] | None = None):
@@ -153,6 +174,7 @@ class AMHPConfig:
         self._check_backbone()
         self._check_levels()
         self._check_numbers()
+        self._check_predictor()
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
@@ -207,6 +229,25 @@ class AMHPConfig:
         for name in ('quick_gelu', 'normalize_fused', 'tuple_prompts', 'test_flip'):
             if getattr(self, name) not in (None, True, False):
                 raise self._wrong(name, 'True or False')
+
+    def _check_predictor(self) -> None:
+        names = () if isinstance(self.attributes, str | Real) else tuple(self.attributes)
+        if not names or len(set(names)) < len(names) or not all(isinstance(n, str) for n in names):
+            raise self._wrong('attributes', 'at least one name, each once')
+        self._set('attributes', names)
+        for field in ('{level}', '{attribute}'):
+            if not isinstance(self.attribute_template, str) or field not in self.attribute_template:
+                raise self._wrong('attribute_template', f'a sentence with the field {field} in it')
+        if self.predictor != 'none' and not self.uses_attributes:
+            raise AMHPError(
+                f'predictor={self.predictor!r}: variant={self.variant!r} reads no text; use all or '
+                'image+attributes'
+            )
+        if self.text_source == 'predicted' and self.predictor == 'none':
+            raise AMHPError(
+                "text_source='predicted': this model has no predictor; give predictor='levels' "
+                "(untrained: CLIP's zero-shot opinion), or weights that were trained with one"
+            )
 
     @property
     def uses_attributes(self) -> bool:

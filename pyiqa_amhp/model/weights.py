@@ -18,6 +18,7 @@ from pyiqa_amhp.model.config import AMHPConfig, stored_config
 from pyiqa_amhp.model.files import check_keys, read_tensors
 
 CONFIG_KEY = '_extra_state'  # where torch keeps what AMHP.get_extra_state gives
+PREDICTOR = 'predictor.'
 WEIGHTS_VARIABLE = 'PYIQA_AMHP_WEIGHTS'
 HOME_VARIABLE = 'PYIQA_AMHP_HOME'
 
@@ -70,11 +71,24 @@ def save_checkpoint(path: str | Path, state: dict[str, torch.Tensor]) -> Path:
 def load_into(net: torch.nn.Module, checkpoint: Checkpoint) -> None:
     """Load a checkpoint into a model built from its configuration.
 
+    A model may have another predictor of texts than the checkpoint, if that needs no training.
+
     Raises:
         AMHPError: names the keys that do not fit.
     """
-    check_keys(net, checkpoint.state, checkpoint.path, ignore=(CONFIG_KEY,))
-    net.load_state_dict({**checkpoint.state, CONFIG_KEY: net.get_extra_state()})
+    state = dict(checkpoint.state)
+    stored = checkpoint.config.get('predictor', 'none')
+    if stored != net.config.predictor:
+        state = {key: value for key, value in state.items() if not key.startswith(PREDICTOR)}
+        if net.config.predictor == 'feature':
+            raise AMHPError(
+                f"{checkpoint.path}: trained with predictor={stored!r}; predictor='feature' works "
+                "only where it was trained, predictor='levels' everywhere"
+            )
+        own = net.state_dict()
+        state |= {key: own[key] for key in own if key.startswith(PREDICTOR)}
+    check_keys(net, state, checkpoint.path, ignore=(CONFIG_KEY,))
+    net.load_state_dict({**state, CONFIG_KEY: net.get_extra_state()})
 
 
 def find(dataset: str, pretrained: bool | str, path: str | None) -> Checkpoint | None:
