@@ -74,7 +74,12 @@ class Engine:
         build = _openvino if self.name == 'openvino' else _onnxruntime
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             file = Path(folder, 'tower.onnx')
-            program = to_onnx(Tower(encode, clip), {'x': (example, dims)}, ['features'])
+            program = to_onnx(
+                Tower(encode, clip),
+                {'x': (example, dims)},
+                ['features'],
+                optimize=self.precision == 'int8',  # else few weights are found to be constant
+            )
             # Else onnxruntime advises, by a warning, to run another package's tools first.
             program.model.metadata_props['onnx.quant.pre_process'] = 'onnxruntime.quant'
             program.save(file, external_data=True)  # towers of over 2 GB fit no other way
