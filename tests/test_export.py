@@ -172,6 +172,8 @@ def test_a_name_that_cannot_be_written_to_is_said_first(amhp, tmp_path, name, me
 def test_only_a_plain_amhp_is_exported(make_amhp, tmp_path):
     with pytest.raises(AMHPError, match='export writes the arch AMHP, got Linear'):
         export.export_onnx(torch.nn.Linear(1, 1), tmp_path / 'a.onnx')
+    with pytest.raises(AMHPError, match='export one without a predictor'):
+        export.export_onnx(make_amhp(predictor='feature'), tmp_path / 'a.onnx')
     with pytest.raises(AMHPError, match="engine='openvino' and precision='fp32'; export one"):
         export.export_onnx(make_amhp(engine='openvino', precision='fp32'), tmp_path / 'a.onnx')
 

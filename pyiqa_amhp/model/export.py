@@ -60,6 +60,11 @@ def export_onnx(net: AMHP, file: str | Path) -> Exported:
     image_file = check_file(file)
     if not isinstance(net, AMHP):
         raise AMHPError(f'export writes the arch AMHP, got {type(net).__name__}')
+    if net.predictor is not None:
+        raise AMHPError(
+            'this model predicts the first-level prompt of images without a text, which the graphs '
+            'do not hold; export one without a predictor'
+        )
     needs('onnxscript', 'onnx')
     runner = net.backbone.runner
     if (runner.engine, runner.precision) != ('torch', 'fp32'):
