@@ -181,6 +181,15 @@ class AMHP(nn.Module):
         Fx = self.backbone.encode_image(x)  # Eq. 1  (N, n)
         return self.head(Fx, self.first_level(texts, Fx).Ft)
 
+    def explain(self, image, text: str | None = None):
+        """Why one image (a file, a Pillow image, or ``(1, 3, H, W)``) has its score.
+
+        See :func:`pyiqa_amhp.explain.reasons.explain`.
+        """
+        from pyiqa_amhp.explain.reasons import explain
+
+        return explain(self, image, text)
+
     def text_sources(self, texts: list[str]) -> list[str]:
         """What the first-level prompt of each image is: ``given``, ``predicted`` or ``none``."""
         if not self.config.uses_attributes or self.text_source == 'none':

@@ -1,0 +1,164 @@
+"""Where in the image a score comes from: attention, weighted by its gradient, over patches.
+
+After Chefer et al., "Generic Attention-model Explainability for Interpreting Bi-Modal and
+Encoder-Decoder Transformers", ICCV 2021, Eq. 5 and 6, with one change, ours: they keep what raises
+the output and drop the rest; here what lowers a score counts as much, by its amount.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from open_clip.transformer import VisionTransformer
+from torch import nn
+from torch.nn.functional import linear
+
+from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.explain.aside import judging
+from pyiqa_amhp.model.predict import Prompt
+
+FILLS = ('mean', 'grey')
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a model made of N images.
+
+    Attributes:
+        Fx: image features ``(N, n)``. prompt: the first level.
+        mos, dist: scores ``(N, 1)`` and distributions ``(N, k)``.
+        relevance: ``(N, grid, grid)`` over the patches, at least 0, each image's sum 1 (0 where
+            the image does not move the score); None where the tower's attention cannot be read.
+    """
+
+    Fx: torch.Tensor
+    prompt: Prompt
+    mos: torch.Tensor
+    dist: torch.Tensor
+    relevance: torch.Tensor | None
+
+
+def judge(net, x: torch.Tensor, texts: list[str]) -> Judged:
+    """Judge preprocessed images ``x``, and tell where each score comes from.
+
+    The texts are held fixed, predicted ones too: it is the image's own way to the score.
+    """
+    visual = net.backbone.clip.visual
+    attentions = readable_attention(net)
+    with torch.set_grad_enabled(attentions is not None), kept_attention(attentions or ()) as kept:
+        x = x.detach().clone().requires_grad_(attentions is not None)
+        Fx = net.backbone.encode_image(x)
+        with torch.no_grad():
+            prompt = net.first_level(texts, Fx.detach())
+            FTa = net.level_features() if net.config.uses_levels else net.level_vectors
+        mos, dist = net.head(Fx, prompt.Ft, FTa)
+    found = None
+    if attentions is not None:
+        gradients = torch.autograd.grad(mos, kept, torch.ones_like(mos))
+        found = roll_out([a.detach() for a in kept], gradients, visual)
+    return Judged(Fx.detach(), prompt, mos.detach(), dist.detach(), found)
+
+
+def readable_attention(net) -> list[nn.MultiheadAttention] | None:
+    """The attention of open_clip's own vision transformer, first block first; None of others."""
+    visual = net.backbone.clip.visual
+    if not isinstance(visual, VisionTransformer) or visual.attn_pool is not None:
+        return None
+    found = [getattr(block, 'attn', None) for block in visual.transformer.resblocks]
+    plain = all(
+        type(a) is nn.MultiheadAttention and a.batch_first and a.in_proj_weight is not None
+        for a in found
+    )
+    learned = not any(p.is_inference() for p in net.parameters())  # autograd refuses those
+    return found if found and plain and learned else None
+
+
+@contextmanager
+def kept_attention(attentions: Sequence[nn.MultiheadAttention]) -> Iterator[list[torch.Tensor]]:
+    """Have attention layers compute their probabilities openly, and keep them.
+
+    torch's own computation gives no probabilities that autograd knows.
+
+    Yields:
+        A list that gets ``(N, heads, L, L)`` of each layer as it runs.
+    """
+    kept: list[torch.Tensor] = []
+
+    def again(layer: nn.MultiheadAttention, inputs, _) -> tuple[torch.Tensor, None]:
+        x, width = inputs[0], layer.embed_dim // layer.num_heads  # (N, L, heads * width)
+        qkv = linear(x, layer.in_proj_weight, layer.in_proj_bias)
+        q, k, v = qkv.unflatten(-1, (3, layer.num_heads, width)).permute(2, 0, 3, 1, 4)
+        p = (q @ k.transpose(-2, -1) / math.sqrt(width)).softmax(dim=-1)
+        kept.append(p)
+        return layer.out_proj((p @ v).transpose(1, 2).flatten(2)), None
+
+    handles = [layer.register_forward_hook(again) for layer in attentions]
+    try:
+        yield kept
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def roll_out(
+    attentions: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor], visual: VisionTransformer
+) -> torch.Tensor:
+    """Relevance of patches from the layers' attention and its gradient, ``(N, grid, grid)``."""
+    itself = torch.eye(attentions[0].shape[-1]).to(attentions[0])
+    R = itself
+    for a, gradient in zip(attentions, gradients, strict=True):
+        R = R + (gradient * a).abs().mean(dim=1) @ R  # (N, L, L)
+    R = R - itself  # that a token is there says nothing about the score
+    patches = R[:, 1:, 1:].mean(dim=1) if visual.pool_type == 'avg' else R[:, 0, 1:]
+    total = patches.sum(dim=-1, keepdim=True)
+    shares = torch.where(total > 0, patches / total.clamp(min=torch.finfo(total.dtype).tiny), 0)
+    return shares.unflatten(-1, visual.grid_size)
+
+
+def faithfulness(
+    net,
+    images: torch.Tensor,
+    texts: list[str] | None = None,
+    share: float = 0.2,
+    fill: str = 'mean',
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What happens to scores when the most, and the least, relevant patches are deleted.
+
+    Args:
+        net: an AMHP; it is left as it was.
+        images: preprocessed, ``(N, 3, size, size)``.
+        texts: one for each, '' where there is none.
+        share: of the patches that are deleted.
+        fill: what takes their place: each image's ``mean`` colour, or CLIP's mean (``grey``).
+
+    Returns:
+        Score changes ``(N,)`` without the most relevant and without the least relevant patches.
+
+    Raises:
+        AMHPError: a tower without a map, a share outside 0..1, another fill.
+    """
+    if not 0 < share <= 1 or fill not in FILLS:
+        raise AMHPError(f'share={share!r}, fill={fill!r}: expected 0 < share <= 1 and mean or grey')
+    texts = texts or [''] * len(images)
+    with judging(net):
+        judged = judge(net, images, texts)
+        if judged.relevance is None:
+            raise AMHPError('this image tower has no relevance map to be checked')
+        blank = images.mean(dim=(2, 3), keepdim=True) * (fill == 'mean')
+        changes = []
+        for largest in (True, False):
+            deleted = _places(judged.relevance, share, largest).to(images)
+            deleted = nn.functional.interpolate(deleted[:, None], images.shape[-2:])
+            score, _ = net.judge(images * (1 - deleted) + blank * deleted, texts)
+            changes.append((score - judged.mos)[:, 0])
+    return changes[0], changes[1]
+
+
+def _places(relevance: torch.Tensor, share: float, largest: bool) -> torch.Tensor:
+    """Which patches are the most or the least relevant, ``(N, grid, grid)`` of bool."""
+    flat = relevance.flatten(1)
+    count = max(1, round(share * flat.shape[1]))
+    chosen = flat.topk(count, largest=largest).indices
+    return torch.zeros_like(flat, dtype=torch.bool).scatter(1, chosen, True).view_as(relevance)
