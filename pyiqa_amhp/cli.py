@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from pyiqa_amhp.cli_explain import explain
 from pyiqa_amhp.cli_options import ListsOfWords, pairs
 from pyiqa_amhp.cli_output import console, escape, problems, progress
 from pyiqa_amhp.cli_score import export, score
@@ -71,6 +72,7 @@ def demo(
 
 
 app.command()(score)
+app.command()(explain)
 
 
 @app.command()
