@@ -1,8 +1,10 @@
-"""Where in the image a score comes from: attention, weighted by its gradient, over patches.
+"""Where in the image a score comes from: attention to each patch, weighted by its gradient.
 
-After Chefer et al., "Generic Attention-model Explainability for Interpreting Bi-Modal and
-Encoder-Decoder Transformers", ICCV 2021, Eq. 5 and 6, with one change, ours: they keep what raises
-the output and drop the rest; here what lowers a score counts as much, by its amount.
+Attention rolled out over the layers (Abnar and Zuidema, "Quantifying Attention Flow in
+Transformers", ACL 2020) says how much of a patch reaches the feature; the gradient of the score in
+the patch's pixels says how much it matters there. Their product is our choice. The gradient of the
+attention itself (Chefer et al., ICCV 2021, Eq. 5 and 6) was less faithful on the demo's models:
+see docs/explain.md.
 """
 
 import math
@@ -56,8 +58,8 @@ def judge(net, x: torch.Tensor, texts: list[str]) -> Judged:
         mos, dist = net.head(Fx, prompt.Ft, FTa)
     found = None
     if attentions is not None:
-        gradients = torch.autograd.grad(mos, kept, torch.ones_like(mos))
-        found = roll_out([a.detach() for a in kept], gradients, visual)
+        (gradient,) = torch.autograd.grad(mos, x, torch.ones_like(mos))
+        found = shares_of_patches(kept, gradient, visual)
     return Judged(Fx.detach(), prompt, mos.detach(), dist.detach(), found)
 
 
@@ -79,7 +81,7 @@ def readable_attention(net) -> list[nn.MultiheadAttention] | None:
 def kept_attention(attentions: Sequence[nn.MultiheadAttention]) -> Iterator[list[torch.Tensor]]:
     """Have attention layers compute their probabilities openly, and keep them.
 
-    torch's own computation gives no probabilities that autograd knows.
+    torch's own computation gives none on its way to the output.
 
     Yields:
         A list that gets ``(N, heads, L, L)`` of each layer as it runs.
@@ -91,7 +93,7 @@ def kept_attention(attentions: Sequence[nn.MultiheadAttention]) -> Iterator[list
         qkv = linear(x, layer.in_proj_weight, layer.in_proj_bias)
         q, k, v = qkv.unflatten(-1, (3, layer.num_heads, width)).permute(2, 0, 3, 1, 4)
         p = (q @ k.transpose(-2, -1) / math.sqrt(width)).softmax(dim=-1)
-        kept.append(p)
+        kept.append(p.detach())
         return layer.out_proj((p @ v).transpose(1, 2).flatten(2)), None
 
     handles = [layer.register_forward_hook(again) for layer in attentions]
@@ -102,19 +104,25 @@ def kept_attention(attentions: Sequence[nn.MultiheadAttention]) -> Iterator[list
             handle.remove()
 
 
-def roll_out(
-    attentions: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor], visual: VisionTransformer
+def shares_of_patches(
+    attentions: Sequence[torch.Tensor], gradient: torch.Tensor, visual: VisionTransformer
 ) -> torch.Tensor:
-    """Relevance of patches from the layers' attention and its gradient, ``(N, grid, grid)``."""
+    """Relevance, ``(N, grid, grid)``.
+
+    Args:
+        attentions: of the layers, first one first, ``(N, heads, L, L)``.
+        gradient: of the scores in the preprocessed images, ``(N, 3, size, size)``.
+    """
     itself = torch.eye(attentions[0].shape[-1]).to(attentions[0])
     R = itself
-    for a, gradient in zip(attentions, gradients, strict=True):
-        R = R + (gradient * a).abs().mean(dim=1) @ R  # (N, L, L)
+    for a in attentions:
+        R = R + a.mean(dim=1) @ R  # (N, L, L)
     R = R - itself  # that a token is there says nothing about the score
-    patches = R[:, 1:, 1:].mean(dim=1) if visual.pool_type == 'avg' else R[:, 0, 1:]
-    total = patches.sum(dim=-1, keepdim=True)
-    shares = torch.where(total > 0, patches / total.clamp(min=torch.finfo(total.dtype).tiny), 0)
-    return shares.unflatten(-1, visual.grid_size)
+    reached = R[:, 1:, 1:].mean(dim=1) if visual.pool_type == 'avg' else R[:, 0, 1:]
+    felt = nn.functional.avg_pool2d(gradient.abs().sum(dim=1), visual.patch_size)
+    patches = reached.unflatten(-1, visual.grid_size) * felt
+    total = patches.sum(dim=(1, 2), keepdim=True)
+    return torch.where(total > 0, patches / total.clamp(min=torch.finfo(total.dtype).tiny), 0)
 
 
 def faithfulness(
