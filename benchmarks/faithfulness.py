@@ -34,7 +34,7 @@ def test_images(data: Path):
     return [data / 'images' / name for name in rows['img_name']], list(rows['text'])
 
 
-def measure(weights: list[Path], files: list[Path], texts: list[str]) -> list[Claim]:
+def measure(weights: list[Path], files: list[Path], texts: list[str], fill: str) -> list[Claim]:
     """A claim for each model, with its comments where it reads them, and without."""
     import torch
 
@@ -49,7 +49,7 @@ def measure(weights: list[Path], files: list[Path], texts: list[str]) -> list[Cl
         said = {'with comments': texts} if net.config.uses_attributes and any(texts) else {}
         for name, words in {**said, 'image only': [''] * len(x)}.items():
             pairs = [
-                faithfulness(net, x[i : i + BATCH], words[i : i + BATCH], SHARE)
+                faithfulness(net, x[i : i + BATCH], words[i : i + BATCH], SHARE, fill)
                 for i in range(0, len(x), BATCH)
             ]
             most, least = (torch.cat(changes).abs() for changes in zip(*pairs, strict=True))
@@ -66,6 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('--weights', type=Path, nargs='+', help='trained checkpoints')
     parser.add_argument('--data', type=Path, help="the demo's data folder (with --weights)")
+    parser.add_argument('--fill', default='mean', help="what takes a patch's place: mean or grey")
     parser.add_argument('--images', nargs='+', help='other images, without texts')
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -81,7 +82,7 @@ def main() -> None:
             files, texts = test_images(data)
         else:
             parser.error('--weights needs --data or --images')
-        claims = measure(weights, files, texts)
+        claims = measure(weights, files, texts, arguments.fill)
     print(f'{len(files)} images\n{machine()}\n\n{table(claims)}')
 
 

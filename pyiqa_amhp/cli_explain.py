@@ -29,9 +29,10 @@ def explain(
     device: Annotated[str | None, typer.Option(help='cpu, cuda, ...')] = None,
 ) -> None:
     """Say why images have their scores; a file that cannot be read is said, and exit code 1."""
+    from pyiqa.default_model_configs import DEFAULT_CONFIGS
+
     from pyiqa_amhp.data.images import find_images
     from pyiqa_amhp.explain import folder
-    from pyiqa_amhp.model.amhp import AMHP
     from pyiqa_amhp.score import create_metric
     from pyiqa_amhp.text.given import read_texts
 
@@ -39,11 +40,12 @@ def explain(
         raise AMHPError('give --text (one for all images) or --texts (a CSV), not both')
     images = find_images(paths)
     said = [text] * len(images) if texts is None else read_texts(texts, images)
+    known = DEFAULT_CONFIGS.get(metric)  # an unknown name is left to create_metric
+    if known and known['metric_opts']['type'] != 'AMHP':
+        raise AMHPError(f'metric {metric!r} cannot explain itself; only AMHP can')
     if out is not None:
         folder.check_output(out)
     net = create_metric(metric, weights, device).net
-    if not isinstance(net, AMHP):
-        raise AMHPError(f'metric {metric!r} cannot explain itself; amhp and its kin can')
     entries = []
     for entry in progress(folder.explain_files(net, images, said, out), len(images), 'Explaining'):
         entries.append(entry)

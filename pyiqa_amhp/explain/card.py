@@ -3,6 +3,7 @@
 matplotlib comes with the extra ``demo`` and is imported only when something is drawn.
 """
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -40,22 +41,27 @@ def draw_card(path: Path, name: str, image: Image.Image, found: Explanation) -> 
     """
     image = image.copy()
     image.thumbnail((2 * PICTURE, 2 * TALLEST))
+    with warnings.catch_warnings(), drawing() as new_figure:
+        warnings.filterwarnings('ignore', 'Glyph .* missing')  # a box is drawn, the page has it
+        return _drawn(new_figure, name, image, found).save(path)
+
+
+def _drawn(new_figure, name: str, image: Image.Image, found: Explanation) -> Sheet:
     high = min(TALLEST, round(PICTURE * image.height / image.width))
     words = _word_lines(found)
     notes = [line for note in found.notes for line in wrapped(note, 10, FULL, 3)]
     top = 130 + high + 56
     middle = top + 66 + ROW * max(len(found.attributes), 6)
     bottom = middle + (58 + _line_height(found) * len(words) if words else 12)
-    with drawing() as new_figure:
-        sheet = Sheet(new_figure, WIDTH, round(bottom + 18 * len(notes) + MARGIN))
-        _draw_head(sheet, name, found)
-        _draw_pictures(sheet, image, high, found)
-        _draw_levels(sheet, top, found)
-        _draw_attributes(sheet, top, found)
-        _draw_words(sheet, middle, words, found)
-        for i, line in enumerate(notes):
-            sheet.write(MARGIN, bottom + 18 * i, line, 10, MUTED)
-        return sheet.save(path)
+    sheet = Sheet(new_figure, WIDTH, round(bottom + 18 * len(notes) + MARGIN))
+    _draw_head(sheet, name, found)
+    _draw_pictures(sheet, image, high, found)
+    _draw_levels(sheet, top, found)
+    _draw_attributes(sheet, top, found)
+    _draw_words(sheet, middle, words, found)
+    for i, line in enumerate(notes):
+        sheet.write(MARGIN, bottom + 18 * i, line, 10, MUTED)
+    return sheet
 
 
 def _draw_head(sheet: Sheet, name: str, found: Explanation) -> None:

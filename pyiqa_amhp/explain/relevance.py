@@ -2,9 +2,9 @@
 
 Attention rolled out over the layers (Abnar and Zuidema, "Quantifying Attention Flow in
 Transformers", ACL 2020) says how much of a patch reaches the feature; the gradient of the score in
-the patch's pixels says how much it matters there. Their product is our choice. The gradient of the
-attention itself (Chefer et al., ICCV 2021, Eq. 5 and 6) was less faithful on the demo's models:
-see docs/explain.md.
+the patch's pixels, times how far they are from the image's mean colour, how much it matters there.
+Their product is our choice. The gradient of the attention itself (Chefer et al., ICCV 2021, Eq. 5
+and 6) was less faithful on the demo's models: see docs/explain.md.
 """
 
 import math
@@ -32,7 +32,7 @@ class Judged:
         Fx: image features ``(N, n)``. prompt: the first level.
         mos, dist: scores ``(N, 1)`` and distributions ``(N, k)``.
         relevance: ``(N, grid, grid)`` over the patches, at least 0, each image's sum 1 (0 where
-            the image does not move the score); None where the tower's attention cannot be read.
+            no patch moves the score); None where the tower's attention cannot be read.
     """
 
     Fx: torch.Tensor
@@ -59,7 +59,8 @@ def judge(net, x: torch.Tensor, texts: list[str]) -> Judged:
     found = None
     if attentions is not None:
         (gradient,) = torch.autograd.grad(mos, x, torch.ones_like(mos))
-        found = shares_of_patches(kept, gradient, visual)
+        pixels = gradient * (x - x.mean(dim=(2, 3), keepdim=True))
+        found = shares_of_patches(kept, pixels.detach(), visual)
     return Judged(Fx.detach(), prompt, mos.detach(), dist.detach(), found)
 
 
@@ -105,13 +106,13 @@ def kept_attention(attentions: Sequence[nn.MultiheadAttention]) -> Iterator[list
 
 
 def shares_of_patches(
-    attentions: Sequence[torch.Tensor], gradient: torch.Tensor, visual: VisionTransformer
+    attentions: Sequence[torch.Tensor], pixels: torch.Tensor, visual: VisionTransformer
 ) -> torch.Tensor:
     """Relevance, ``(N, grid, grid)``.
 
     Args:
         attentions: of the layers, first one first, ``(N, heads, L, L)``.
-        gradient: of the scores in the preprocessed images, ``(N, 3, size, size)``.
+        pixels: how much each of the preprocessed images moves the score, ``(N, 3, size, size)``.
     """
     itself = torch.eye(attentions[0].shape[-1]).to(attentions[0])
     R = itself
@@ -119,7 +120,7 @@ def shares_of_patches(
         R = R + a.mean(dim=1) @ R  # (N, L, L)
     R = R - itself  # that a token is there says nothing about the score
     reached = R[:, 1:, 1:].mean(dim=1) if visual.pool_type == 'avg' else R[:, 0, 1:]
-    felt = nn.functional.avg_pool2d(gradient.abs().sum(dim=1), visual.patch_size)
+    felt = nn.functional.avg_pool2d(pixels.abs().sum(dim=1), visual.patch_size)
     patches = reached.unflatten(-1, visual.grid_size) * felt
     total = patches.sum(dim=(1, 2), keepdim=True)
     return torch.where(total > 0, patches / total.clamp(min=torch.finfo(total.dtype).tiny), 0)
