@@ -105,7 +105,7 @@ def relevance_layer(found: Explanation, side: int = 256) -> np.ndarray:
     colors = demo_module('matplotlib').colormaps[HEAT]
     layer = np.zeros((side, side, 4))
     layer[top:bottom, left:right] = colors(0.12 + 0.83 * shades)
-    layer[top:bottom, left:right, 3] = 0.35 + 0.4 * shades
+    layer[top:bottom, left:right, 3] = 0.25 + 0.5 * shades
     return layer
 
 
@@ -125,7 +125,7 @@ def _draw_levels(sheet: Sheet, top: int, found: Explanation) -> None:
 
 def _draw_attributes(sheet: Sheet, top: int, found: Explanation) -> None:
     """A row each: name, level, the levels' probabilities, and the two counterfactual moves."""
-    left, center, reach = 470, 1000, 95
+    left, center, reach = 470, 1000, 82
     sheet.write(left, top, 'Its attributes', 14, weight='bold')
     sheet.write(left, top + 27, attributes_line(found), 10.5, MUTED)
     if found.base is not None:
