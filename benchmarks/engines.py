@@ -16,7 +16,7 @@ from scipy.stats import spearmanr
 from pyiqa_amhp.model.amhp import AMHP
 
 N = 8
-EVERY = 4  # of OASIS's images one in so many is judged, or it takes ten minutes
+EVERY = 8  # of OASIS's images one in so many is judged, or it takes ten minutes
 IMAGES = Path(__file__).parents[2] / 'shared' / 'data' / 'oasis' / 'images'
 FORMS = {
     'openvino': {'engine': 'openvino'},

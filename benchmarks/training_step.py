@@ -1,7 +1,7 @@
 """A training step of ViT-B/16, all parameters, beside the image encoder's and the plain formulas'.
 
-Batch 8, fp32, a comment each; forward, backward and AdamW. Before that, 20 steps from one start
-must give the plain formulas' losses.
+Batch 8, fp32, a comment each; forward, backward and AdamW. Before that, 20 steps from one start, two
+images each, must give the plain formulas' losses.
 """
 
 import open_clip
@@ -11,7 +11,7 @@ from common import Claim, Plain, comments, in_turns, main, ratio
 from pyiqa_amhp.model.amhp import AMHP
 from pyiqa_amhp.train.loss import AMHPEMDLoss
 
-N, STEPS = 8, 20
+N, STEPS, FEW = 8, 20, 2
 
 
 def emd(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
@@ -57,8 +57,8 @@ def largest_difference() -> float:
         step_of(plain.parameters(), lambda: emd(plain(batch['x'], batch['texts'])[1], batch['q'])),
     )
     for seed in range(STEPS):
-        q = torch.rand(N, 5).softmax(-1)
-        batch.update(x=torch.randn(N, 3, 224, 224), texts=comments(N, seed), q=q)
+        q = torch.rand(FEW, 5).softmax(-1)
+        batch.update(x=torch.randn(FEW, 3, 224, 224), texts=comments(FEW, seed), q=q)
         first, second = (step() for step in steps)
         worst = max(worst, abs(first - second))
     return worst
