@@ -130,6 +130,8 @@ def test_metrics_that_cannot_explain_themselves_are_refused(amhp, photos):
         ({}, 'lovely light ' * 60),
         ({'variant': 'image'}, None),
         ({'predictor': 'levels'}, None),
+        ({'predictor': 'feature'}, None),
+        ({'predictor': 'levels', 'predicted_text': 'expectation'}, None),
         ({'attributes': [f'{HOSTILE} of a long name {i}' for i in range(9)]}, 'x' * 300),
         ({'levels': ['no', 'yes'], 'level_values': [0, 1]}, '日本語'),
     ],
@@ -141,6 +143,13 @@ def test_a_card_of_any_model_and_text_can_be_drawn(make_amhp, tmp_path, options,
     path = draw_card(tmp_path / 'card.png', HOSTILE * 30, image, found)
     with Image.open(path) as card:
         assert card.width == WIDTH and card.height > 600
+
+
+@pytest.mark.parametrize('size', [(2000, 3), (3, 2000), (1, 1)])
+def test_a_card_of_a_strange_format_can_be_drawn(make_amhp, tmp_path, size):
+    found = make_amhp().explain(picture(0, size))
+    with Image.open(draw_card(tmp_path / 'card.png', 'x', picture(0, size), found)) as card:
+        assert card.width == WIDTH
 
 
 def test_a_card_without_a_map(make_amhp, tiny, tmp_path):

@@ -23,7 +23,7 @@ from pyiqa_amhp.explain.words import (
 )
 
 WIDTH, MARGIN, GAP = 1200, 44, 40  # pixels
-PICTURE, TALLEST = (WIDTH - 2 * MARGIN - GAP) // 2, 520
+PICTURE, TALLEST, THINNEST = (WIDTH - 2 * MARGIN - GAP) // 2, 520, 12
 ROW, WORD_SIZE, WORD_GAP = 46, 14, 6
 RAISES, LOWERS, HEAT = PREDICTED, SERIES[1], 'inferno'
 FULL = WIDTH - 2 * MARGIN
@@ -47,7 +47,7 @@ def draw_card(path: Path, name: str, image: Image.Image, found: Explanation) -> 
 
 
 def _drawn(new_figure, name: str, image: Image.Image, found: Explanation) -> Sheet:
-    high = min(TALLEST, round(PICTURE * image.height / image.width))
+    high = max(THINNEST, min(TALLEST, round(PICTURE * image.height / image.width)))
     words = _word_lines(found)
     notes = [line for note in found.notes for line in wrapped(note, 10, FULL, 3)]
     top = 130 + high + 56
@@ -74,7 +74,7 @@ def _draw_head(sheet: Sheet, name: str, found: Explanation) -> None:
 
 def _draw_pictures(sheet: Sheet, image: Image.Image, high: int, found: Explanation) -> None:
     """The photograph, and beside it the same in grey under the map."""
-    wide = round(high * image.width / image.height)
+    wide = max(THINNEST, min(PICTURE, round(high * image.width / image.height)))
     lefts = (MARGIN + (PICTURE - wide) // 2, MARGIN + PICTURE + GAP + (PICTURE - wide) // 2)
     sheet.axes(lefts[0], 130, wide, high).imshow(image, interpolation='lanczos', aspect='auto')
     axes = sheet.axes(lefts[1], 130, wide, high)
@@ -90,7 +90,7 @@ def _draw_pictures(sheet: Sheet, image: Image.Image, high: int, found: Explanati
     axes.imshow(relevance_layer(found), **{**place, 'interpolation': 'nearest'})
     axes.set(xlim=(0, 1), ylim=(1, 0))
     caption = 'where the score comes from, the brighter the more'
-    sheet.write(lefts[1], under, caption, 11, MUTED)
+    sheet.write(lefts[1] + wide / 2, under, caption, 11, MUTED, ha='center')
 
 
 def relevance_layer(found: Explanation, side: int = 256) -> np.ndarray:
