@@ -2,6 +2,7 @@
 
 import copy
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from PIL import Image
 
 from pyiqa_amhp.errors import AMHPError, ImageReadError
-from pyiqa_amhp.explain.relevance import faithfulness
+from pyiqa_amhp.explain.relevance import faithfulness, shares_of_patches
 from pyiqa_amhp.model.runtime import Runner
 
 TEXT = 'soft light but poor focus'
@@ -52,6 +53,17 @@ def test_relevance_is_a_share_for_every_patch(make_amhp, grid, image, pool):
     assert relevance.shape == (4, 4)
     assert relevance.min() >= 0 and relevance.std() > 0
     assert relevance.sum() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize('pool, shares', [('tok', [0.1, 0.2, 0.3, 0.4]), ('avg', [0, 0, 0, 1])])
+def test_attention_counts_on_its_way_to_what_is_read(pool, shares):
+    """One layer: the class token looks at all patches, the patches at the last one only."""
+    attention = torch.zeros(1, 2, 5, 5)
+    attention[:, :, 0, 1:] = torch.tensor([0.1, 0.2, 0.3, 0.4])
+    attention[:, :, 1:, 4] = 1
+    visual = SimpleNamespace(pool_type=pool, grid_size=(2, 2), patch_size=(3, 3))
+    found = shares_of_patches([attention], torch.ones(1, 3, 6, 6), visual)
+    assert found.flatten().tolist() == pytest.approx(shares, abs=1e-6)
 
 
 def test_relevance_is_where_the_model_looks(make_amhp, grid):
