@@ -103,7 +103,9 @@ def test_other_image_towers_have_no_map_and_say_so(make_amhp, tiny, image):
 
 
 def sentence(levels):
-    return ' '.join(f'A photo with {level} {name}.' for name, level in levels.items())
+    return ' '.join(
+        f'A photo with {level} {name.replace("_", " ")}.' for name, level in levels.items()
+    )
 
 
 def test_moves_are_the_models_scores_of_the_other_sentence(make_amhp, image):

@@ -192,9 +192,9 @@ def test_numbers_have_the_digits_of_the_scale(make_amhp):
 def test_strongest_moves_come_first(make_amhp):
     from dataclasses import replace
 
-    attributes = (Attribute('light', 'fair', {}, 0.1, -0.3), Attribute('color', 'bad', {}, 0.2))
+    attributes = (Attribute('light', 'fair', {}, 0.1, -0.3), Attribute('low_noise', 'bad', {}, 0.2))
     found = replace(make_amhp().explain(picture(0)), attributes=attributes)
-    assert words.strongest_moves(found, 2) == [('light down', -0.3), ('color up', 0.2)]
+    assert words.strongest_moves(found, 2) == [('light down', -0.3), ('low noise up', 0.2)]
     assert words.largest_move(found) == 0.3
 
 

@@ -60,7 +60,7 @@ def _largest(changes: list[float | None], found: Explanation) -> float:
 def strongest_moves(found: Explanation, count: int = 3) -> list[tuple[str, float]]:
     """The changes of one level that move the score most: ``('light up', 0.31)``."""
     moves = [
-        (f'{a.name} {way}', change)
+        (f'{a.name.replace("_", " ")} {way}', change)
         for a in found.attributes
         for way, change in (('up', a.up), ('down', a.down))
         if change is not None
