@@ -1,7 +1,7 @@
 """A training step of ViT-B/16, all parameters, beside the image encoder's and the plain formulas'.
 
-Batch 8, fp32, a comment each; forward, backward and AdamW. Before that, 20 steps from one start, two
-images each, must give the plain formulas' losses.
+Batch 8, fp32, a comment each; forward, backward and AdamW. Before that, 20 steps from one start,
+two images each, must give the plain formulas' losses.
 """
 
 import open_clip

@@ -14,6 +14,7 @@ from pyiqa.data.transforms import PairedToTensor, transform_mapping
 from torchvision import transforms
 
 from pyiqa_amhp.data.images import read_image
+from pyiqa_amhp.data.ratings import LEVELS
 from pyiqa_amhp.data.table import RatedImages, read_table
 from pyiqa_amhp.errors import AMHPError, ImageReadError
 from pyiqa_amhp.freeze import frozen_towers
@@ -79,7 +80,8 @@ class AMHPDataset(BaseIQADataset):
     A sample: ``img`` ``(3, H, W)`` in [0, 1] times ``img_range``; ``mos_label`` ``(1,)``;
     ``mos_dist`` and ``level_values`` ``(k,)``; ``text`` (``''`` where there is none);
     ``img_path``; ``read_error``. With a frozen image tower ``skip_bad_images`` stands in the
-    place of ``img`` and ``read_error``.
+    place of ``img`` and ``read_error``. Where labels are read, ``attr_levels`` has the number of
+    each attribute's level by its name, -1 where there is no label.
 
     Raises:
         AMHPError: anything wrong with the options or the file, by file, row and column.
@@ -139,7 +141,9 @@ class AMHPDataset(BaseIQADataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         path = self.images.path(index)
+        labels = self.images.attribute_levels(index, self.opt.get('levels') or LEVELS)
         return {
+            **({'attr_levels': labels} if labels else {}),
             **(self._pixels(path) if self.gives_pixels else {'skip_bad_images': self.skips_bad}),
             'mos_label': torch.tensor([self.images.mos[index]], dtype=torch.float32),
             'mos_dist': torch.tensor(self.images.dist[index], dtype=torch.float32),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +56,12 @@ class RatedImages:
             return attribute_sentences(words, self.template)
         return ''
 
+    def attribute_levels(self, index: int, levels: Sequence[str]) -> dict[str, int]:
+        """The number of each attribute's level among ``levels``, -1 where there is no label."""
+        numbers = {level: number for number, level in enumerate(levels)}
+        labels = self.labels or {}
+        return {name: numbers.get(column[index], -1) for name, column in labels.items()}
+
     def of_phase(self, phase: str, split_column: str | None) -> 'RatedImages':
         """The rows of one phase; all of them where no split column is named.
 
@@ -104,7 +111,8 @@ def read_table(opt: dict[str, Any]) -> RatedImages:
             ``text_column``; ``attributes`` (names, in order); ``attr_range`` (ends of numeric
             labels, which are cut into levels of equal width) and ``attr_cuts`` (the upper ends
             of all levels but the last, instead), either one list or one for each name;
-            ``attr_template`` (see ``attribute_sentences``); ``protocol`` (``reference``: the
+            ``attr_template`` (see ``attribute_sentences``); ``attribute_labels`` (true: read the
+            labels beside comments, to train a predictor on); ``protocol`` (``reference``: the
             authors' counting of PARA votes); ``allow_outside_root``; pyiqa's ``mos_normalize``,
             ``mos_range``, ``lower_better``.
 

@@ -20,7 +20,7 @@ TEXT_SOURCES = ('comments', 'labels', 'none')
 
 
 def text_columns(table: pd.DataFrame, file: str, opt: dict):
-    """Comments or labels, whichever ``text_source`` says."""
+    """Comments or labels, whichever ``text_source`` says; labels too if ``attribute_labels``."""
     column = opt.get('text_column') or 'text'
     attributes = {c.removeprefix('attr_'): c for c in table.columns if c.startswith('attr_')}
     source = opt.get('text_source')
@@ -31,10 +31,18 @@ def text_columns(table: pd.DataFrame, file: str, opt: dict):
     if source not in TEXT_SOURCES:
         raise AMHPError(f'text_source={source!r}: expected {", ".join(TEXT_SOURCES)}')
     if source == 'comments':
+        labels = _all_labels(table, attributes, file, opt) if opt.get('attribute_labels') else None
         # plain Python strings in an array: what a sample gives goes through the collate function
-        return get_column(table, column, file).fillna('').astype(str).to_numpy(object), None
+        return get_column(table, column, file).fillna('').astype(str).to_numpy(object), labels
     if source == 'none':
         return None, None
+    labels = _all_labels(table, attributes, file, opt)
+    check_template(opt.get('attr_template') or TEMPLATE, labels)
+    return None, labels
+
+
+def _all_labels(table, attributes: dict[str, str], file: str, opt: dict) -> dict[str, np.ndarray]:
+    """The level words of each attribute that counts."""
     template = opt.get('attr_template') or TEMPLATE
     chosen = list(opt.get('attributes') or template_fields(template) or attributes)
     if not chosen or (missing := [name for name in chosen if name not in attributes]):
@@ -43,8 +51,7 @@ def text_columns(table: pd.DataFrame, file: str, opt: dict):
             f'{file}: no column {what!r}; attributes there: {list(attributes)}; choose from them '
             'with attributes, or text_source: none'
         )
-    check_template(template, chosen)
-    return None, {name: _labels(table[attributes[name]], name, file, opt) for name in chosen}
+    return {name: _labels(table[attributes[name]], name, file, opt) for name in chosen}
 
 
 def _labels(column: pd.Series, name: str, file: str, opt: dict) -> np.ndarray:

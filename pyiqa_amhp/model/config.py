@@ -38,7 +38,7 @@ PROTOCOLS = {
 # Rows of the paper's Table 4 (Img, Img + Attr, Img + Qual, Img + Attr + Qual).
 VARIANTS = ('image', 'image+attributes', 'image+levels', 'all')
 # The attributes of PARA that the paper uses (its Table 5), for predictions without labels.
-ATTRIBUTES = ('content', 'composition', 'color', 'light', 'depth of field', 'object emphasis')
+ATTRIBUTES = ('content', 'composition', 'color', 'light', 'depth_of_field', 'object_emphasis')
 
 CHOICES = {
     'dataset': tuple(SCALES),

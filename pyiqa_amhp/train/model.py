@@ -20,7 +20,9 @@ from pyiqa_amhp.errors import AMHPError, ImageReadError
 from pyiqa_amhp.freeze import frozen_towers
 from pyiqa_amhp.model.weights import save_checkpoint
 from pyiqa_amhp.train.frozen import FrozenTowers
+from pyiqa_amhp.train.predictor import PredictorTraining
 
+TEXT_SOURCES = ('given', 'predicted', 'none')
 WEIGHT_DECAY = 1e-3  # paper, section 4.2.1
 
 
@@ -38,6 +40,10 @@ class AMHPModel(GeneralIQAModel):
             The features of a frozen tower are made once and kept on disk. For images that takes
             the same option in the data sets, which then give no pixels.
         feature_cache: the folder for them; default: in the user's cache.
+        predictor_weight, text_dropout: see ``predictor.py``.
+
+    In testing, a network with a predictor is measured with given texts, with predicted ones and
+    without any, side by side.
 
     Raises:
         AMHPError: options that cannot be, or that do not fit each other or the data.
@@ -48,6 +54,7 @@ class AMHPModel(GeneralIQAModel):
         self.steps = 0
         self.best_metric_results = {}  # pyiqa's trainer returns it even without validation
         self.frozen: FrozenTowers | None = None
+        self.predictor: PredictorTraining | None = None
         self._said_pixels = False
         super().__init__(opt)
 
@@ -56,6 +63,8 @@ class AMHPModel(GeneralIQAModel):
         train = self.opt['train'] if self.is_train else {}
         if towers := frozen_towers(train.get('freeze')):
             self.frozen = FrozenTowers(net, towers, train.get('feature_cache'))
+        if self.is_train and getattr(net, 'predictor', None) is not None:
+            self.predictor = PredictorTraining(net, train)
         return super().model_to_device(net)
 
     @master_only
@@ -104,6 +113,8 @@ class AMHPModel(GeneralIQAModel):
         texts = data.get('text') or [''] * len(errors)
         self.text = [texts[i] for i in keep]
         self.img_path = [data['img_path'][i] for i in keep]
+        labels = data.get('attr_levels') or {}
+        self.attr_levels = {name: numbers[keep] for name, numbers in labels.items()}
         self.features = {} if Fx is None else {'Fx': Fx[keep]}
         if self._freezes('text') and self.frozen.net.config.uses_attributes:
             self.features['Ft'] = self.frozen.text_features(self.text)
@@ -134,9 +145,9 @@ class AMHPModel(GeneralIQAModel):
                 f'{_short(expected)}; give both the same `level_values` (or the same `dataset`)'
             )
 
-    def net_forward(self, net):
-        """Scores ``(N, 1)`` and level distributions ``(N, k)``."""
-        options = {'return_mos': True, 'return_dist': True, **self.features}
+    def net_forward(self, net, **options):
+        """Scores ``(N, 1)`` and level distributions ``(N, k)``, and what options add."""
+        options = {'return_mos': True, 'return_dist': True, **self.features, **options}
         return net(self.img_input, text=self.text, **options)
 
     def optimize_parameters(self, current_iter):
@@ -145,12 +156,16 @@ class AMHPModel(GeneralIQAModel):
         if not self.text:  # every image of the batch was unreadable
             return
         self.optimizer.zero_grad()
-        self.output_score, self.output_dist = self.net_forward(self.net)
-        losses = OrderedDict()
+        losses, options = OrderedDict(), {}
+        if self.predictor is not None:
+            options = {'predicted': self.predictor.drop_texts(self.text), 'return_prompt': True}
+        self.output_score, self.output_dist, *prompt = self.net_forward(self.net, **options)
         if self.cri_mos:
             losses['l_mos'] = self.cri_mos(self.output_dist, self.gt_mos_dist)
         if self.cri_metric:
             losses['l_metric'] = self.cri_metric(self.output_score, self.gt_mos)
+        if prompt:
+            losses['l_predictor'] = self.predictor.loss(prompt[0], self.attr_levels)
         if not losses:
             raise AMHPError('train: no loss; give mos_loss_opt: {type: AMHPEMDLoss}')
         sum(losses.values()).backward()
@@ -192,17 +207,7 @@ class AMHPModel(GeneralIQAModel):
         if metrics:
             self._initialize_best_metric_results(name)
         table = self.predict(dataloader)
-        if metrics and len(table) < 2:
-            raise AMHPError(f'{name}: one image; correlations need two or more')
-        mos, dist, gt_mos, gt_dist = (
-            np.array(table[key].tolist()) for key in ('score', 'dist', 'MOS', 'rated_dist')
-        )
-        self.metric_results = {
-            metric: calculate_metric(
-                [dist, gt_dist] if options['type'] == 'calculate_emd' else [mos, gt_mos], options
-            )
-            for metric, options in metrics.items()
-        }
+        self.metric_results = self._measure(name, table)
         if metrics:
             better = self._record_best(name, current_iter)
             if better and self.is_train:
@@ -210,7 +215,40 @@ class AMHPModel(GeneralIQAModel):
                 self.save_network(self.net_best, 'net_best')
             self._log_validation_metric_values(current_iter, name, tb_logger)
         if not self.is_train:
-            self.write_results(name, table)
+            self.write_results(name, table, self._by_text_source(name, dataloader))
+
+    def _measure(self, name: str, table: pd.DataFrame) -> dict[str, float]:
+        """The option file's metrics of predictions."""
+        metrics = self.opt['val'].get('metrics') or {}
+        if metrics and len(table) < 2:
+            raise AMHPError(f'{name}: one image; correlations need two or more')
+        mos, dist, gt_mos, gt_dist = (
+            np.array(table[key].tolist()) for key in ('score', 'dist', 'MOS', 'rated_dist')
+        )
+        return {
+            metric: calculate_metric(
+                [dist, gt_dist] if options['type'] == 'calculate_emd' else [mos, gt_mos], options
+            )
+            for metric, options in metrics.items()
+        }
+
+    def _by_text_source(self, name: str, dataloader) -> dict[str, dict[str, float]]:
+        """Metrics for each kind of first-level prompt, if the network can predict one."""
+        net = self.get_bare_model(self.net)
+        if getattr(net, 'predictor', None) is None:
+            return {}
+        usual, found = net.text_source, {}
+        try:
+            for net.text_source in TEXT_SOURCES:
+                found[net.text_source] = self._measure(name, self.predict(dataloader))
+        finally:
+            net.text_source = usual
+        rows = [
+            f'  {source:10}' + ''.join(f' {key} {value:7.4f}' for key, value in values.items())
+            for source, values in found.items()
+        ]
+        get_root_logger().info('\n'.join([f'{name}, by the text that was used:', *rows]))
+        return found
 
     def predict(self, dataloader) -> pd.DataFrame:
         """One row for each image that could be read.
@@ -244,11 +282,16 @@ class AMHPModel(GeneralIQAModel):
             rows, columns=['img_path', 'text', 'score', 'MOS', 'dist', 'rated_dist']
         )
 
-    def write_results(self, name: str, table: pd.DataFrame) -> None:
+    def write_results(
+        self, name: str, table: pd.DataFrame, by_text_source: dict[str, dict[str, float]]
+    ) -> None:
         """In testing: ``<name>.csv`` with all predictions and ``<name>.json`` with the metrics."""
         folder = Path(self.opt['path']['results_root'])
         write_atomically(folder / f'{name}.csv', lambda file: table.to_csv(file, index=False))
-        metrics = json.dumps({'images': len(table), **self.metric_results}, indent=2)
+        results = {'images': len(table), **self.metric_results}
+        if by_text_source:
+            results['text_source'] = by_text_source
+        metrics = json.dumps(results, indent=2)
         write_atomically(folder / f'{name}.json', lambda file: file.write_text(metrics + '\n'))
 
     def _record_best(self, dataset_name, current_iter) -> bool:
