@@ -117,13 +117,16 @@ def test_features_that_an_engine_gets_wrong_are_refused(build, monkeypatch):
 
 
 def test_openvino_chooses_what_the_processor_computes_in(make_amhp):
-    native = openvino.Core().get_property('CPU', 'INFERENCE_PRECISION_HINT') == openvino.Type.bf16
+    native = (
+        engines.openvino_core().get_property('CPU', 'INFERENCE_PRECISION_HINT')
+        == openvino.Type.bf16
+    )
     chosen = make_amhp(engine='openvino').backbone.runner.precision
     assert chosen == ('bf16' if native else 'fp32')
 
 
 def test_a_precision_that_the_processor_has_not_is_refused(make_amhp):
-    if 'FP16' in openvino.Core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES'):
+    if 'FP16' in engines.openvino_core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES'):
         pytest.skip('this processor computes in fp16')
     with pytest.raises(AMHPError, match=r"precision='fp16': this processor computes in .*fp32"):
         make_amhp(engine='openvino', precision='fp16')

@@ -5,12 +5,11 @@ import sys
 
 import onnx
 import onnxruntime
-import openvino
 import pytest
 import torch
 
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.model import export
+from pyiqa_amhp.model import engines, export
 from pyiqa_amhp.model.weights import save_checkpoint
 
 TEXTS = ['sky', '', 'A red sky at night, and a house by the water', 'light ' * 100, 'warm']
@@ -22,7 +21,7 @@ def by_onnxruntime(file):
 
 
 def by_openvino(file):
-    core = openvino.Core()
+    core = engines.openvino_core()
     options = {'INFERENCE_PRECISION_HINT': 'f32'}
     model = core.compile_model(core.read_model(file), 'CPU', options)
     return lambda **inputs: list(model({k: v.numpy() for k, v in inputs.items()}).values())

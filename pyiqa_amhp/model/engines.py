@@ -169,7 +169,7 @@ def _plain(graph: nn.Module) -> nn.Module:
 
 
 @functools.cache
-def _core():
+def openvino_core():
     """OpenVINO, once for the process.
 
     Its second core, let go after the first, leaves the thread a signal stack in memory that is
@@ -180,7 +180,7 @@ def _core():
 
 def _openvino_precision(precision: str | None) -> str:
     """The one that is asked for, or bf16 where OpenVINO itself would choose it, else fp32."""
-    ov, core = needs('openvino', 'openvino'), _core()
+    ov, core = needs('openvino', 'openvino'), openvino_core()
     if precision is None:
         native = core.get_property('CPU', 'INFERENCE_PRECISION_HINT') == ov.Type.bf16
         return 'bf16' if native else 'fp32'
@@ -194,7 +194,7 @@ def _openvino_precision(precision: str | None) -> str:
 
 
 def _openvino(file: Path, precision: str) -> Session:
-    core = _core()
+    core = openvino_core()
     options = {
         'INFERENCE_PRECISION_HINT': OPENVINO_PRECISIONS[precision],
         # Streams that share out a batch are 7 % faster, but leave a single image one core.
