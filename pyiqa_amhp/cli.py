@@ -9,8 +9,8 @@ import typer
 from rich.table import Table
 
 from pyiqa_amhp.cli_explain import explain
-from pyiqa_amhp.cli_options import ListsOfWords, pairs
-from pyiqa_amhp.cli_output import console, escape, problems, progress
+from pyiqa_amhp.cli_options import Device, ListsOfWords, pairs
+from pyiqa_amhp.cli_output import console, escape, list_problems, problems, progress
 from pyiqa_amhp.cli_score import export, score
 from pyiqa_amhp.errors import AMHPError
 
@@ -146,7 +146,7 @@ def benchmark(
         'amhp_benchmark'
     ),
     batch_size: Annotated[int, typer.Option(min=1)] = 8,
-    device: Annotated[str | None, typer.Option(help='cpu, cuda, ...')] = None,
+    device: Device = None,
 ) -> None:
     """Measure metrics of pyiqa on rated images; an interrupted run goes on where it stopped."""
     import yaml
@@ -287,7 +287,7 @@ def tanet_calibrate(
         list[str], typer.Argument(help='Images, folders or globs.', metavar='IMAGES...')
     ],
     out: Annotated[Path, typer.Option(help='FILE.pth or FILE.safetensors')],
-    device: Annotated[str | None, typer.Option(help='cpu, cuda, ...')] = None,
+    device: Device = None,
 ) -> None:
     """Estimate the batch-norm statistics that the authors' checkpoint lacks, and store both."""
     from pyiqa_amhp.calibrate import calibrate_tanet
@@ -297,9 +297,8 @@ def tanet_calibrate(
     bar = progress(files, len(files), 'Calibrating')
     found = calibrate_tanet(checkpoint, bar, out, device)
     if found.errors:
-        problems.print(f'[yellow]{len(found.errors)} of {len(files)} images were left out[/]')
-        for error in found.errors[:5]:
-            problems.print(f'  {escape(error)}', soft_wrap=True)
+        title = f'[yellow]{len(found.errors)} of {len(files)} images were left out[/]'
+        list_problems(title, found.errors)
     console.print(
         f'{found.images} images: mean {found.mean:.6g}, variance {found.variance:.6g}',
         soft_wrap=True,

@@ -9,39 +9,35 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from pyiqa_amhp.cli_output import console, escape, problems, progress
+from pyiqa_amhp.cli_options import (
+    Device,
+    Paths,
+    SaidText,
+    SaidTexts,
+    Weights,
+    images_and_texts,
+)  # fmt: skip
+from pyiqa_amhp.cli_output import console, escape, list_problems, progress
 from pyiqa_amhp.errors import AMHPError
 
 
 def explain(
-    paths: Annotated[
-        list[str], typer.Argument(help='Images, folders or globs.', metavar='PATH...')
-    ],
-    text: Annotated[str | None, typer.Option(help='What is said about the images.')] = None,
-    texts: Annotated[
-        Path | None, typer.Option(help='CSV with the columns img_name and text.')
-    ] = None,
-    weights: Annotated[Path | None, typer.Option(help='A trained checkpoint.')] = None,
+    paths: Paths,
+    text: SaidText = None,
+    texts: SaidTexts = None,
+    weights: Weights = None,
     metric: Annotated[str, typer.Option(help='amhp or another metric of that arch.')] = 'amhp',
     out: Annotated[
         Path | None, typer.Option(help='Folder for a page, a card for each image, and JSON.')
     ] = None,
-    device: Annotated[str | None, typer.Option(help='cpu, cuda, ...')] = None,
+    device: Device = None,
 ) -> None:
     """Say why images have their scores; a file that cannot be read is said, and exit code 1."""
-    from pyiqa.default_model_configs import DEFAULT_CONFIGS
-
-    from pyiqa_amhp.data.images import find_images
     from pyiqa_amhp.explain import folder
-    from pyiqa_amhp.score import create_metric
-    from pyiqa_amhp.text.given import read_texts
+    from pyiqa_amhp.score import arch_of, create_metric
 
-    if text is not None and texts is not None:
-        raise AMHPError('give --text (one for all images) or --texts (a CSV), not both')
-    images = find_images(paths)
-    said = [text] * len(images) if texts is None else read_texts(texts, images)
-    known = DEFAULT_CONFIGS.get(metric)  # an unknown name is left to create_metric
-    if known and known['metric_opts']['type'] != 'AMHP':
+    images, said = images_and_texts(paths, text, texts)
+    if arch_of(metric) not in ('AMHP', None):  # an unknown name is left to create_metric
         raise AMHPError(f'metric {metric!r} cannot explain itself; only AMHP can')
     if out is not None:
         folder.check_output(out)
@@ -55,11 +51,10 @@ def explain(
         title = f'{metric}, {len(images)} images of {" ".join(paths[:3])}'
         for file in folder.write_folder(out, entries, title + ' ...' * (len(paths) > 3)):
             console.print(f'written: {escape(str(file))}', soft_wrap=True)
-    failed = [entry for entry in entries if entry.error]
-    if failed:
-        problems.print(f'[bold red]{len(failed)} of {len(entries)} images could not be read[/]')
-        for entry in failed[:5]:
-            problems.print(f'  {escape(entry.error)}', soft_wrap=True)
+    errors = [entry.error for entry in entries if entry.error]
+    if errors:
+        title = f'[bold red]{len(errors)} of {len(entries)} images could not be read[/]'
+        list_problems(title, errors)
         raise typer.Exit(1)
 
 

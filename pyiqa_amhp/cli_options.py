@@ -1,10 +1,36 @@
-"""Options that typer has no form for: lists of words, and NAME=VALUE."""
+"""Options that several commands have, and those that typer has no form for."""
 
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
 
+import typer
 from typer.core import TyperCommand
 
 from pyiqa_amhp.errors import AMHPError
+
+Paths = Annotated[list[str], typer.Argument(help='Images, folders or globs.', metavar='PATH...')]
+SaidText = Annotated[str | None, typer.Option(help='What is said about the images.')]
+SaidTexts = Annotated[Path | None, typer.Option(help='CSV with the columns img_name and text.')]
+Weights = Annotated[Path | None, typer.Option(help='A trained checkpoint.')]
+Device = Annotated[str | None, typer.Option(help='cpu, cuda, ...')]
+
+
+def images_and_texts(
+    paths: list[str], text: str | None, texts: Path | None
+) -> tuple[list[Path], list[str | None]]:
+    """The image files that are meant, and what is said about each.
+
+    Raises:
+        AMHPError: both options of texts, no images, or texts that do not fit.
+    """
+    from pyiqa_amhp.data.images import find_images
+    from pyiqa_amhp.text.given import read_texts
+
+    if text is not None and texts is not None:
+        raise AMHPError('give --text (one for all images) or --texts (a CSV), not both')
+    images = find_images(paths)
+    return images, [text] * len(images) if texts is None else read_texts(texts, images)
 
 
 class ListsOfWords(TyperCommand):

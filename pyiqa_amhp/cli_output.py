@@ -1,5 +1,7 @@
 """What all commands print with."""
 
+from collections.abc import Sequence
+
 from rich.console import Console
 
 console, problems = Console(), Console(stderr=True)
@@ -10,6 +12,13 @@ def escape(text: str) -> str:
     from rich import markup
 
     return markup.escape(text)
+
+
+def list_problems(title: str, errors: Sequence[str]) -> None:
+    """A title, in rich's markup, and the first few errors below it."""
+    problems.print(title)
+    for error in errors[:5]:
+        problems.print(f'  {escape(error)}', soft_wrap=True)
 
 
 def progress(items, total: int, what: str):

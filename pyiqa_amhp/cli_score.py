@@ -6,19 +6,23 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from pyiqa_amhp.cli_output import console, escape, problems, progress
+from pyiqa_amhp.cli_options import (
+    Device,
+    Paths,
+    SaidText,
+    SaidTexts,
+    Weights,
+    images_and_texts,
+)  # fmt: skip
+from pyiqa_amhp.cli_output import console, escape, list_problems, problems, progress
 from pyiqa_amhp.errors import AMHPError
 
 
 def score(
-    paths: Annotated[
-        list[str], typer.Argument(help='Images, folders or globs.', metavar='PATH...')
-    ],
-    text: Annotated[str | None, typer.Option(help='What is said about the images.')] = None,
-    texts: Annotated[
-        Path | None, typer.Option(help='CSV with the columns img_name and text.')
-    ] = None,
-    weights: Annotated[Path | None, typer.Option(help='A trained checkpoint.')] = None,
+    paths: Paths,
+    text: SaidText = None,
+    texts: SaidTexts = None,
+    weights: Weights = None,
     metric: Annotated[str, typer.Option(help='Any no-reference metric of pyiqa.')] = 'amhp',
     out: Annotated[Path | None, typer.Option(help='FILE.csv, .json, .jsonl or .parquet')] = None,
     resume: Annotated[
@@ -37,22 +41,17 @@ def score(
     precision: Annotated[str | None, typer.Option(help='fp32, bf16, fp16 or int8')] = None,
     engine: Annotated[str | None, typer.Option(help='torch, openvino or onnxruntime')] = None,
     compiled: Annotated[bool, typer.Option('--compile', help='Use torch.compile.')] = False,
-    device: Annotated[str | None, typer.Option(help='cpu, cuda, ...')] = None,
+    device: Device = None,
 ) -> None:
     """Score images; a file that cannot be read becomes a row with its error, and exit code 1."""
     from pyiqa_amhp import score as scoring
     from pyiqa_amhp import score_file
-    from pyiqa_amhp.data.images import find_images
-    from pyiqa_amhp.text.given import read_texts
 
-    if text is not None and texts is not None:
-        raise AMHPError('give --text (one for all images) or --texts (a CSV), not both')
     if resume and out is None:
         raise AMHPError('--resume goes on with a file: give its name with --out')
     if out is not None:
         score_file.check_output(out)
-    images = find_images(paths)
-    said = [text] * len(images) if texts is None else read_texts(texts, images)
+    images, said = images_and_texts(paths, text, texts)
     options = {'precision': precision, 'engine': engine, 'compile': compiled or None}
     model = scoring.create_metric(metric, weights, device, **options)
     file = None
@@ -73,11 +72,8 @@ def score(
         file.finish(scoring.level_words(model))
         console.print(f'{summary.rows} rows written to {escape(str(out))}')
     if summary.failed:
-        problems.print(
-            f'[bold red]{summary.failed} of {summary.rows} images could not be scored[/]'
-        )
-        for error in summary.errors:
-            problems.print(f'  {escape(error)}', soft_wrap=True)
+        title = f'[bold red]{summary.failed} of {summary.rows} images could not be scored[/]'
+        list_problems(title, summary.errors)
         raise typer.Exit(1)
 
 
@@ -113,7 +109,7 @@ def _print_scores(rows, title: str) -> None:
 
 def export(
     onnx: Annotated[Path, typer.Option(help='FILE.onnx; texts go to FILE_text.onnx.')],
-    weights: Annotated[Path | None, typer.Option(help='A trained checkpoint.')] = None,
+    weights: Weights = None,
     metric: Annotated[str, typer.Option(help='amhp or another metric of that arch.')] = 'amhp',
 ) -> None:
     """Write AMHP as ONNX graphs for onnxruntime, OpenVINO and others, checked beside torch."""

@@ -66,7 +66,12 @@ def drawing():
 def data_uri(image: Path) -> str:
     """The file itself, as the address of a picture."""
     kind = mimetypes.guess_type(image.name)[0] or 'application/octet-stream'
-    return f'data:{kind};base64,{base64.b64encode(image.read_bytes()).decode()}'
+    return bytes_uri(kind, image.read_bytes())
+
+
+def bytes_uri(kind: str, data: bytes) -> str:
+    """Bytes of a MIME type as the address of a picture, which needs no other file."""
+    return f'data:{kind};base64,{base64.b64encode(data).decode()}'
 
 
 def svg_uri(figure) -> str:
@@ -74,7 +79,7 @@ def svg_uri(figure) -> str:
     buffer = io.BytesIO()
     metadata = dict.fromkeys(('Creator', 'Date', 'Format', 'Type'))
     figure.savefig(buffer, format='svg', metadata=metadata)
-    return f'data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}'
+    return bytes_uri('image/svg+xml', buffer.getvalue())
 
 
 def render_page(template: Path, **values: Any) -> str:

@@ -59,18 +59,24 @@ def create_metric(
             weights that do not load.
     """
     import pyiqa
-    from pyiqa.default_model_configs import DEFAULT_CONFIGS
 
     known = pyiqa.list_models('NR')
     if name not in known:
         reason = 'needs a reference image' if name in pyiqa.list_models() else 'is not known'
         raise AMHPError(f'metric {name!r} {reason}; no-reference metrics: {", ".join(known)}')
     options = {key: value for key, value in options.items() if value is not None}
-    if options and DEFAULT_CONFIGS[name]['metric_opts']['type'] != 'AMHP':
+    if options and arch_of(name) != 'AMHP':
         raise AMHPError(f'metric {name!r} has no {", ".join(options)}; only AMHP has')
     if weights is not None:
         options['pretrained_model_path'] = str(weights)
     return pyiqa.create_metric(name, device=device, **options)
+
+
+def arch_of(name: str) -> str | None:
+    """The arch behind a metric of pyiqa; None for a name that it does not know."""
+    from pyiqa.default_model_configs import DEFAULT_CONFIGS
+
+    return DEFAULT_CONFIGS[name]['metric_opts']['type'] if name in DEFAULT_CONFIGS else None
 
 
 def score_scale(metric) -> str:

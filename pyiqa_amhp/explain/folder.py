@@ -1,6 +1,5 @@
 """Explanations of many images as a folder: JSON, a card each, and a page that can be sorted."""
 
-import base64
 import io
 import json
 import re
@@ -14,7 +13,7 @@ from PIL import Image
 
 from pyiqa_amhp.atomic import write_atomically
 from pyiqa_amhp.data.images import read_image
-from pyiqa_amhp.drawing import demo_module, render_page
+from pyiqa_amhp.drawing import bytes_uri, demo_module, render_page
 from pyiqa_amhp.errors import ImageReadError
 from pyiqa_amhp.explain import words
 from pyiqa_amhp.explain.reasons import Explanation, explain
@@ -111,12 +110,12 @@ def card_name(stem: str, taken: set[str]) -> str:
 
 
 def thumbnail(image: Image.Image) -> str:
-    """A small JPEG as the address of a picture, which needs no other file."""
+    """A small JPEG as the address of a picture."""
     small = image.copy()
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     buffer = io.BytesIO()
     small.save(buffer, 'JPEG', quality=80)
-    return f'data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}'
+    return bytes_uri('image/jpeg', buffer.getvalue())
 
 
 def write_folder(out: Path, entries: list[Entry], title: str) -> list[Path]:

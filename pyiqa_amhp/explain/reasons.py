@@ -167,7 +167,7 @@ def _explained(net, judged: Judged, text: str, image: torch.Tensor) -> Explanati
         base=base,
         words=words,
         relevance=relevance,
-        region=seen_region(net.preprocess, *image.shape[-2:]),
+        region=net.preprocess.seen_region(*image.shape[-2:]),
         notes=tuple(_notes(net, source, text, origin, cut, words, relevance)),
     )
 
@@ -264,18 +264,6 @@ def scores_of_texts(net, Fx: torch.Tensor, texts: list[str]) -> list[float]:
         return []
     Fx = Fx.expand(len(texts), -1)
     return net.head(Fx, net.text_features(texts, Fx))[0][:, 0].tolist()
-
-
-def seen_region(preprocess, height: int, width: int) -> tuple[float, float, float, float]:
-    """What the model sees of an image: (left, top, right, bottom) as shares of its sides."""
-    sides = [preprocess.resize_size] * 2  # width, height
-    if preprocess.resize == 'shortest':
-        shortest = min(width, height)
-        sides = [int(preprocess.resize_size * side / shortest) for side in (width, height)]
-    spare = [side - preprocess.size for side in sides]
-    left, top = [round(s / 2) if preprocess.crop == 'center' else 0 for s in spare]
-    right, bottom = left + preprocess.size, top + preprocess.size
-    return left / sides[0], top / sides[1], right / sides[0], bottom / sides[1]
 
 
 def _notes(net, source: str, text: str, origin: str, cut: bool, words, relevance) -> Iterator[str]:

@@ -21,7 +21,7 @@ from pyiqa_amhp.model.config import AMHPConfig, stored_config
 from pyiqa_amhp.model.predict import LevelPredictor, Prediction, Prompt, build_predictor
 from pyiqa_amhp.model.preprocess import Preprocess, check_images
 from pyiqa_amhp.model.prompts import image_texts, level_sentences
-from pyiqa_amhp.model.runtime import Runner
+from pyiqa_amhp.model.runtime import Runner, mark_of
 
 
 def fuse(Fx: torch.Tensor, Ft: torch.Tensor, fc: nn.Module) -> torch.Tensor:
@@ -272,7 +272,7 @@ class AMHP(nn.Module):
         learns = any(p.requires_grad for p in parameters)
         if learns and (self.training or torch.is_grad_enabled()):
             return self.backbone.encode_text(sentences)
-        state = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in parameters]
+        state = mark_of(parameters)
         kept = self._sentence_cache.get(tuple(sentences))
         if kept is None or kept[0] != state:
             with torch.inference_mode(False), torch.no_grad():

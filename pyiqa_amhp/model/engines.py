@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.model.runtime import mark_of
 
 Session = Callable[[np.ndarray], np.ndarray]
 MOST_ERROR = {'fp32': 1e-3, 'bf16': 0.05, 'fp16': 0.05, 'int8': 0.15}
@@ -57,10 +58,7 @@ class Engine:
 
     def __call__(self, encode, clip: nn.Module, x: torch.Tensor) -> torch.Tensor:
         """Features ``(N, n)``, float32 on the CPU, of images or token ids of any number."""
-        weights = [
-            (t.data_ptr(), 0 if t.is_inference() else t._version)
-            for t in clip.state_dict().values()
-        ]
+        weights = mark_of(clip.state_dict().values())
         if weights != self._weights:
             self._sessions.clear()
             self._weights = weights
@@ -197,7 +195,7 @@ def _openvino(file: Path, precision: str) -> Session:
     core = openvino_core()
     options = {
         'INFERENCE_PRECISION_HINT': OPENVINO_PRECISIONS[precision],
-        # Streams that share out a batch are 7 % faster, but leave a single image one core.
+        # Streams that share out a batch are a little faster, but leave a single image one core.
         'PERFORMANCE_HINT': 'LATENCY',
         'INFERENCE_NUM_THREADS': torch.get_num_threads(),
     }

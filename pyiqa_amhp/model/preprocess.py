@@ -73,8 +73,8 @@ class Preprocess(nn.Module):
 
         A large JPEG is decoded at a fraction of its size, at least twice ``resize_size`` on each
         side (our choice): the mean pixel moves by less than 0.01 even in images that are noise
-        down to the pixel; at ``resize_size`` itself it would by up to 0.036. ``normalised``
-        makes the towers' input of it.
+        down to the pixel (``tests/test_preprocess.py``). ``normalised`` makes the towers' input
+        of it.
 
         Args:
             source: see ``read_image``, whose errors are raised.
@@ -93,6 +93,17 @@ class Preprocess(nn.Module):
         if self.crop == 'center':
             return TF.center_crop(x, self.size)
         return TF.crop(x, 0, 0, self.size, self.size)
+
+    def seen_region(self, height: int, width: int) -> tuple[float, float, float, float]:
+        """What a view shows of an image: (left, top, right, bottom) as shares of its sides."""
+        sides = [self.resize_size] * 2  # width, height
+        if self.resize == 'shortest':
+            shortest = min(width, height)
+            sides = [int(self.resize_size * side / shortest) for side in (width, height)]
+        spare = [side - self.size for side in sides]
+        left, top = [round(s / 2) if self.crop == 'center' else 0 for s in spare]
+        right, bottom = left + self.size, top + self.size
+        return left / sides[0], top / sides[1], right / sides[0], bottom / sides[1]
 
     def normalised(self, x: torch.Tensor) -> torch.Tensor:
         """Views ``(N, 3, size, size)`` in [0, 1] as the towers' input."""

@@ -4,7 +4,7 @@ Nothing of it changes what is computed but for rounding, and nothing of it is in
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 
 import torch
@@ -19,6 +19,11 @@ PRECISIONS = {
 }
 """What each engine offers."""
 AUTOCAST = {'bf16': torch.bfloat16, 'fp16': torch.float16}
+
+
+def mark_of(tensors: Iterable[torch.Tensor]) -> list[tuple[int, int]]:
+    """What is no longer the same once any of these tensors was changed or replaced."""
+    return [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors]
 
 
 class Runner:

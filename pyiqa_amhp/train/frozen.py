@@ -19,6 +19,7 @@ from pyiqa_amhp.data.images import read_image
 from pyiqa_amhp.errors import AMHPError, ImageReadError
 from pyiqa_amhp.info import version_of
 from pyiqa_amhp.model.amhp import AMHP
+from pyiqa_amhp.model.runtime import mark_of
 from pyiqa_amhp.model.weights import HOME_VARIABLE
 from pyiqa_amhp.train.feature_cache import FeatureCache, Key
 
@@ -135,8 +136,7 @@ class FrozenTowers:
 
     def _cache(self, tower: str) -> FeatureCache:
         """The file of a tower as it is now."""
-        tensors = [tensor for _, tensor in _tensors(self.net, tower)]
-        mark = [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors]
+        mark = mark_of(tensor for _, tensor in _tensors(self.net, tower))
         if self._caches.get(tower, (None, None))[0] != mark:
             path = self.folder / f'{tower}-{tower_digest(self.net, tower)}.sqlite'
             get_root_logger().info(f'Features of the frozen {tower} tower are kept in {path}')
