@@ -127,7 +127,7 @@ class Runner:
         try:
             return self._compiled[encode](clip, x)
         except TorchDynamoException as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = ' '.join(str(error).strip().partition('\n\n')[0].split())
             raise AMHPError(
                 f'compile=True: torch.compile failed ({reason}); it needs a C++ compiler (g++, '
                 'clang or MSVC; for a GPU also Triton): install one, or leave compile out'
