@@ -6,6 +6,7 @@ import warnings
 
 import huggingface_hub
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -125,6 +126,31 @@ def test_zero_shot_reads_nothing_and_says_so(measure, make_amhp, tmp_path):
     torch.nn.init.zeros_(net.fc.weight)
     row = measure('amhp', save_checkpoint(tmp_path / 'zero.pth', net.state_dict()))
     assert row.text_source == 'none' and 'zero-shot' in row.notes[0]
+
+
+def test_a_model_that_predicts_its_prompts_is_measured_with_each_kind(
+    make_amhp, rated, rated_images, tmp_path
+):
+    import pyiqa
+
+    file = save_checkpoint(tmp_path / 'net.pth', make_amhp(predictor='levels').state_dict())
+    weights = {'amhp': str(file)}
+    rows = run.benchmark(['amhp'], rated, tmp_path / 'out', weights, resamples=0).rows
+    assert [row.text_source for row in rows] == ['comments', 'predicted', 'none']
+    metric = pyiqa.create_metric('amhp', pretrained_model_path=str(file), device='cpu')
+    for row, source in zip(rows, ('given', 'predicted', 'none'), strict=True):
+        metric.net.text_source = source
+        pairs = zip(rated.paths, rated.texts, strict=True)
+        scores = [float(metric(path, text=text or None)) for path, text in pairs]
+        expected = stats.spearmanr(scores, rated.mos).statistic
+        assert row.values['srcc'].value == pytest.approx(expected, abs=1e-6)
+    assert len({row.values['mse'].value for row in rows}) == 3
+    predictions = pd.read_csv(tmp_path / 'out' / 'predictions.csv')
+    assert [row.method for row in rows] == list(predictions.columns[2:])
+
+    bare = load_rated(str(rated_images), split='all', text_source='none')
+    rows = run.benchmark(['amhp'], bare, tmp_path / 'bare', weights, resamples=0).rows
+    assert [row.text_source for row in rows] == ['predicted', 'none']
 
 
 def test_the_clip_row_takes_fine_tuned_weights_with_quality_prompts_only(

@@ -104,10 +104,10 @@ def benchmark(
     with bounded_downloads() as problem:
         run = Run(rated, out, device, batch_size, resamples, progress, problem)
         for name in progress(names, len(names), 'Metrics'):
-            row, predicted = _measure(name, weights.get(name), run)
-            rows.append(row)
-            if predicted is not None:
-                predictions.append((row, predicted))
+            for row, predicted in _measure(name, weights.get(name), run):
+                rows.append(row)
+                if predicted is not None:
+                    predictions.append((row, predicted))
     title = f'Benchmark: {rated.title}'
     same = [name for name in below if published_data(name) == rated.dataset]
     comparable = rows + [row for name in same for row in below[name]]
@@ -148,28 +148,57 @@ def _names(metrics: Sequence[str], weights: Mapping[str, str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _measure(name: str, weights: str | None, run: Run) -> tuple[Row, np.ndarray | None]:
-    """A row, and the scores ``(N,)`` if there are any."""
+def _measure(name: str, weights: str | None, run: Run) -> list[tuple[Row, np.ndarray | None]]:
+    """Rows, each with the scores ``(N,)`` if there are any."""
     method = f'{name} ({Path(weights).name})' if weights else name
-    rated = run.rated
     try:
         # pyiqa prints what it is about to download, and old calls of others bring warnings
         with redirect_stdout(StringIO()), warnings.catch_warnings():
             warnings.simplefilter('ignore')
             metric = create_metric(name, weights, run.device)
-        judged = judge_images(
-            metric,
-            rated.paths,
-            rated.texts,
-            Journal(journal_path(run.out / 'scores', method)),
-            fingerprint(metric),
-            run.progress,
-            method,
-            run.batch_size,
-        )
+    except Exception as error:  # other people's metrics fail in many ways
+        return [(failed_row(method, reason_for(error, run.no_network)), None)]
+    return [
+        _measure_with(metric, method + said, source, run)
+        for said, source in _prompt_sources(metric, run.rated)
+    ]
+
+
+def _prompt_sources(metric, rated: RatedSet) -> list[tuple[str, str | None]]:
+    """Where first-level prompts come from, by what is added to the method's name.
+
+    An AMHP that can predict them is measured with each kind, so that nobody takes what the given
+    texts are worth for what the model sees in a bare image.
+    """
+    if getattr(metric.net, 'predictor', None) is None:
+        return [('', None)]
+    given = [('', 'given')] * any(rated.texts)
+    return [*given, (', predicted text', 'predicted'), (', no text', 'none')]
+
+
+def _measure_with(
+    metric, method: str, source: str | None, run: Run
+) -> tuple[Row, np.ndarray | None]:
+    """The row of one kind of first-level prompt; ``source`` None: the metric's own way."""
+    rated = run.rated
+    if source:
+        metric.net.text_source = source
+    try:
+        with redirect_stdout(StringIO()), warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            judged = judge_images(
+                metric,
+                rated.paths,
+                rated.texts,
+                Journal(journal_path(run.out / 'scores', method)),
+                f'{fingerprint(metric)} {source or ""}'.strip(),
+                run.progress,
+                method,
+                run.batch_size,
+            )
     except MetricFailed as error:
         return failed_row(method, str(error)), None
-    except Exception as error:  # other people's metrics fail in many ways
+    except Exception as error:
         return failed_row(method, reason_for(error, run.no_network)), None
     predicted = np.array([np.nan if j.score is None else j.score for j in judged], np.float64)
     bins = _bins(judged)
@@ -187,7 +216,8 @@ def _measure(name: str, weights: str | None, run: Run) -> tuple[Row, np.ndarray 
         resamples=run.resamples,
     )
     deaf = _is_deaf(metric)
-    text_source = rated.text_source if any(j.text for j in judged) and not deaf else 'none'
+    texts = 'predicted' if source == 'predicted' else rated.text_source
+    text_source = texts if any(j.text for j in judged) and not deaf else 'none'
     notes = _left_out(judged)
     notes += ['lower is better: correlations are of the negated scores'] * metric.lower_better
     notes += ['zero-shot: a text changes nothing'] * deaf

@@ -40,6 +40,9 @@ VARIANTS = ('image', 'image+attributes', 'image+levels', 'all')
 # The attributes of PARA that the paper uses (its Table 5), for predictions without labels.
 ATTRIBUTES = ('content', 'composition', 'color', 'light', 'depth_of_field', 'object_emphasis')
 
+# Where a first-level prompt can come from.
+PROMPT_SOURCES = ('given', 'predicted', 'none')
+
 CHOICES = {
     'dataset': tuple(SCALES),
     'protocol': tuple(PROTOCOLS),
@@ -47,7 +50,7 @@ CHOICES = {
     'fc_init': ('zero', 'default'),
     'resize': ('squash', 'shortest'),
     'crop': ('center', 'corner'),
-    'text_source': ('given', 'predicted', 'none'),
+    'text_source': PROMPT_SOURCES,
     'predictor': ('none', 'levels', 'feature'),
     'predicted_text': ('sentences', 'expectation'),
 }

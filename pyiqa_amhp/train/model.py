@@ -18,11 +18,11 @@ from tqdm import tqdm
 from pyiqa_amhp.atomic import write_atomically
 from pyiqa_amhp.errors import AMHPError, ImageReadError
 from pyiqa_amhp.freeze import frozen_towers
+from pyiqa_amhp.model.config import PROMPT_SOURCES
 from pyiqa_amhp.model.weights import save_checkpoint
 from pyiqa_amhp.train.frozen import FrozenTowers
 from pyiqa_amhp.train.predictor import PredictorTraining
 
-TEXT_SOURCES = ('given', 'predicted', 'none')
 WEIGHT_DECAY = 1e-3  # paper, section 4.2.1
 
 
@@ -239,7 +239,7 @@ class AMHPModel(GeneralIQAModel):
             return {}
         usual, found = net.text_source, {}
         try:
-            for net.text_source in TEXT_SOURCES:
+            for net.text_source in PROMPT_SOURCES:
                 found[net.text_source] = self._measure(name, self.predict(dataloader))
         finally:
             net.text_source = usual
