@@ -206,7 +206,8 @@ class AMHPModel(GeneralIQAModel):
         metrics = self.opt['val'].get('metrics') or {}
         if metrics:
             self._initialize_best_metric_results(name)
-        table = self.predict(dataloader)
+        sources = () if self.is_train else self._prompt_sources()
+        table, *by_source = self._predict(dataloader, [None, *sources])
         self.metric_results = self._measure(name, table)
         if metrics:
             better = self._record_best(name, current_iter)
@@ -215,7 +216,10 @@ class AMHPModel(GeneralIQAModel):
                 self.save_network(self.net_best, 'net_best')
             self._log_validation_metric_values(current_iter, name, tb_logger)
         if not self.is_train:
-            self.write_results(name, table, self._by_text_source(name, dataloader))
+            measured = [self._measure(name, table) for table in by_source]
+            found = dict(zip(sources, measured, strict=True))
+            self._say_by_text_source(name, found)
+            self.write_results(name, table, found)
 
     def _measure(self, name: str, table: pd.DataFrame) -> dict[str, float]:
         """The option file's metrics of predictions."""
@@ -232,23 +236,18 @@ class AMHPModel(GeneralIQAModel):
             for metric, options in metrics.items()
         }
 
-    def _by_text_source(self, name: str, dataloader) -> dict[str, dict[str, float]]:
-        """Metrics for each kind of first-level prompt, if the network can predict one."""
-        net = self.get_bare_model(self.net)
-        if getattr(net, 'predictor', None) is None:
-            return {}
-        usual, found = net.text_source, {}
-        try:
-            for net.text_source in PROMPT_SOURCES:
-                found[net.text_source] = self._measure(name, self.predict(dataloader))
-        finally:
-            net.text_source = usual
+    def _prompt_sources(self) -> tuple[str, ...]:
+        """The kinds of first-level prompts to measure beside the usual one."""
+        predicts = getattr(self.get_bare_model(self.net), 'predictor', None) is not None
+        return PROMPT_SOURCES if predicts else ()
+
+    def _say_by_text_source(self, name: str, found: dict[str, dict[str, float]]) -> None:
         rows = [
             f'  {source:10}' + ''.join(f' {key} {value:7.4f}' for key, value in values.items())
             for source, values in found.items()
         ]
-        get_root_logger().info('\n'.join([f'{name}, by the text that was used:', *rows]))
-        return found
+        if rows:
+            get_root_logger().info('\n'.join([f'{name}, by the text that was used:', *rows]))
 
     def predict(self, dataloader) -> pd.DataFrame:
         """One row for each image that could be read.
@@ -260,27 +259,50 @@ class AMHPModel(GeneralIQAModel):
         Raises:
             AMHPError: no image of the data set could be read.
         """
-        name = dataloader.dataset.opt['name']
-        rows = []
+        return self._predict(dataloader, [None])[0]
+
+    def _predict(self, dataloader, sources: list[str | None]) -> list[pd.DataFrame]:
+        """A table as of ``predict`` for each source of first-level prompts; None: the usual one.
+
+        The image tower sees each image once.
+        """
+        name, net = dataloader.dataset.opt['name'], self.get_bare_model(self.net)
+        rows: list[list] = [[] for _ in sources]
         bar = tqdm(dataloader, desc=name, unit='batch', disable=not self.opt['val'].get('pbar'))
         for batch in bar:
             self.feed_data(batch)
             if not self.text:
                 continue
-            self.test()
-            batch_columns = (
-                self.output_score[:, 0],
-                self.gt_mos[:, 0],
-                self.output_dist,
-                self.gt_mos_dist,
-            )
-            numbers = (column.float().cpu().tolist() for column in batch_columns)
-            rows += zip(self.img_path, self.text, *numbers, strict=True)
-        if not rows:
+            if len(sources) > 1:
+                self._keep_image_features(net)
+            for source, of_source in zip(sources, rows, strict=True):
+                with _prompts_from(net, source):
+                    self.test()
+                of_source += self._rows()
+        if not rows[0]:
             raise AMHPError(f'{name}: none of its images could be read; check dataroot_target')
-        return pd.DataFrame(
-            rows, columns=['img_path', 'text', 'score', 'MOS', 'dist', 'rated_dist']
+        columns = ['img_path', 'text', 'score', 'MOS', 'dist', 'rated_dist']
+        return [pd.DataFrame(of_source, columns=columns) for of_source in rows]
+
+    def _keep_image_features(self, net) -> None:
+        """Let the passes over a batch share its image features, in evaluation."""
+        if 'Fx' not in self.features:
+            training = net.training
+            net.eval()
+            with torch.no_grad():
+                self.features['Fx'] = net.backbone.encode_image(net.preprocess(self.img_input))
+            net.train(training)
+
+    def _rows(self) -> list[tuple]:
+        """The batch that was tested, as rows of ``predict``."""
+        columns = (
+            self.output_score[:, 0],
+            self.gt_mos[:, 0],
+            self.output_dist,
+            self.gt_mos_dist,
         )
+        numbers = (column.float().cpu().tolist() for column in columns)
+        return list(zip(self.img_path, self.text, *numbers, strict=True))
 
     def write_results(
         self, name: str, table: pd.DataFrame, by_text_source: dict[str, dict[str, float]]
@@ -322,6 +344,19 @@ class AMHPModel(GeneralIQAModel):
         label = {None: '', -1: '_latest'}.get(current_iter, f'_{current_iter}')
         path = Path(self.opt['path']['models'], f'{net_label}{label}.pth')
         save_checkpoint(path, self.get_bare_model(net).state_dict())
+
+
+@contextmanager
+def _prompts_from(net, source: str | None):
+    """First-level prompts from ``source`` only; None: from where the model has them from."""
+    if source is None:
+        yield
+        return
+    usual, net.text_source = net.text_source, source
+    try:
+        yield
+    finally:
+        net.text_source = usual
 
 
 @contextmanager
