@@ -12,6 +12,7 @@ from pyiqa_amhp.data.ratings import REFERENCE_PARA_LEVEL_VALUES
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model.amhp import AMHP
 from pyiqa_amhp.model.config import VARIANTS
+from pyiqa_amhp.train.state import read_state
 
 
 @pytest.fixture
@@ -395,17 +396,18 @@ def test_training_goes_on_from_a_checkpoint_of_ones_own(build, tmp_path):
 
 
 @pytest.mark.filterwarnings('ignore:Detected call of')  # the scheduler's, about this order
-def test_resuming_counts_the_steps_made_before(build, batch):
+def test_resuming_counts_the_steps_made_before(build, batch, tmp_path):
     first = build()
     first.feed_data(batch)
     first.optimize_parameters(1)
-    second = build()
-    second.resume_training(
-        {
-            'iter': 1,
-            'optimizers': [first.optimizer.state_dict()],
-            'schedulers': [scheduler.state_dict() for scheduler in first.schedulers],
-        }
-    )
+    first.save_training_state(0, 1)
+    second = build(seed=1)
+    second.resume_training(read_state(tmp_path / '1.state'))
+    assert not moved(second, snapshot(first.net))
     second.update_learning_rate(2)  # an error if no step had been made
     assert second.optimizer.state_dict()['state']
+
+
+def test_a_state_of_another_model_is_refused(build):
+    with pytest.raises(AMHPError, match='not written by AMHPModel'):
+        build().resume_training({'iter': 1, 'optimizers': [], 'schedulers': []})

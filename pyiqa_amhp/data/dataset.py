@@ -15,6 +15,7 @@ from torchvision import transforms
 
 from pyiqa_amhp.data.images import read_image
 from pyiqa_amhp.data.ratings import LEVELS
+from pyiqa_amhp.data.seeds import random_numbers_from
 from pyiqa_amhp.data.table import RatedImages, read_table
 from pyiqa_amhp.errors import AMHPError, ImageReadError
 from pyiqa_amhp.freeze import frozen_towers
@@ -88,6 +89,8 @@ class AMHPDataset(BaseIQADataset):
         ImageReadError: from ``dataset[i]``, an image that cannot be read.
     """
 
+    seeds: tuple[int, int] | None = None
+
     def init_path_mos(self, opt):
         """Read and check the whole table; ``get_split`` then takes this phase's rows."""
         self.images: RatedImages = read_table(opt)
@@ -139,7 +142,17 @@ class AMHPDataset(BaseIQADataset):
     def __len__(self) -> int:
         return len(self.images.mos)
 
+    def begin_epoch(self, epoch: int, seed: int) -> None:
+        """From now on what is random in a sample depends on the seed, the epoch and its index."""
+        self.seeds = (seed, epoch)
+
     def __getitem__(self, index: int) -> dict[str, Any]:
+        if self.seeds is None:
+            return self._sample(index)
+        with random_numbers_from(*self.seeds, index):
+            return self._sample(index)
+
+    def _sample(self, index: int) -> dict[str, Any]:
         path = self.images.path(index)
         labels = self.images.attribute_levels(index, self.opt.get('levels') or LEVELS)
         return {

@@ -125,7 +125,9 @@ def build_predictor(config: AMHPConfig, n: int, logit_scale: float) -> nn.Module
 
 
 def level_loss(prediction: Prediction, labels: torch.Tensor) -> torch.Tensor:
-    """Cross entropy of predicted levels, the mean over all labels that there are.
+    """Cross entropy of predicted levels, the mean over images and attributes.
+
+    A label that is missing counts 0, so that every image weighs the same in any batch.
 
     Args:
         prediction: of N images.
@@ -136,11 +138,13 @@ def level_loss(prediction: Prediction, labels: torch.Tensor) -> torch.Tensor:
     """
     there = labels >= 0
     p = prediction.levels.gather(-1, labels.clamp(min=0)[..., None])[..., 0]  # (N, A)
-    return -(p.clamp(min=1e-12).log() * there).sum() / there.sum().clamp(min=1)
+    return -(p.clamp(min=1e-12).log() * there).mean()
 
 
 def feature_loss(prediction: Prediction, Ft: torch.Tensor) -> torch.Tensor:
-    """Cosine distance to the real comments' features, the mean over images with a comment.
+    """Cosine distance to the real comments' features, the mean over images.
+
+    An image without a comment counts 0, so that every image weighs the same in any batch.
 
     No gradient goes into the text tower, which else would make all comments alike.
 
@@ -151,4 +155,4 @@ def feature_loss(prediction: Prediction, Ft: torch.Tensor) -> torch.Tensor:
     Ft = Ft.detach()
     there = Ft.abs().sum(dim=-1) > 0
     distance = 1 - (normalize(prediction.Ft, dim=-1) * normalize(Ft, dim=-1)).sum(dim=-1)
-    return (distance * there).sum() / there.sum().clamp(min=1)
+    return (distance * there).mean()

@@ -8,6 +8,7 @@ Options of the section ``train``, for a network with ``predictor: levels`` or ``
 """
 
 from typing import Any
+from zlib import crc32
 
 import torch
 from pyiqa.utils import get_root_logger
@@ -24,20 +25,25 @@ class PredictorTraining:
     Args:
         net: the AMHP, with a predictor.
         train: the section ``train`` of the options.
+        seed: decides whose texts are dropped.
 
     Raises:
         AMHPError: a weight below 0, or a share outside 0..1.
     """
 
-    def __init__(self, net, train: dict[str, Any]):
-        self.net = net
+    def __init__(self, net, train: dict[str, Any], seed: int = 0):
+        self.net, self.seed = net, seed
         self.weight = _number(train, 'predictor_weight', PREDICTOR_WEIGHT, float('inf'))
         self.dropout = _number(train, 'text_dropout', TEXT_DROPOUT, 1.0)
         self._said_no_labels = False
 
-    def drop_texts(self, texts: list[str]) -> torch.Tensor:
-        """Whose prompt is predicted in this step, ``(N,)`` of bool."""
-        dropped = torch.rand(len(texts)) < self.dropout
+    def drop_texts(self, texts: list[str], paths: list[str], iteration: int) -> torch.Tensor:
+        """Whose prompt is predicted in this iteration, ``(N,)`` of bool.
+
+        It depends on the seed, the iteration and the image alone, not on which process has it.
+        """
+        drawn = [crc32(f'{self.seed} {iteration} {path}'.encode()) / 2**32 for path in paths]
+        dropped = torch.tensor([number < self.dropout for number in drawn], dtype=torch.bool)
         asked = [source == 'predicted' for source in self.net.text_sources(texts)]
         return dropped | torch.tensor(asked)
 

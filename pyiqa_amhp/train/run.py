@@ -60,10 +60,10 @@ def run_train(opt: str | Path, arguments: list[str], root: str | Path) -> dict[s
         The best validation results, by data set and metric.
     """
     read_options(opt, 'train')
-    from pyiqa.train import train_pipeline
+    from pyiqa_amhp.train.loop import train
 
     with _arguments('train', opt, arguments):
-        return train_pipeline(str(root))
+        return train(Path(root))
 
 
 def run_test(opt: str | Path, arguments: list[str], root: str | Path) -> None:

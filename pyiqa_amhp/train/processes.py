@@ -1,0 +1,75 @@
+"""Several processes that train together: started by ``torchrun``, each with a GPU or on the CPU."""
+
+import os
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from pyiqa_amhp.errors import AMHPError
+
+
+def join(num_gpu: int | str) -> tuple[int, int]:
+    """Meet the other processes that ``torchrun`` started.
+
+    NCCL where GPUs are asked for and there, else Gloo.
+
+    Args:
+        num_gpu: of the options; 0: the CPU.
+
+    Returns:
+        The rank of this process and how many there are; ``(0, 1)`` without ``torchrun``.
+
+    Raises:
+        AMHPError: more processes on this machine than GPUs.
+    """
+    if 'RANK' not in os.environ or int(os.environ.get('WORLD_SIZE', 1)) < 2:
+        return 0, 1
+    on_gpu = num_gpu != 0 and torch.cuda.is_available()
+    if on_gpu:
+        local = int(os.environ['LOCAL_RANK'])
+        if local >= torch.cuda.device_count():
+            raise AMHPError(
+                f'torchrun started more processes than there are GPUs '
+                f'({torch.cuda.device_count()}): lower --nproc_per_node, or set num_gpu: 0'
+            )
+        torch.cuda.set_device(local)
+    if not dist.is_initialized():
+        dist.init_process_group('nccl' if on_gpu else 'gloo')
+    return dist.get_rank(), dist.get_world_size()
+
+
+def leave() -> None:
+    """Part from the other processes."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def together() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def summed(values: list[float], device: torch.device) -> list[float]:
+    """The sums over all processes."""
+    if together() == 1:
+        return values
+    tensor = torch.tensor(values, dtype=torch.float64 if device.type == 'cpu' else torch.float32)
+    tensor = tensor.to(device)
+    dist.all_reduce(tensor)
+    return tensor.tolist()
+
+
+def gathered(value: Any) -> list[Any]:
+    """What each process gave, by rank, known to all of them."""
+    if together() == 1:
+        return [value]
+    values: list[Any] = [None] * together()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def wait() -> None:
+    """Wait until all processes are here."""
+    if together() > 1:
+        dist.barrier()

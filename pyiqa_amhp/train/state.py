@@ -1,0 +1,112 @@
+"""Where a training stands: everything that decides how it goes on, in one file.
+
+``experiments/<name>/training_states/<iteration>.state`` holds the weights (and their average),
+the optimizer, the schedule, random states, counts and the best results so far. It is written
+whole or not at all, and reading it runs no code.
+"""
+
+import pickle
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pyiqa_amhp.atomic import write_atomically
+from pyiqa_amhp.errors import AMHPError
+
+SUFFIX = '.state'
+FORMAT = 1
+
+
+def random_states() -> dict[str, Any]:
+    """Python's, NumPy's, torch's and all GPUs' random states, as plain values and tensors."""
+    version, numbers, gauss = random.getstate()
+    numpy_state = np.random.get_state(legacy=False)
+    return {
+        'python': [version, torch.tensor(numbers), gauss],
+        'numpy': [
+            torch.from_numpy(numpy_state['state']['key'].astype(np.int64)),
+            int(numpy_state['state']['pos']),
+            int(numpy_state['has_gauss']),
+            float(numpy_state['gauss']),
+        ],
+        'torch': torch.get_rng_state(),
+        'cuda': torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_random_states(states: dict[str, Any]) -> None:
+    """Put back what ``random_states`` gave; a GPU's only if there are as many as there were."""
+    version, numbers, gauss = states['python']
+    random.setstate((version, tuple(numbers.tolist()), gauss))
+    key, *rest = states['numpy']
+    np.random.set_state(('MT19937', key.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(states['torch'])
+    if states['cuda'] and len(states['cuda']) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(states['cuda'])
+
+
+def write_state(folder: Path, state: dict[str, Any], keep_last: int) -> Path:
+    """Write ``<iter>.state``, and delete all but the newest ``keep_last`` of them."""
+    path = write_atomically(
+        folder / f'{state["iter"]}{SUFFIX}',
+        lambda file: torch.save({'format': FORMAT, **state}, file),
+    )
+    for old in states_in(folder)[keep_last:]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def states_in(folder: Path) -> list[Path]:
+    """The states in a folder, the newest first."""
+    named = [path for path in folder.glob(f'*{SUFFIX}') if path.stem.isdigit()]
+    return sorted(named, key=lambda path: int(path.stem), reverse=True)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Read a state.
+
+    Raises:
+        AMHPError: no such file, a damaged one, one with code in it, or another program's.
+    """
+    if not path.is_file():
+        raise AMHPError(f'{path}: no such file; give a .state that `amhp train` wrote')
+    try:
+        state = torch.load(path, map_location='cpu', weights_only=True)
+    except pickle.UnpicklingError as error:  # its text advises weights_only=False: not passed on
+        raise AMHPError(
+            f'{path}: refused: damaged, or it holds more than tensors and plain values, so that '
+            'loading it could run code'
+        ) from error
+    except Exception as error:  # damaged files fail in many ways
+        reason = f'{type(error).__name__}: {error}'.splitlines()[0]
+        raise AMHPError(f'{path}: damaged, or not a training state ({reason})') from error
+    if not isinstance(state, dict) or state.get('format') != FORMAT:
+        raise AMHPError(
+            f'{path}: not a state of `amhp train` (pyiqa alone keeps less and cannot go on exactly)'
+        )
+    return state
+
+
+def newest_state(folder: Path, warn) -> dict[str, Any] | None:
+    """The newest state that can be read; None where there is none.
+
+    Args:
+        folder: ``training_states``.
+        warn: is told of those that cannot.
+    """
+    for path in states_in(folder):
+        try:
+            return read_state(path)
+        except AMHPError as error:
+            warn(f'{error}; the state before it is taken')
+    return None
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete temporary files that a killed process left in ``folder``."""
+    for path in folder.glob('.*.*'):
+        if path.suffix in (SUFFIX, '.pth') and path.is_file():
+            path.unlink(missing_ok=True)
