@@ -218,6 +218,46 @@ def training_options():
 
 
 @pytest.fixture
+def build(training_options, shared_rated_images, tmp_path):
+    """An ``AMHPModel`` as pyiqa's trainer builds it, with the shipped options and some others."""
+
+    import torch
+    from pyiqa.models import build_model
+
+    def build(seed=0, optim=None, is_train=True, **sections):
+        torch.manual_seed(seed)
+        opt = training_options(shared_rated_images)
+        for name, options in sections.items():
+            opt[name].update(options)
+        opt['train']['optim'].update(optim or {})
+        opt.update(is_train=is_train, dist=False, rank=0, world_size=1)
+        opt['path'].update(models=str(tmp_path), training_states=str(tmp_path))
+        if not is_train:
+            del opt['train']
+        return build_model(opt)
+
+    return build
+
+
+@pytest.fixture
+def loader(training_options, shared_rated_images):
+    """A loader of the training or the validation images, with further data options."""
+    from pyiqa.data import build_dataloader, build_dataset
+
+    def loader(phase='train', **options):
+        opt = {**training_options(shared_rated_images)['datasets'][phase], 'phase': phase}
+        opt.update(options)
+        return build_dataloader(build_dataset(opt), opt, num_gpu=0)
+
+    return loader
+
+
+@pytest.fixture
+def batch(loader):
+    return next(iter(loader()))
+
+
+@pytest.fixture
 def pyiqa_log(caplog):
     """What goes to pyiqa's logger, which tells no other one."""
     from pyiqa.utils import get_root_logger

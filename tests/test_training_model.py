@@ -5,50 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from pyiqa.data import build_dataloader, build_dataset
-from pyiqa.models import build_model
 
 from pyiqa_amhp.data.ratings import REFERENCE_PARA_LEVEL_VALUES
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model.amhp import AMHP
 from pyiqa_amhp.model.config import VARIANTS
 from pyiqa_amhp.train.state import read_state
-
-
-@pytest.fixture
-def build(training_options, shared_rated_images, tmp_path):
-    """An ``AMHPModel`` as pyiqa's trainer builds it, with the shipped options and some others."""
-
-    def build(seed=0, optim=None, is_train=True, **sections):
-        torch.manual_seed(seed)
-        opt = training_options(shared_rated_images)
-        for name, options in sections.items():
-            opt[name].update(options)
-        opt['train']['optim'].update(optim or {})
-        opt.update(is_train=is_train, dist=False, rank=0, world_size=1)
-        opt['path'].update(models=str(tmp_path), training_states=str(tmp_path))
-        if not is_train:
-            del opt['train']
-        return build_model(opt)
-
-    return build
-
-
-@pytest.fixture
-def loader(training_options, shared_rated_images):
-    """A loader of the training or the validation images, with further data options."""
-
-    def loader(phase='train', **options):
-        opt = {**training_options(shared_rated_images)['datasets'][phase], 'phase': phase}
-        opt.update(options)
-        return build_dataloader(build_dataset(opt), opt, num_gpu=0)
-
-    return loader
-
-
-@pytest.fixture
-def batch(loader):
-    return next(iter(loader()))
 
 
 def snapshot(net):

@@ -106,7 +106,8 @@ class AMHPModel(MeasuringModel):
         warmup = max(0, train.get('warmup_iter') or 0)
         steps = -(-train['total_iter'] // (train.get('accumulate') or 1))
         if train[scheduler_name]['type'] == 'CosineAnnealingLR':
-            train[scheduler_name].setdefault('T_max', max(1, steps - warmup))
+            T_max = train[scheduler_name].get('T_max')
+            train[scheduler_name]['T_max'] = T_max or max(1, steps - warmup)
         super().setup_schedulers(scheduler_name)
         if warmup:
             [after] = self.schedulers
