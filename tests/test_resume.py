@@ -172,7 +172,7 @@ def test_random_states_are_put_back(tmp_path):
 
 
 def test_sigkill_at_any_moment(options, tmp_path):
-    """The real thing once; ``benchmarks/kill_and_resume.py`` does it at twenty moments."""
+    """The real thing once; ``benchmarks/training_trust.py kills`` does it at twenty moments."""
     path = options(train={'total_epoch': 3})
     run_train(path, [], tmp_path / 'whole')
     root = tmp_path / 'cut'
