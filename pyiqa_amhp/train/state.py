@@ -42,10 +42,10 @@ def set_random_states(states: dict[str, Any]) -> None:
     version, numbers, gauss = states['python']
     random.setstate((version, tuple(numbers.tolist()), gauss))
     key, *rest = states['numpy']
-    np.random.set_state(('MT19937', key.numpy().astype(np.uint32), *rest))
-    torch.set_rng_state(states['torch'])
+    np.random.set_state(('MT19937', key.cpu().numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(states['torch'].cpu())  # pyiqa's loader puts all on a GPU
     if states['cuda'] and len(states['cuda']) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(states['cuda'])
+        torch.cuda.set_rng_state_all([state.cpu() for state in states['cuda']])
 
 
 def write_state(folder: Path, state: dict[str, Any], keep_last: int) -> Path:
