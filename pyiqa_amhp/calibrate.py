@@ -12,6 +12,7 @@ from pyiqa_amhp.atomic import write_atomically
 from pyiqa_amhp.data.images import read_image
 from pyiqa_amhp.errors import AMHPError, ImageReadError
 from pyiqa_amhp.model.tanet import TANet, calibrate, load_checkpoint
+from pyiqa_amhp.model.weights import write_torch
 
 SUFFIXES = ('.pth', '.pt', '.safetensors')
 
@@ -86,4 +87,4 @@ def _save(path: Path, state: dict[str, torch.Tensor]) -> None:
     if path.suffix == '.safetensors':
         write_atomically(path, lambda file: safetensors.torch.save_file(state, file))
     else:  # pyiqa's form
-        write_atomically(path, lambda file: torch.save({'params': state}, file))
+        write_torch(path, {'params': state})

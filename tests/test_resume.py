@@ -1,9 +1,9 @@
 """A training that was interrupted ends as one that was not, bit for bit."""
 
+import resource
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -171,19 +171,42 @@ def test_random_states_are_put_back(tmp_path):
     assert draw() == expected
 
 
-def test_sigkill_at_any_moment(options, tmp_path):
+@pytest.mark.parametrize('kill', [signal.SIGKILL, signal.SIGINT])
+def test_a_process_that_is_stopped_goes_on(options, tmp_path, kill):
     """The real thing once; ``benchmarks/training_trust.py kills`` does it at twenty moments."""
-    path = options(train={'total_epoch': 3})
-    run_train(path, [], tmp_path / 'whole')
+    path = options(data={'num_worker_per_gpu': 1})
     root = tmp_path / 'cut'
     root.mkdir()
     command = [sys.executable, '-m', 'pyiqa_amhp', 'train', '-opt', str(path), '--auto_resume']
-    process = subprocess.Popen(command, cwd=root, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not list(root.joinpath(*STATES).glob('[0-9]*.state')) and process.poll() is None:
-        assert time.monotonic() < deadline, 'no state was written'
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    for line in process.stdout:
+        if b'iter:       4' in line:
+            break
+    process.send_signal(kill)
+    said = process.stdout.read().decode()
+    assert process.wait() == (130 if kill == signal.SIGINT else -kill)
+    assert 'Traceback' not in said
+    assert {path.name[0] for path in root.joinpath(*STATES).iterdir()} <= set('23456')
+    run_train(options(), [], tmp_path / 'whole')
     run_train(path, ['--auto_resume'], root)
     assert same(weights(tmp_path / 'whole'), weights(root))
+
+
+def test_a_full_disk_ends_the_training_and_spoils_nothing(options, tmp_path):
+    path = options()
+    run_train(path, [], tmp_path)
+    before = {file: file.read_bytes() for file in tmp_path.rglob('*.pth')}
+    before |= {file: file.read_bytes() for file in tmp_path.rglob('*.state')}
+    more = ['--auto_resume', '--force_yml', 'train:total_epoch=4']
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))  # less than a checkpoint
+    try:
+        with pytest.raises(AMHPError, match=r'net_latest|state'):
+            run_train(path, more, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert all(file.read_bytes() == content for file, content in before.items())
+    assert {file for pattern in ('*.pth', '*.state') for file in tmp_path.rglob(pattern)} == {
+        *before
+    }
+    run_train(path, more, tmp_path)  # and there is room again

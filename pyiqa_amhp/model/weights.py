@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,26 @@ def save_checkpoint(path: str | Path, state: dict[str, torch.Tensor]) -> Path:
         return write_atomically(
             path, lambda file: safetensors.torch.save_file(state, file, metadata=metadata)
         )
-    return write_atomically(path, lambda file: torch.save({'params': state}, file))
+    return write_torch(path, {'params': state})
+
+
+def write_torch(path: str | Path, content: dict[str, Any]) -> Path:
+    """``torch.save``, atomically.
+
+    Raises:
+        AMHPError: it could not be written; what was there before is as it was.
+    """
+
+    def write(file: Path) -> None:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # torch's own writer does not say what the system said
+            raise AMHPError(
+                f'{path}: could not be written; is the disk full, or the size of files limited? '
+                f'({shutil.disk_usage(file.parent).free / 2**20:,.0f} MB are free)'
+            ) from error
+
+    return write_atomically(path, write)
 
 
 def load_into(net: torch.nn.Module, checkpoint: Checkpoint) -> None:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from pyiqa_amhp.atomic import write_atomically
 from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.model.weights import write_torch
 
 SUFFIX = '.state'
 FORMAT = 1
@@ -50,10 +50,7 @@ def set_random_states(states: dict[str, Any]) -> None:
 
 def write_state(folder: Path, state: dict[str, Any], keep_last: int) -> Path:
     """Write ``<iter>.state``, and delete all but the newest ``keep_last`` of them."""
-    path = write_atomically(
-        folder / f'{state["iter"]}{SUFFIX}',
-        lambda file: torch.save({'format': FORMAT, **state}, file),
-    )
+    path = write_torch(folder / f'{state["iter"]}{SUFFIX}', {'format': FORMAT, **state})
     for old in states_in(folder)[keep_last:]:
         old.unlink(missing_ok=True)
     return path
