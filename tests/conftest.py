@@ -253,11 +253,6 @@ def loader(training_options, shared_rated_images):
 
 
 @pytest.fixture
-def batch(loader):
-    return next(iter(loader()))
-
-
-@pytest.fixture
 def pyiqa_log(caplog):
     """What goes to pyiqa's logger, which tells no other one."""
     from pyiqa.utils import get_root_logger

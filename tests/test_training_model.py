@@ -13,6 +13,11 @@ from pyiqa_amhp.model.config import VARIANTS
 from pyiqa_amhp.train.state import read_state
 
 
+@pytest.fixture
+def batch(loader):
+    return next(iter(loader()))
+
+
 def snapshot(net):
     return {name: parameter.detach().clone() for name, parameter in net.named_parameters()}
 

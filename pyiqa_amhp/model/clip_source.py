@@ -8,8 +8,6 @@ import dataclasses
 import json
 import os
 import threading
-import warnings
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,7 +109,7 @@ def _source(config, model_cfg, quick_gelu, preprocess=None, **found) -> ClipSour
 def _from_file(config: AMHPConfig, model_cfg: dict, path: Path) -> ClipSource:
     """A local file: OpenAI's archive, a state dict, or safetensors."""
     config = dataclasses.replace(config, clip_weights=path.name)  # no paths in checkpoints
-    state = _read_clip(path)
+    state = read_tensors(path)
     quick_gelu = config.quick_gelu
     beside = path.with_name(HUB_CONFIG)
     if quick_gelu is None and (state.keys() & set(OPENAI_ONLY) or model_cfg.get('quick_gelu')):
@@ -193,7 +191,7 @@ def load_clip_state(clip: torch.nn.Module, source: ClipSource) -> float:
     Raises:
         AMHPError: keys or shapes that do not fit, by name.
     """
-    state = source.state if source.state is not None else _read_clip(source.path)
+    state = source.state if source.state is not None else read_tensors(source.path)
     state = {key: value.float() for key, value in state.items() if key not in OPENAI_ONLY}
     state = convert_state_dict(clip, state)
     if 'positional_embedding' in state and not hasattr(clip, 'positional_embedding'):
@@ -203,26 +201,6 @@ def load_clip_state(clip: torch.nn.Module, source: ClipSource) -> float:
     check_keys(clip, state, source.path, ignore=('logit_scale', 'logit_bias'))
     clip.load_state_dict(state, strict=False)
     return scale
-
-
-def _read_clip(path: Path) -> dict[str, torch.Tensor]:
-    """The named tensors of OpenAI's archives too, which are TorchScript."""
-    if not _is_torchscript(path):
-        return read_tensors(path)
-    try:
-        with warnings.catch_warnings():  # torch.jit is deprecated; OpenAI's files stay as they are
-            warnings.simplefilter('ignore', FutureWarning)
-            return torch.jit.load(str(path), map_location='cpu').state_dict()
-    except RuntimeError as error:
-        raise AMHPError(f'{path}: a damaged TorchScript archive ({error})') from error
-
-
-def _is_torchscript(path: Path) -> bool:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return any(name.endswith('/constants.pkl') for name in archive.namelist())
-    except zipfile.BadZipFile:  # another form, or a damaged file: reading it will tell
-        return False
 
 
 def _cached(repo: str, names: tuple[str, ...]) -> Path | None:

@@ -2,34 +2,47 @@
 
 import pickle
 import re
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import safetensors.torch
 import torch
 
 from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.model.archive import is_torchscript, read_archive
 
 # How checkpoints wrap their tensors: pyiqa, open_clip, and others.
 WRAPPERS = ('params', 'state_dict', 'model_state_dict', 'model')
+MOST_TIMES = 4
+"""A file holds at most this many times its own size: PyTorch and safetensors do not compress, so
+more is a bomb. Tensors that share memory count each (our choice)."""
 
 
 def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
-    """The named tensors of a ``.safetensors`` file or of a PyTorch checkpoint, on the CPU.
+    """The named tensors of a ``.safetensors`` file or of a PyTorch file, on the CPU.
+
+    Of TorchScript archives, OpenAI's form, only tensors are read and no code is run.
 
     Raises:
         AMHPError: no such file, a damaged one, one that holds more than tensors (pickles with
-            code in them are refused, never run), or one without named tensors.
+            code in them are refused, never run) or more of them than its size can
+            (``MOST_TIMES``), or one without named tensors.
     """
     path = Path(path).expanduser()
     if not path.is_file():
         raise AMHPError(f'{path}: no such file')
     if not path.stat().st_size:
         raise AMHPError(f'{path}: the file is empty')
+    if zipfile.is_zipfile(path):
+        _check_size(path, _declared(path))
     try:
         if path.suffix == '.safetensors':
-            return safetensors.torch.load_file(path)
-        content = torch.load(path, map_location='cpu', weights_only=True)
+            content = safetensors.torch.load_file(path)
+        elif is_torchscript(path):
+            content = read_archive(path)
+        else:
+            content = torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:  # its text advises weights_only=False: not passed on
         if found := re.search(r'GLOBAL (\S+)', str(error)):
             raise AMHPError(
@@ -50,7 +63,26 @@ def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
     }
     if not tensors:
         raise AMHPError(f'{path}: expected a checkpoint with named tensors, found none')
+    _check_size(path, (value.numel() * value.element_size() for value in tensors.values()))
     return tensors
+
+
+def _declared(path: Path) -> list[int]:
+    """The sizes that a zip file's parts say they have."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return [part.file_size for part in archive.infolist()]
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
+        return []  # damaged: reading it will tell
+
+
+def _check_size(path: Path, sizes: Iterable[int]) -> None:
+    here, inside = path.stat().st_size, sum(sizes)
+    if inside > MOST_TIMES * here:
+        raise AMHPError(
+            f'{path}: refused, since its {here:,} bytes say that they hold {inside:,}; weights are '
+            f'stored uncompressed (at most {MOST_TIMES} times the size of the file)'
+        )
 
 
 def check_keys(
