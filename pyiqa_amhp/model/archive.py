@@ -1,0 +1,103 @@
+"""OpenAI's TorchScript archives, read for their tensors alone.
+
+``torch.jit.load`` would run the archive's own ``__setstate__``, and a script can write files
+(``torch.from_file``). Here nothing of its code is read: classes become plain nodes.
+"""
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+MOST_NAMES = 100_000  # of tensors; the largest CLIP has some hundreds
+STORAGES = {
+    'FloatStorage': torch.float32, 'HalfStorage': torch.float16, 'BFloat16Storage': torch.bfloat16,
+    'DoubleStorage': torch.float64, 'LongStorage': torch.int64, 'IntStorage': torch.int32,
+    'ShortStorage': torch.int16, 'CharStorage': torch.int8, 'ByteStorage': torch.uint8,
+    'BoolStorage': torch.bool,
+}  # fmt: skip
+
+
+def is_torchscript(path: Path) -> bool:
+    """Whether a file is a TorchScript archive; a damaged one is not."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith('/constants.pkl') for name in archive.namelist())
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
+        return False  # another form, or a damaged file: reading it will tell
+
+
+def read_archive(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a TorchScript archive by their names, as its ``state_dict()`` has them.
+
+    Raises:
+        Exception: of nearly any kind where the archive is damaged or holds something else.
+    """
+    with zipfile.ZipFile(path) as archive:
+        (name,) = (n for n in archive.namelist() if n.endswith('/data.pkl') and n.count('/') == 1)
+        folder = name.removesuffix('data.pkl')
+        order = f'{folder}byteorder'
+        if order in archive.namelist() and archive.read(order) != b'little':
+            raise ValueError('not in little-endian order')
+        with archive.open(name) as file:
+            root = _Reader(file, archive, folder).load()
+    state: dict[str, torch.Tensor] = {}
+    left = [('', root)]
+    while left:
+        prefix, node = left.pop()
+        values = node.values if isinstance(node, _Node) else {}
+        for key, value in reversed(values.items()):
+            if isinstance(value, _Node):
+                left.append((f'{prefix}{key}.', value))
+            elif isinstance(value, torch.Tensor):
+                state[prefix + str(key)] = value
+        if len(state) + len(left) > MOST_NAMES or len(prefix) > MOST_NAMES:
+            raise ValueError('modules within modules without end')
+    return state
+
+
+class _Node:
+    """What stands in for an object of a class in the archive."""
+
+    values: dict[str, Any]
+
+    def __setstate__(self, values):
+        self.values = values if isinstance(values, dict) else {}
+
+
+# Python's own reader in Python: the one in C makes room for any number a file names.
+class _Reader(pickle._Unpickler):
+    def __init__(self, file, archive: zipfile.ZipFile, folder: str):
+        super().__init__(file)
+        self._archive, self._folder = archive, folder
+
+    def find_class(self, module: str, name: str):
+        if module.split('.')[0] == '__torch__':
+            return _Node
+        if (module, name) == ('torch._utils', '_rebuild_tensor_v2'):
+            return _tensor
+        if (module, name) == ('collections', 'OrderedDict'):
+            return dict
+        if module == 'torch.jit._pickle':  # build_intlist and the like
+            return _first
+        if module == 'torch' and name in STORAGES:
+            return STORAGES[name]
+        raise pickle.UnpicklingError(f'GLOBAL {module}.{name}')
+
+    def persistent_load(self, pid) -> torch.Tensor:
+        """``('storage', type, key, device, numbers)`` to a flat tensor."""
+        _, dtype, key, _, numbers = pid
+        data = self._archive.read(f'{self._folder}data/{key}')
+        if not numbers:
+            return torch.empty(0, dtype=dtype)
+        return torch.frombuffer(bytearray(data), dtype=dtype, count=numbers)
+
+
+def _first(value, *_):
+    return value
+
+
+def _tensor(storage: torch.Tensor, offset, size, stride, *_) -> torch.Tensor:
+    return storage.as_strided(size, stride, offset)
