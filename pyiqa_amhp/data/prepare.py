@@ -15,7 +15,16 @@ import pandas as pd
 from pyiqa_amhp.atomic import write_atomically
 from pyiqa_amhp.data import aadb, ava, para
 from pyiqa_amhp.data.images import read_image
-from pyiqa_amhp.data.publisher import TEST, TRAIN, VAL, Problem, Published, find_any, note
+from pyiqa_amhp.data.publisher import (
+    TEST,
+    TRAIN,
+    VAL,
+    Problem,
+    Published,
+    find_any,
+    note,
+    within,
+)
 from pyiqa_amhp.errors import AMHPError, ImageReadError
 from pyiqa_amhp.text.comments import Lexicon, read_comments
 from pyiqa_amhp.text.store import CommentStore, write_store
@@ -105,7 +114,10 @@ def prepare(
         raise AMHPError(f'{", ".join(there)}: there already; --force overwrites')
 
     published = READERS[dataset](root)
-    table, problems = published.table, published.problems
+    published.table, problems = within(published), published.problems
+    table = published.table
+    if table.empty:
+        raise AMHPError(f'{root}: not one name of an image that stays in {published.images}')
     missing = _missing(published)
     note(problems, 'images that are not there; left out', missing)
     table = table[~table['img_name'].isin(missing)]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from pyiqa_amhp.data.inside import leads_outside
 from pyiqa_amhp.errors import AMHPError
 
 TRAIN, VAL, TEST = 0, 1, 2  # pyiqa's codes of splits
@@ -77,6 +78,15 @@ def note(problems: list[Problem], what: str, places: Iterable[object]) -> None:
             problem = Problem(what)
             problems.append(problem)
         problem.add(str(place))
+
+
+def within(published: Published) -> pd.DataFrame:
+    """The rows whose ``img_name`` stays in the folder of the images, by how it is written."""
+    names = published.table['img_name'].astype(str)
+    bad = leads_outside(names) | names.str.contains('\0', regex=False)
+    what = 'names that lead out of the folder of images; left out'
+    note(published.problems, what, names[bad].map(repr))
+    return published.table[~bad]
 
 
 def once_each(table: pd.DataFrame, problems: list[Problem]) -> pd.DataFrame:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from pyiqa_amhp.data.columns import bad_row, get_column, read_csv
+from pyiqa_amhp.data.inside import leads_outside, stays_within
 from pyiqa_amhp.data.rating_columns import rating_columns
 from pyiqa_amhp.data.text_columns import text_columns
 from pyiqa_amhp.errors import AMHPError
@@ -23,8 +24,9 @@ class RatedImages:
     """Columns of equal length N, kept as arrays so that workers share them.
 
     Attributes:
-        file: the CSV. root: folder of the images.
-        names: image names relative to ``root``, ``(N,)``.
+        file: the CSV. root: folder of the images. allow_outside: names may lead out of it.
+        names: image names relative to ``root``, ``(N,)``. rows: where they are in the file,
+            ``(N,)``.
         mos: mean scores, ``(N,)``. dist: level distributions, ``(N, k)``.
         level_values: the scores of the levels, ``(k,)``, on the scale of ``mos``.
         texts: comments, or None. labels: attribute name to level words, each ``(N,)``, or None.
@@ -35,6 +37,7 @@ class RatedImages:
     file: str
     root: str
     names: np.ndarray
+    rows: np.ndarray
     mos: np.ndarray
     dist: np.ndarray
     level_values: np.ndarray
@@ -42,10 +45,23 @@ class RatedImages:
     labels: dict[str, np.ndarray] | None
     template: str
     splits: dict[str, np.ndarray]
+    allow_outside: bool = False
 
     def path(self, index: int) -> str:
-        """Where an image lies."""
-        return os.path.join(self.root, str(self.names[index]))
+        """Where an image lies.
+
+        Raises:
+            AMHPError: by way of links it lies outside the root, which ``allow_outside_root``
+                would have to allow. Only now, since a look at each of 250,000 files takes long.
+        """
+        name = str(self.names[index])
+        if not (self.allow_outside or stays_within(self.root, name)):
+            problem = (
+                f'{name!r} is a link that leaves dataroot_target; copy the image there, or '
+                'allow_outside_root: true'
+            )
+            raise bad_row(self.file, self.rows[index], 'img_name', problem)
+        return os.path.join(self.root, name)
 
     def text(self, index: int) -> str:
         """What is said about an image: its comment, or sentences from its labels."""
@@ -87,6 +103,7 @@ class RatedImages:
         return dataclasses.replace(
             self,
             names=self.names[rows],
+            rows=self.rows[rows],
             mos=self.mos[rows],
             dist=self.dist[rows],
             texts=None if self.texts is None else self.texts[rows],
@@ -113,8 +130,10 @@ def read_table(opt: dict[str, Any]) -> RatedImages:
             of all levels but the last, instead), either one list or one for each name;
             ``attr_template`` (see ``attribute_sentences``); ``attribute_labels`` (true: read the
             labels beside comments, to train a predictor on); ``protocol`` (``reference``: the
-            authors' counting of PARA votes); ``allow_outside_root``; pyiqa's ``mos_normalize``,
-            ``mos_range``, ``lower_better``.
+            authors' counting of PARA votes); ``allow_outside_root`` (true: names may be
+            absolute, climb with ``..``, or be links that lead out of ``dataroot_target``, all
+            of which are refused otherwise); pyiqa's ``mos_normalize``, ``mos_range``,
+            ``lower_better``.
 
     Raises:
         AMHPError: file, row (line of the file) and column, what was expected, what to do.
@@ -133,6 +152,7 @@ def read_table(opt: dict[str, Any]) -> RatedImages:
         file=file,
         root=os.path.expanduser(str(opt['dataroot_target'])),
         names=names,
+        rows=table.index.to_numpy(),
         mos=mos,
         dist=dist,
         level_values=level_values,
@@ -140,6 +160,7 @@ def read_table(opt: dict[str, Any]) -> RatedImages:
         labels=labels,
         template=opt.get('attr_template') or TEMPLATE,
         splits={c: _split(table[c], file) for c in table.columns if 'split' in c},
+        allow_outside=bool(opt.get('allow_outside_root')),
     )
 
 
@@ -153,7 +174,10 @@ def _names(table: pd.DataFrame, file: str, allow_outside: bool) -> np.ndarray:
         first = (column == column[line]).idxmax()
         problem = f'{column[line]!r} is in row {first} already; keep one of them'
         raise bad_row(file, line, 'img_name', problem)
-    leaves = column.str.match(r'^(?:[/\\~]|[A-Za-z]:)|(?:^|.*[/\\])\.\.(?:[/\\]|$)')
+    unwritable = column.str.contains('\0', regex=False)
+    if unwritable.any():
+        raise bad_row(file, unwritable.idxmax(), 'img_name', 'a NUL byte in a name')
+    leaves = leads_outside(column)
     if leaves.any() and not allow_outside:
         line = leaves.idxmax()
         problem = (

@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model import weights
-from pyiqa_amhp.model.backbone import Backbone, resolve_clip
+from pyiqa_amhp.model.backbone import Backbone, check_form, resolve_clip
 from pyiqa_amhp.model.config import AMHPConfig, stored_config
 from pyiqa_amhp.model.predict import LevelPredictor, Prediction, Prompt, build_predictor
 from pyiqa_amhp.model.preprocess import Preprocess, check_images
@@ -97,6 +97,8 @@ class AMHP(nn.Module):
 
         source = resolve_clip(config, load=bool(pretrained) and not found)
         self.config = source.config
+        if found:
+            check_form(source, found.path)
         self.backbone = Backbone(source, runner)
         n, k = self.backbone.width, len(config.levels)
         self.preprocess = Preprocess(

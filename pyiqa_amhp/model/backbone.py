@@ -7,6 +7,7 @@ import functools
 import json
 import logging
 import math
+from pathlib import Path
 
 import open_clip
 import torch
@@ -18,7 +19,50 @@ from pyiqa_amhp.model.runtime import Runner
 
 __all__ = ['Backbone', 'resolve_clip']
 
+MOST_LAYERS = 1000  # of a tower; the largest have some fifty (our choice)
+
 logger = logging.getLogger('pyiqa_amhp')
+
+
+def _build_clip(source: ClipSource) -> nn.Module:
+    model_cfg = dict(source.model_cfg)
+    custom = model_cfg.pop('custom_text', False)
+    model_cfg['quick_gelu'] = source.config.quick_gelu
+    try:
+        return (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**model_cfg)
+    except Exception as error:  # a form of one's own fails in many ways
+        if isinstance(source.config.backbone, str):
+            raise
+        raise AMHPError(
+            f'backbone {json.dumps(source.config.backbone)[:200]}: not a form that open_clip can '
+            f'build ({type(error).__name__}: {error})'
+        ) from error
+
+
+def check_form(source: ClipSource, path: Path) -> None:
+    """Refuse a form that comes with weights and cannot be theirs, before memory is made for it.
+
+    Args:
+        path: the file of the weights; it has at least one byte for each number.
+
+    Raises:
+        AMHPError: the form has more layers than ``MOST_LAYERS``, needs more numbers than the
+            file has bytes, or cannot be built.
+    """
+    parts = [source.model_cfg['vision_cfg'], source.model_cfg['text_cfg']]
+    if isinstance(source.config.backbone, str) or 'timm_model_name' in parts[0]:
+        return  # a name stands for a form that is known
+    layers = [part.get('layers', 0) for part in parts]
+    layers = [sum(n) if isinstance(n, list | tuple) else n for n in layers]  # of a ResNet
+    size, needed = path.stat().st_size, math.inf
+    if max(layers) <= MOST_LAYERS:
+        with torch.device('meta'):
+            needed = sum(p.numel() for p in _build_clip(source).parameters())
+    if needed > size:
+        raise AMHPError(
+            f'{path}: refused, since the model that it says it is for has {max(layers):,} layers '
+            f'and {needed:,} weights, and the file {size:,} bytes'
+        )
 
 
 class Backbone(nn.Module):
@@ -35,13 +79,10 @@ class Backbone(nn.Module):
     def __init__(self, source: ClipSource, runner: Runner | None = None):
         super().__init__()
         self.runner = runner or Runner()
-        model_cfg = dict(source.model_cfg)
-        text_cfg = model_cfg['text_cfg']
-        model_class = (
-            open_clip.CustomTextCLIP if model_cfg.pop('custom_text', False) else open_clip.CLIP
-        )
-        model_cfg['quick_gelu'] = source.config.quick_gelu
-        self.clip = model_class(**model_cfg)
+        text_cfg = source.model_cfg['text_cfg']
+        if source.path is not None:
+            check_form(source, source.path)
+        self.clip = _build_clip(source)
         self.clip_logit_scale = math.log(1 / 0.07)  # of a CLIP that was never trained
         if source.path is not None:
             self.clip_logit_scale = load_clip_state(self.clip, source)

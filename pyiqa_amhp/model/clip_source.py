@@ -182,7 +182,8 @@ def _from_hub(config: AMHPConfig, repo: str, load: bool) -> ClipSource:
         config, backbone=json.loads(json.dumps(model_cfg)), clip_weights=HF_HUB_PREFIX + repo
     )
     preprocess = described.get('preprocess_cfg')
-    return _source(config, model_cfg, quick_gelu, preprocess, path=weights if load else None)
+    found = {'path': weights, 'state': read_tensors(weights)} if load else {}
+    return _source(config, model_cfg, quick_gelu, preprocess, **found)
 
 
 def load_clip_state(clip: torch.nn.Module, source: ClipSource) -> float:

@@ -8,7 +8,6 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
 import torch
@@ -54,6 +53,8 @@ CHOICES = {
     'predictor': ('none', 'levels', 'feature'),
     'predicted_text': ('sentences', 'expectation'),
 }
+OPTIONAL = ('fc_init', 'crop', 'text_source')  # None stands for what others say
+LARGEST_SIDE = 10_000  # pixels of resize_size (our choice)
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,9 @@ class AMHPConfig:
     def __post_init__(self):
         for name, allowed in CHOICES.items():
             value = getattr(self, name)
-            if value is not None and value not in allowed:
+            if value is None and name in OPTIONAL:
+                continue
+            if value not in allowed:
                 raise AMHPError(f'{name}={value!r}: expected one of {", ".join(allowed)}')
         for name, value in PROTOCOLS[self.protocol].items():
             if getattr(self, name) is None:
@@ -195,6 +198,12 @@ class AMHPConfig:
             raise self._wrong(name, 'a list of finite numbers')
         return numbers
 
+    def _words(self, name: str) -> tuple[str, ...]:
+        """A list of words; () for anything else."""
+        values = getattr(self, name)
+        words = tuple(values) if isinstance(values, list | tuple) else ()
+        return words if all(isinstance(word, str) for word in words) else ()
+
     def _check_backbone(self) -> None:
         if isinstance(self.backbone, dict):  # as it comes back from a checkpoint
             self._set('backbone', json.loads(json.dumps(self.backbone)))
@@ -205,8 +214,8 @@ class AMHPConfig:
             raise self._wrong('backbone', 'the name of an open_clip model, hf-hub:..., or a dict')
 
     def _check_levels(self) -> None:
-        words = () if isinstance(self.levels, str | Real) else tuple(self.levels)
-        if len(words) < 2 or not all(isinstance(word, str) for word in words):
+        words = self._words('levels')
+        if len(words) < 2:
             raise self._wrong('levels', 'at least two words, worst first')
         self._set('levels', words)
         if len(self.level_values) != len(words):
@@ -220,12 +229,12 @@ class AMHPConfig:
             raise self._wrong('template', 'a sentence with the field {level} in it')
 
     def _check_numbers(self) -> None:
-        if self.tau != 'clip' and not (isinstance(self.tau, int | float) and self.tau > 0):
+        if self.tau != 'clip' and not (isinstance(self.tau, int | float) and 0 < self.tau < 1e6):
             raise self._wrong('tau', "a positive number or 'clip'")
         if self.resize_size is not None and not (
-            isinstance(self.resize_size, int) and self.resize_size > 0
+            isinstance(self.resize_size, int) and 0 < self.resize_size <= LARGEST_SIDE
         ):
-            raise self._wrong('resize_size', 'a whole number of pixels')
+            raise self._wrong('resize_size', f'a whole number of pixels up to {LARGEST_SIDE}')
         for name in ('image_mean', 'image_std'):
             if getattr(self, name) is not None and len(getattr(self, name)) != 3:
                 raise self._wrong(name, 'three numbers')
@@ -234,8 +243,8 @@ class AMHPConfig:
                 raise self._wrong(name, 'True or False')
 
     def _check_predictor(self) -> None:
-        names = () if isinstance(self.attributes, str | Real) else tuple(self.attributes)
-        if not names or len(set(names)) < len(names) or not all(isinstance(n, str) for n in names):
+        names = self._words('attributes')
+        if not names or len(set(names)) < len(names):
             raise self._wrong('attributes', 'at least one name, each once')
         self._set('attributes', names)
         for field in ('{level}', '{attribute}'):
@@ -275,8 +284,9 @@ def stored_config(tensor: torch.Tensor) -> dict[str, Any]:
         AMHPError: something else.
     """
     try:
-        config = json.loads(bytes(tensor.tolist()).decode())
-    except (AttributeError, ValueError, OverflowError, TypeError):
+        # bytes(tensor.tolist()) of a single number n would be n zeros
+        config = json.loads(tensor.numpy().tobytes()) if tensor.dtype == torch.uint8 else None
+    except (AttributeError, ValueError, TypeError, RecursionError):
         config = None
     if not isinstance(config, dict):
         raise AMHPError('not an AMHP configuration')
