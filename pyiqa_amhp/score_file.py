@@ -89,15 +89,15 @@ class ScoreFile:
             self._check_settings(_parsed(first).get('settings'))
             kept = len(first)  # bytes of whole lines
             for line in file:
-                if 'path' not in (entry := _parsed(line)):
+                if (row := _row(_parsed(line))) is None:
                     break
-                self.done.add(entry['path'])
+                self.done.add(row.path)
                 self.count += 1
                 kept += len(line)
             file.truncate(kept)
 
     def _check_settings(self, before: dict[str, Any] | None) -> None:
-        if before is None:
+        if not isinstance(before, dict):
             raise AMHPError(f'{self.partial}: not the rows of an interrupted run; delete it')
         if before != self._settings:
             names = sorted(before.keys() | self._settings.keys())
@@ -128,8 +128,7 @@ class ScoreFile:
         """All rows that are there, in the order in which they came."""
         with self.partial.open(encoding='utf-8') as file:
             for line in islice(file, 1, None):
-                entry = json.loads(line)
-                yield Score(**{**entry, 'bins': tuple(entry['bins'])})
+                yield _row(json.loads(line))
 
     def finish(self, levels: Iterable[str]) -> Path:
         """Write the table, whole or not at all, and remove the partial file.
@@ -140,19 +139,40 @@ class ScoreFile:
         """
         write = WRITERS[self.path.suffix.lower()]
         columns = ['path', 'score', 'text_source', *(f'p_{level}' for level in levels), 'error']
-        rows = map(to_record, self.rows())
+        rows = self._records(columns)
         write_atomically(self.path, lambda file: write(rows, columns, file))
         self.discard()
         return self.path
+
+    def _records(self, columns: list[str]) -> Iterator[dict[str, Any]]:
+        for record in map(to_record, self.rows()):
+            if other := record.keys() - set(columns):
+                raise AMHPError(
+                    f'{self.partial}: the row of {record["path"]} has {min(other)!r}, which is '
+                    'none of these levels; delete the file to begin anew'
+                )
+            yield record
 
 
 def _parsed(line: bytes) -> dict[str, Any]:
     """A line as it was written; {} where it was cut or is something else."""
     try:
         entry = json.loads(line) if line.endswith(b'\n') else None
-    except ValueError:
+    except (ValueError, RecursionError):
         entry = None
     return entry if isinstance(entry, dict) else {}
+
+
+def _row(entry: dict[str, Any]) -> Score | None:
+    """A row as it was written; None where the line holds something else."""
+    try:
+        row = Score(**{**entry, 'bins': tuple(entry['bins'])})
+        numbers = [*row.levels.values(), *row.bins, *([] if row.score is None else [row.score])]
+    except (KeyError, TypeError, AttributeError):
+        return None
+    words = (row.path, row.text_source, row.error)
+    good = all(type(word) is str for word in words) and {*map(type, numbers)} <= {int, float}
+    return row if good else None
 
 
 def to_record(row: Score) -> dict[str, Any]:

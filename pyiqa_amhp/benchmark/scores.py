@@ -63,9 +63,11 @@ class Journal:
             try:
                 entry = json.loads(line)
                 key, bins = entry.pop('key'), tuple(entry.pop('bins'))
-                self.known[key] = Judged(bins=bins, **entry)
-            except (ValueError, KeyError, TypeError, AttributeError):
+                judged = Judged(bins=bins, **entry)
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 continue
+            if type(key) is str and {*map(type, (*bins, judged.score))} <= {float}:
+                self.known[key] = judged
 
     def add(self, entries: dict[str, Judged]) -> None:
         """Append scores to the file, so that they are there whatever happens next."""

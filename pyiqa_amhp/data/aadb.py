@@ -232,14 +232,22 @@ def _read_info(path: Path, problems: list[Problem]) -> pd.DataFrame:
     mat = _load_mat(path, [f'{part}{what}' for part in wanted for what in ('NameList', 'Score')])
     parts = []
     for part, split in wanted.items():
-        names, scores = (np.atleast_1d(mat[f'{part}{x}'].squeeze()) for x in ('NameList', 'Score'))
+        try:
+            names, scores = mat[f'{part}NameList'].ravel(), mat[f'{part}Score'].ravel()
+            scores = scores.astype(np.float64, casting='safe')
+            names = [str(np.asarray(name).item()).strip() for name in names]
+        except (AttributeError, TypeError, ValueError):
+            raise AMHPError(
+                f'{path}: {part}NameList and {part}Score are not a name and a number for each '
+                'image; download it again'
+            ) from None
         if len(names) != len(scores):
             raise AMHPError(
                 f'{path}: {len(names)} names in {part}NameList but {len(scores)} numbers in '
                 f'{part}Score; download it again'
             )
-        table = pd.DataFrame({'MOS': scores.astype(np.float64), 'official_split': split})
-        table['img_name'] = [str(np.asarray(name).item()).strip() for name in names]
+        table = pd.DataFrame({'MOS': scores, 'official_split': split})
+        table['img_name'] = names
         table['place'] = [f'{path}, {part}NameList, {i}' for i in range(1, len(names) + 1)]
         good = table['MOS'].between(*SCORE_RANGE)
         note(problems, 'scores that are not from 0 to 1; left out', table['place'][~good])

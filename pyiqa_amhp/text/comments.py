@@ -87,7 +87,7 @@ def _read_keywords(path: Path) -> dict[str, list[str]]:
         keywords = yaml.safe_load(path.read_text(encoding='utf-8'))
     except OSError as error:
         raise AMHPError(f'{path}: cannot be read ({error.strerror})') from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: 2001-99-99
         raise AMHPError(f'{path}: not YAML ({error})') from error
     if not isinstance(keywords, dict) or not keywords:
         raise AMHPError(

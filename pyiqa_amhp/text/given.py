@@ -1,6 +1,7 @@
 """Texts that a user gives for images: a CSV, matched by file names."""
 
 import logging
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -21,7 +22,14 @@ def read_texts(path: str | Path, images: Sequence[Path]) -> list[str | None]:
             fits several images, or no name that fits any image.
     """
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter('error', pd.errors.ParserWarning)  # it would cut long rows
+            table = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False)
+    except pd.errors.ParserWarning:
+        raise AMHPError(
+            f'{path}: more values than the header has columns; put a text with commas in double '
+            'quotes'
+        ) from None
     except (OSError, ValueError) as error:
         raise AMHPError(f'{path}: cannot be read as CSV ({error})') from error
     if missing := {'img_name', 'text'} - set(table.columns):
