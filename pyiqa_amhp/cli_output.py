@@ -1,5 +1,6 @@
 """What all commands print with."""
 
+import re
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -8,10 +9,15 @@ console, problems = Console(), Console(stderr=True)
 
 
 def escape(text: str) -> str:
-    """Text of somebody else's as it is, not as rich's markup."""
+    """Text of somebody else's as it is, not as rich's markup or commands to the terminal."""
     from rich import markup
 
-    return markup.escape(text)
+    return markup.escape(visible(text))
+
+
+def visible(text: str) -> str:
+    """Control characters but line ends as ``\\x1b``: a file's name may hold some."""
+    return re.sub(r'[\x00-\x09\x0b-\x1f\x7f-\x9f]', lambda found: ascii(found[0])[1:-1], text)
 
 
 def list_problems(title: str, errors: Sequence[str]) -> None:

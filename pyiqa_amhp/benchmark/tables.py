@@ -18,6 +18,7 @@ from rich.text import Text
 
 from pyiqa_amhp.atomic import write_atomically
 from pyiqa_amhp.benchmark.evaluate import CONFIDENCE, MEASURES, RESAMPLES, Evaluation, Value
+from pyiqa_amhp.cli_output import visible
 
 MEASURED = 'measured here'
 DIFFERENCE = 'difference (measured - published)'
@@ -204,14 +205,20 @@ def to_csv(rows: Sequence[Row]) -> str:
     return file.getvalue()
 
 
+def markdown_escape(text: str) -> str:
+    """Any text in Markdown, without the HTML and the links that it may hold."""
+    return text.replace('&', '&amp;').replace('<', '&lt;').replace('](', ']\\(')
+
+
 def to_markdown(rows: Sequence[Row], title: str = '', notes: Sequence[str] = ()) -> str:
     """A table with notes under it: those given, then those of the rows."""
 
     def line(cells: Iterable[str]) -> str:
-        return '| ' + ' | '.join(' '.join(c.replace('|', '\\|').split()) for c in cells) + ' |'
+        plain = (markdown_escape(c).replace('|', '\\|') for c in cells)
+        return '| ' + ' | '.join(' '.join(c.split()) for c in plain) + ' |'
 
     keys, header = _header(rows)
-    lines = [f'## {title}\n'] * bool(title)
+    lines = [f'## {markdown_escape(title)}\n'] * bool(title)
     lines += [line(header), '|' + ' --- |' * 3 + ' ---: |' * (len(header) - 3)]
     for row in rows:
         cells = _cells(row, keys)
@@ -219,7 +226,7 @@ def to_markdown(rows: Sequence[Row], title: str = '', notes: Sequence[str] = ())
             cells = [row.origin, row.text_source, f'not measured: {row.error}', *[''] * len(keys)]
             cells += [''] * (len(header) - 1 - len(cells))
         lines.append(line([row.method, *cells]))
-    notes = [*notes, *notes_of(rows)]
+    notes = list(map(markdown_escape, [*notes, *notes_of(rows)]))
     return '\n'.join([*lines, *([''] + [f'- {note}' for note in notes] if notes else [])]) + '\n'
 
 
@@ -265,6 +272,10 @@ def to_latex(rows: Sequence[Row], title: str = '', notes: Sequence[str] = ()) ->
     return '\n'.join([*lines, r'\end{table}']) + '\n'
 
 
+def _text(text: str) -> Text:
+    return Text(visible(text))
+
+
 def to_terminal(rows: Sequence[Row], title: str = '', width: int | None = None) -> Group:
     """A table for ``rich`` of values alone; intervals and notes are in the files.
 
@@ -290,12 +301,12 @@ def to_terminal(rows: Sequence[Row], title: str = '', width: int | None = None) 
         signed = row.kind == 'difference'
         cells = [format_value(key, v, signed) for (key, _), v in zip(shown, bare, strict=True)]
         kind = SHORT_KINDS.get(row.kind, row.kind)
-        table.add_row(*map(Text, [row.method, kind, row.text_source, *cells]), style=style)
+        table.add_row(*map(_text, [row.method, kind, row.text_source, *cells]), style=style)
     failed: dict[str, list[str]] = {}
     for row in rows:
         if row.error:
             failed.setdefault(row.error, []).append(row.method)
-    below = [Text(f'not measured: {", ".join(which)}: {why}') for why, which in failed.items()]
+    below = [_text(f'not measured: {", ".join(which)}: {why}') for why, which in failed.items()]
     return Group(table, *below)
 
 
