@@ -30,7 +30,9 @@ TOWER = {'image_size': 64, 'layers': [1, 1, 1, 1], 'width': 32, 'head_width': 32
 EPOCHS, OASIS_EPOCHS = 16, 30
 
 
-def options(out: Path, kind: str, seed: int, predictor: str, oasis: bool) -> tuple[dict, dict]:
+def options(
+    out: Path, kind: str, seed: int, predictor: str, dropout: float, oasis: bool
+) -> tuple[dict, dict]:
     """Of one training and its test."""
     data: dict = {}
     if predictor == 'levels' and kind == 'all':
@@ -50,20 +52,21 @@ def options(out: Path, kind: str, seed: int, predictor: str, oasis: bool) -> tup
         train['network'] |= {'level_values': OASIS_LEVELS}
     if kind == 'all':
         train['network'] |= {'predictor': predictor, 'attributes': list(ATTRIBUTES)}
+        train['train'] |= {'text_dropout': dropout}
     test = training.test_options(out, kind, seed, **data)
     latest = out / 'experiments' / kind / 'models' / 'net_latest.pth'
     test['network']['pretrained_model_path'] = str(latest)
     return train, test
 
 
-def measure(seed: int, predictor: str, oasis: bool) -> list[Claim]:
+def measure(seed: int, predictor: str, dropout: float, oasis: bool) -> list[Claim]:
     """One seed's SRCC on the held-out photographs."""
     with tempfile.TemporaryDirectory() as folder:
         out, results = Path(folder), {}
         if not oasis:
             make_demo_data(out / 'data', seed)
         for kind in ('image', 'all'):
-            place = train_and_test(*options(out, kind, seed, predictor, oasis), out)
+            place = train_and_test(*options(out, kind, seed, predictor, dropout, oasis), out)
             results[kind] = json.loads((place / 'demo_test.json').read_text())
     image = results['image']['srcc']
     given, predicted, none = (
@@ -85,13 +88,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     parser.add_argument('--predictor', choices=('feature', 'levels'), default='feature')
+    parser.add_argument('--dropout', type=float, default=0.0, help='train: text_dropout')
     parser.add_argument('--oasis', action='store_true')
     arguments = parser.parse_args()
     if arguments.oasis and arguments.predictor == 'levels':
         parser.error('OASIS has no attribute labels: --predictor feature')
     claims = []
     for seed in arguments.seeds:
-        claims += measure(seed, arguments.predictor, arguments.oasis)
+        claims += measure(seed, arguments.predictor, arguments.dropout, arguments.oasis)
     print(f'{machine()}\n\n{table(claims)}')
 
 

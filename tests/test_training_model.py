@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from pyiqa.models import build_model
 
 from pyiqa_amhp.data.ratings import REFERENCE_PARA_LEVEL_VALUES
 from pyiqa_amhp.errors import AMHPError
@@ -378,3 +379,9 @@ def test_resuming_counts_the_steps_made_before(build, batch, tmp_path):
 def test_a_state_of_another_model_is_refused(build):
     with pytest.raises(AMHPError, match='not written by AMHPModel'):
         build().resume_training({'iter': 1, 'optimizers': [], 'schedulers': []})
+
+
+def test_one_process_with_several_gpus_is_refused_since_texts_would_not_be_shared(build):
+    opt = build().opt
+    with pytest.raises(AMHPError, match='torchrun --nproc_per_node=4'):
+        build_model({**opt, 'num_gpu': 4})

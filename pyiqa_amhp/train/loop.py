@@ -75,7 +75,8 @@ def train(root: Path) -> dict[str, Any]:
 
 
 def _train(opt: dict[str, Any], file: str) -> dict[str, Any]:
-    state = _state_to_resume(opt)
+    state, gpus = _state_to_resume(opt), opt['num_gpu']
+    opt['num_gpu'] = min(gpus, 1)  # a process has one
     first = opt['rank'] == 0
     if first:
         _make_folders(opt, anew=state is None)
@@ -83,6 +84,11 @@ def _train(opt: dict[str, Any], file: str) -> dict[str, Any]:
     processes.wait()
     log = Path(opt['path']['log'], f'train_{opt["name"]}_{get_time_str()}.log')
     logger = get_root_logger('pyiqa', logging.INFO, str(log) if first else None)
+    if gpus > 1 and not opt['dist']:
+        logger.warning(
+            f'One of {gpus} GPUs is used; torchrun --nproc_per_node={gpus} -m pyiqa_amhp train '
+            'uses them all'
+        )
     logger.info(get_env_info())
     logger.info(dict2str(opt))
     data = _read_data(opt, logger)
@@ -207,10 +213,9 @@ def _read_data(opt: dict[str, Any], logger) -> Data:
         if phase.split('_')[0] == 'val':
             val.append(test_loader(dataset, options, rank, world_size))
         elif phase == 'train':
-            batch_size = options['batch_size_per_gpu']
             batches = EpochBatches(
                 len(dataset),
-                batch_size if world_size > 1 else batch_size * max(1, opt['num_gpu']),
+                options['batch_size_per_gpu'],
                 rank,
                 world_size,
                 options.get('dataset_enlarge_ratio') or 1,

@@ -69,7 +69,12 @@ class AMHPModel(MeasuringModel):
         if self.is_train and getattr(net, 'predictor', None) is not None:
             self.predictor = PredictorTraining(net, train, self.opt.get('manual_seed') or 0)
         if not (self.is_train and self.opt['dist']):
-            return super().model_to_device(net)
+            if self.is_train and self.opt['num_gpu'] > 1:  # DataParallel does not share texts out
+                raise AMHPError(
+                    f'num_gpu={self.opt["num_gpu"]} in one process; set num_gpu: 1, or train with '
+                    f'torchrun --nproc_per_node={self.opt["num_gpu"]} -m pyiqa_amhp train'
+                )
+            return net.to(self.device)
         on_gpu = self.device.type == 'cuda'
         return DistributedDataParallel(
             net.to(self.device),
@@ -81,8 +86,7 @@ class AMHPModel(MeasuringModel):
     def init_training_settings(self):
         """As pyiqa, and what makes a step of a loss."""
         super().init_training_settings()
-        data = self.opt['datasets']['train']
-        size = data['batch_size_per_gpu'] * (1 if self.opt['dist'] else max(1, self.opt['num_gpu']))
+        size = self.opt['datasets']['train']['batch_size_per_gpu']
         net = self.get_bare_model(self.net)
         self.updates = Updates(net, self.optimizer, self.opt['train'], size)
 
