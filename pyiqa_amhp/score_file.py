@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pyiqa_amhp.atomic import write_atomically
+from pyiqa_amhp.atomic import told_as, write_atomically
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.fingerprint import fingerprint
 from pyiqa_amhp.score import Score
@@ -113,7 +113,7 @@ class ScoreFile:
 
     def keep(self, rows: Iterable[Score]) -> Iterator[Score]:
         """Pass rows on, each after its line has been written."""
-        with self.partial.open('a', encoding='utf-8') as file:
+        with told_as(self.partial), self.partial.open('a', encoding='utf-8') as file:
             for row in rows:
                 file.write(json.dumps(asdict(row), ensure_ascii=False) + '\n')
                 file.flush()

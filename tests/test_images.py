@@ -239,6 +239,22 @@ def test_an_image_with_too_many_pixels_is_reported(monkeypatch):
             read_image(saved(photo(), '.png'))
 
 
+def test_the_limit_on_pixels_is_ours_whatever_pillow_was_told(monkeypatch):
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', None)
+    width, height = photo().size
+    with pytest.raises(ImageReadError, match=f'{width} x {height} are .* pixels, and 10 the limit'):
+        read_image(saved(photo(), '.png'), max_pixels=10)
+    assert read_image(saved(photo(), '.png'), max_pixels=width * height).size == photo().size
+    bomb = saved(Image.new('1', (20_000, 10_000)), '.png')  # 25 kB
+    with pytest.raises(ImageReadError, match='178,956,970 the limit'):
+        read_image(bomb)
+
+
+@pytest.mark.parametrize('size', [(1, 1), (20_000, 3), (3, 20_000)])
+def test_odd_shapes_are_images_all_the_same(size):
+    assert read_image(saved(Image.new('RGB', size), '.png')).size == size
+
+
 def test_readers_in_many_threads_leave_pillow_as_it_was(pillow_setting):
     ImageFile.LOAD_TRUNCATED_IMAGES = True
     good, bad = noisy_jpeg(), noisy_jpeg()[:-200]

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import functional as TF
 
 from pyiqa_amhp.model.preprocess import Preprocess
 
@@ -209,3 +210,16 @@ def test_a_quick_view_of_other_formats_only_rounds(tmp_path, options, seed):
     Image.fromarray(pixels).save(file)
     quick, exact = both_views(file, **options)
     assert np.abs(quick - exact).max() < 1.1 / 255
+
+
+@pytest.mark.parametrize('crop', ['center', 'corner'])
+@pytest.mark.parametrize('transposed', [False, True])
+def test_a_strip_is_looked_at_without_growing_to_a_million_pixels(crop, transposed):
+    x = torch.rand(1, 3, 3, 2000)
+    x = x.transpose(2, 3) if transposed else x
+    options = {'resize': 'shortest', 'resize_size': 32, 'crop': crop}
+    cut = Preprocess(**{**PLAIN, **options})._without_far_ends(x)
+    assert max(cut.shape) == 96 and view(x, **options).shape == (1, 3, 32, 32)
+    whole = TF.resize(x, [32], antialias=True)
+    expected = TF.center_crop(whole, 32) if crop == 'center' else whole[..., :32, :32]
+    assert (view(x, **options) - expected).abs().max() < 0.05

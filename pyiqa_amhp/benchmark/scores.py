@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pyiqa_amhp.atomic import told_as
 from pyiqa_amhp.score import Score, score_images
 
 Progress = Callable[[Iterable, int, str], Iterable]
@@ -74,10 +75,11 @@ class Journal:
         if not entries:
             return
         self.known |= entries
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         lines = [json.dumps({'key': key, **asdict(judged)}) for key, judged in entries.items()]
-        with self.path.open('a', encoding='utf-8') as file:
-            file.write('\n' * self._cut + '\n'.join(lines) + '\n')
+        with told_as(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open('a', encoding='utf-8') as file:
+                file.write('\n' * self._cut + '\n'.join(lines) + '\n')
         self._cut = False
 
 

@@ -74,6 +74,7 @@ class AMHPDataset(BaseIQADataset):
 
         skip_bad_images: give unreadable images as samples with a ``read_error`` instead of
             raising; ``AMHPModel`` leaves them out and counts them.
+        max_pixels: images with more are unreadable; default: see ``images.py``.
         freeze: as in the section ``train``. With ``image`` or ``both`` no image is opened here:
             ``AMHPModel`` takes its feature from disk. ``augment`` then does not apply, since a
             feature is that of the view a metric call sees (our choice).
@@ -169,7 +170,7 @@ class AMHPDataset(BaseIQADataset):
         """``img``, and ``read_error``, with which it is only a filler."""
         image, problem = Image.new('RGB', (256, 256)), ''
         try:
-            image = read_image(path)
+            image = read_image(path, max_pixels=self.opt.get('max_pixels'))
         except ImageReadError as error:
             if not self.skips_bad:
                 raise

@@ -21,7 +21,15 @@ IMAGE_SUFFIXES = frozenset((
 """What counts as an image in a folder or a glob, in upper or lower case (our choice)."""
 
 
-def read_image(source: str | Path | bytes | IO[bytes], at_least: int | None = None) -> Image.Image:
+MAX_PIXELS = 178_956_970
+"""The most pixels of an image that is read, unless an option says otherwise: Pillow's own limit."""
+
+
+def read_image(
+    source: str | Path | bytes | IO[bytes],
+    at_least: int | None = None,
+    max_pixels: int | None = None,
+) -> Image.Image:
     """Read an image as viewers show it: upright, RGB, 8 bits a channel, transparency on white.
 
     EXIF orientation is applied; of an animated or many-page file the first frame is taken.
@@ -33,6 +41,9 @@ def read_image(source: str | Path | bytes | IO[bytes], at_least: int | None = No
         source: a path, the file's bytes, or an open binary file (read from its start, left open).
         at_least: pixels that are enough for each side. A JPEG is then decoded at 1/2, 1/4 or 1/8
             of its size where both sides keep as many, which is several times faster.
+        max_pixels: of an image; more are refused before they are decoded. None: ``MAX_PIXELS``,
+            whatever others have set in Pillow. For more than that, raise
+            ``PIL.Image.MAX_IMAGE_PIXELS`` too.
 
     Returns:
         An image of mode ``RGB``, free of the file.
@@ -45,6 +56,7 @@ def read_image(source: str | Path | bytes | IO[bytes], at_least: int | None = No
     name = _name(source)
     try:
         with _strict_pillow(), Image.open(_opened(source)) as image:
+            _check_size(image, max_pixels or MAX_PIXELS)
             if at_least is not None:
                 image.draft(None, (at_least, at_least))  # does nothing to other formats
             image.load()
@@ -53,6 +65,14 @@ def read_image(source: str | Path | bytes | IO[bytes], at_least: int | None = No
             return _to_rgb(image)
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
         raise ImageReadError(f'{name}: {_reason(source, error)}') from error
+
+
+def _check_size(image: Image.Image, most: int) -> None:
+    pixels = image.width * image.height
+    if pixels > most:
+        raise Image.DecompressionBombError(
+            f'{image.width} x {image.height} are {pixels:,} pixels, and {most:,} the limit'
+        )
 
 
 def find_images(paths: Iterable[str | Path]) -> list[Path]:
@@ -180,7 +200,8 @@ def _reason(source, error: Exception) -> str:
     if isinstance(error, PermissionError):
         return 'may not be read; check the permissions of the file and its folder'
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
-        return f'too large ({error}); scale it down, or raise PIL.Image.MAX_IMAGE_PIXELS'
+        limits = 'max_pixels and PIL.Image.MAX_IMAGE_PIXELS'
+        return f'too large ({error}); scale it down, or raise {limits}'
     with suppress(OSError, ValueError):
         if _is_empty(source):
             return 'the file is empty; copy or download it again'

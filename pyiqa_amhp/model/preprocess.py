@@ -8,6 +8,8 @@ from torchvision.transforms import functional as TF
 from pyiqa_amhp.data.images import read_image
 from pyiqa_amhp.errors import AMHPError
 
+LONGEST = 32  # short sides that are looked at of a long one, with resize='shortest' (our choice)
+
 
 def check_images(x: torch.Tensor) -> torch.Tensor:
     """Pass on a batch ``(N, 3, H, W)``, grey ones ``(N, 1, H, W)`` repeated to three channels.
@@ -87,12 +89,22 @@ class Preprocess(nn.Module):
 
     def _resized_and_cropped(self, x):
         """For tensors ``(N, 3, H, W)`` and Pillow's images."""
-        side = [self.resize_size] * 2 if self.resize == 'squash' else [self.resize_size]
+        side = [self.resize_size] * 2
+        if self.resize == 'shortest':
+            x, side = self._without_far_ends(x), side[:1]
         if TF.get_image_size(x) != [self.resize_size] * 2:
             x = TF.resize(x, side, TF.InterpolationMode.BILINEAR, antialias=True)
         if self.crop == 'center':
             return TF.center_crop(x, self.size)
         return TF.crop(x, 0, 0, self.size, self.size)
+
+    def _without_far_ends(self, x):
+        """A strip 20,000 x 3 would grow to a million pixels a row, of which 224 are looked at."""
+        width, height = TF.get_image_size(x)
+        sides = [min(side, LONGEST * min(width, height)) for side in (height, width)]
+        if sides == [height, width]:
+            return x
+        return TF.center_crop(x, sides) if self.crop == 'center' else TF.crop(x, 0, 0, *sides)
 
     def seen_region(self, height: int, width: int) -> tuple[float, float, float, float]:
         """What a view shows of an image: (left, top, right, bottom) as shares of its sides."""
