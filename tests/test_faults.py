@@ -1,6 +1,7 @@
 """Disks that are full, files that may not be written: a sentence, and nothing is spoilt."""
 
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -57,6 +58,22 @@ def test_files_get_the_usual_permissions(tmp_path):
     umask = os.umask(0)
     os.umask(umask)
     assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
+
+
+def test_a_stop_while_scoring_leaves_what_can_be_resumed(rated_images, tmp_path):
+    photos, out = rated_images.parent / 'images', tmp_path / 'scores.csv'
+    partial = tmp_path / 'scores.csv.partial.jsonl'
+    arguments = ['score', str(photos), '--metric', 'piqe', '--device', 'cpu', '--out', str(out)]
+    command = [sys.executable, '-m', 'pyiqa_amhp', *arguments]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not (partial.exists() and partial.read_text().count('\n') > 2):
+        pass
+    process.send_signal(signal.SIGINT)
+    said = process.stderr.read()
+    assert process.wait() == 130, said
+    assert 'Traceback' not in said and '--resume' in said and not out.exists()
+    assert subprocess.run([*command, '--resume'], capture_output=True).returncode == 0
+    assert len(out.read_text().splitlines()) == 25 and not partial.exists()
 
 
 def test_a_long_name_is_no_obstacle(tmp_path):

@@ -1,5 +1,6 @@
 """A training that was interrupted ends as one that was not, bit for bit."""
 
+import os
 import resource
 import signal
 import subprocess
@@ -178,7 +179,13 @@ def test_a_process_that_is_stopped_goes_on(options, tmp_path, kill):
     root = tmp_path / 'cut'
     root.mkdir()
     command = [sys.executable, '-m', 'pyiqa_amhp', 'train', '-opt', str(path), '--auto_resume']
-    process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process = subprocess.Popen(
+        command,
+        cwd=root,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
     for line in process.stdout:
         if b'iter:       4' in line:
             break
@@ -186,6 +193,9 @@ def test_a_process_that_is_stopped_goes_on(options, tmp_path, kill):
     said = process.stdout.read().decode()
     assert process.wait() == (130 if kill == signal.SIGINT else -kill)
     assert 'Traceback' not in said
+    if kill == signal.SIGINT:
+        with pytest.raises(ProcessLookupError):  # no worker is left
+            os.killpg(process.pid, 0)
     assert {path.name[0] for path in root.joinpath(*STATES).iterdir()} <= set('23456')
     run_train(options(), [], tmp_path / 'whole')
     run_train(path, ['--auto_resume'], root)
