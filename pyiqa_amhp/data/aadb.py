@@ -257,7 +257,10 @@ def _read_info(path: Path, problems: list[Problem]) -> pd.DataFrame:
         'images; imgListFiles_label has both'
     )
     note(problems, what, [path])
-    return pd.concat(parts, ignore_index=True)
+    table = pd.concat(parts, ignore_index=True)
+    if table.empty:
+        raise AMHPError(f'{path}: not one score from 0 to 1; download it again')
+    return table
 
 
 def _load_mat(path: Path, wanted: list[str]) -> dict[str, np.ndarray]:

@@ -5,6 +5,7 @@ Reference:
     CVPR 2012; the comments: Zhou et al. 2016 (AVA-Comments), Ghosal et al. 2019 (AVA-Captions).
 """
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from pyiqa_amhp.data.publisher import (
 )
 from pyiqa_amhp.errors import AMHPError
 
+WHOLE_NUMBER = re.compile(r'-?[0-9]{1,15}')  # sums of them are exact
 VOTES = [f'c{vote}' for vote in range(1, 11)]
 TAGS = ['semantic_tag1', 'semantic_tag2']
 AVA_TXT = ['index', 'image_id', *VOTES, *TAGS, 'challenge']
@@ -144,7 +146,7 @@ def _whole_numbers(
     with path.open(encoding='utf-8', errors='replace') as file:
         for number, line in enumerate(file, start=1):
             fields = line.split()
-            if len(fields) == columns and all(f.lstrip('-').isdecimal() for f in fields):
+            if len(fields) == columns and all(map(WHOLE_NUMBER.fullmatch, fields)):
                 rows.append([int(field) for field in fields])
                 lines.append(number)
             elif fields:
@@ -179,9 +181,10 @@ def _read_pyiqa_meta(path: Path, problems: list[Problem]) -> pd.DataFrame:
     numbers = table[[*VOTES, 'official_split']].apply(pd.to_numeric, errors='coerce')
     votes = numbers[VOTES]
     bad = numbers.isna().any(axis=1) | (votes < 0).any(axis=1) | (votes.sum(axis=1) <= 0)
+    bad |= (numbers % 1 != 0).any(axis=1)  # shares of votes, or endless ones
     bad |= ~numbers['official_split'].isin([TRAIN, VAL, TEST]) | table['img_name'].duplicated()
     lines = np.flatnonzero(bad) + 2
-    what = 'rows without votes, without a split or there already; left out'
+    what = 'rows without whole votes, without a split or there already; left out'
     note(problems, what, _places(path, lines))
     table, numbers = table[~bad], numbers[~bad].astype(np.int64)
     kept = {name: table[name] for name in TAGS if name in table}

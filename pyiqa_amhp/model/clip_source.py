@@ -115,7 +115,7 @@ def _from_file(config: AMHPConfig, model_cfg: dict, path: Path) -> ClipSource:
     if quick_gelu is None and (state.keys() & set(OPENAI_ONLY) or model_cfg.get('quick_gelu')):
         quick_gelu = True
     if quick_gelu is None and beside.is_file():
-        quick_gelu = json.loads(beside.read_text())['model_cfg'].get('quick_gelu', False)
+        quick_gelu = _described(beside)['model_cfg'].get('quick_gelu', False)
     if quick_gelu is None:
         raise AMHPError(
             f'{path}: the file does not say which activation its weights were trained with; give '
@@ -171,7 +171,7 @@ def _from_hub(config: AMHPConfig, repo: str, load: bool) -> ClipSource:
     if path is None or (load and weights is None):
         _require_network(f'CLIP model hf-hub:{repo}', repo)
     path = path or Path(huggingface_hub.hf_hub_download(repo, HUB_CONFIG))
-    described = json.loads(path.read_text())
+    described = _described(path)
     model_cfg = described['model_cfg']
     _check_text_tower(HF_HUB_PREFIX + repo, model_cfg)
     if load and weights is None:
@@ -184,6 +184,18 @@ def _from_hub(config: AMHPConfig, repo: str, load: bool) -> ClipSource:
     preprocess = described.get('preprocess_cfg')
     found = {'path': weights, 'state': read_tensors(weights)} if load else {}
     return _source(config, model_cfg, quick_gelu, preprocess, **found)
+
+
+def _described(path: Path) -> dict[str, Any]:
+    """What an ``open_clip_config.json`` says: ``model_cfg``, maybe ``preprocess_cfg``."""
+    try:
+        described = json.loads(path.read_text(encoding='utf-8'))
+        towers = [described['model_cfg'][part] for part in ('vision_cfg', 'text_cfg')]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        towers = [None]
+    if not all(isinstance(tower, dict) for tower in towers):
+        raise AMHPError(f'{path}: expected JSON with model_cfg and its vision_cfg and text_cfg')
+    return described
 
 
 def load_clip_state(clip: torch.nn.Module, source: ClipSource) -> float:

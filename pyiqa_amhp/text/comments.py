@@ -28,6 +28,7 @@ import yaml
 
 from pyiqa_amhp.data.publisher import Problem
 from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.text.nesting import Nesting
 
 Progress = Callable[[Iterable, int, str], Iterable]
 SCHEMA = pa.schema([('image_id', pa.int64()), ('text', pa.large_string())])
@@ -347,9 +348,10 @@ def _read_json(
 
     images: list[Any] = ijson.sendable_list()
     parser = ijson.items_coro(images, 'images.item')
-    number = 0
+    number, nesting = 0, Nesting()
     try:
         for block in _utf8(blocks, problems):
+            nesting.feed(block)
             parser.send(block)
             for image in images:
                 number += 1

@@ -1,0 +1,192 @@
+"""Files of weights made to run code, to fill the memory, or to pass for something else."""
+
+import io
+import json
+import pickle
+import struct
+import zipfile
+from pathlib import Path
+
+import torch
+from hostile_world import Code, World, case, zipped
+
+ADD = '`amhp weights add FILE`'
+
+
+def weights(what: str, gets: str, name: str = 'model.pth'):
+    """A case whose function gives the bytes of a file of weights."""
+
+    def add(make):
+        def run(world: World) -> str:
+            return world.refused('weights', 'add', world.write(name, make(world)))
+
+        return case('Weights', what, ADD, gets)(run)
+
+    return add
+
+
+def saved(content, **form) -> bytes:
+    file = io.BytesIO()
+    torch.save(content, file, **form)
+    return file.getvalue()
+
+
+def with_header(header: dict | bytes, data: bytes = b'', size: int | None = None) -> bytes:
+    """A safetensors file, whose header may be said to be of another size."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack('<Q', len(text) if size is None else size) + text + data
+
+
+def tensor(dtype='F32', shape=(2,), offsets=(0, 8)) -> dict:
+    return {'dtype': dtype, 'shape': list(shape), 'data_offsets': list(offsets)}
+
+
+@weights('a pickle that runs code, in a zip file', 'refused, since it holds more than tensors')
+def _(world):
+    return saved({'params': {'w': Code(world.trace)}})
+
+
+@weights("the same in PyTorch's old form", 'refused, since it holds more than tensors')
+def _(world):
+    return saved({'params': Code(world.trace)}, _use_new_zipfile_serialization=False)
+
+
+@weights('a bare pickle that runs code', 'damaged, or not a file of weights')
+def _(world):
+    return pickle.dumps(Code(world.trace))
+
+
+@weights('a whole model, pickled with its class', 'refused, since it holds more than tensors')
+def _(world):
+    return saved(torch.nn.Linear(2, 2))
+
+
+@weights('a pickle of 200,000 lists within lists', 'damaged, or not a file of weights')
+def _(world):
+    return b'\x80\x02' + b']' * 200_000 + b'a' * 199_999 + b'.'
+
+
+@weights('97 KB that unpack to 100 MB', 'say that they hold')
+def _(world):
+    return zipped({name: bytes(50_000_000) for name in ('a/data/0', 'a/data/1')})
+
+
+@weights('one number that says it is 10,000,000 x 10,000,000', 'say that they hold')
+def _(world):
+    return saved({'w': torch.zeros(1).expand(10**7, 10**7)})
+
+
+@weights('a header that is longer than the file', 'damaged, or not a file', 'a.safetensors')
+def _(world):
+    return with_header({'w': tensor()}, bytes(8), size=2**62)
+
+
+@weights('tensors that lie over each other', 'damaged, or not a file', 'a.safetensors')
+def _(world):
+    return with_header({'w': tensor(), 'v': tensor()}, bytes(8))
+
+
+@weights('a tensor of 2^40 x 2^40 in 8 bytes', 'damaged, or not a file', 'a.safetensors')
+def _(world):
+    return with_header({'w': tensor(shape=(2**40, 2**40))}, bytes(8))
+
+
+@weights('a type of number that does not exist', 'damaged, or not a file', 'a.safetensors')
+def _(world):
+    return with_header({'w': tensor('F99')}, bytes(8))
+
+
+@weights('a header that is no JSON', 'damaged, or not a file of weights', 'a.safetensors')
+def _(world):
+    return with_header(b'[' * 100_000)
+
+
+@weights('a pickle that runs code, named .safetensors', 'damaged, or not', 'a.safetensors')
+def _(world):
+    return saved({'w': Code(world.trace)})
+
+
+@weights('a configuration that is one number, 10^12', 'no AMHP configuration in it')
+def _(world):
+    return saved({'params': {'_extra_state': torch.tensor(10**12), 'w': torch.ones(2)}})
+
+
+@weights('a configuration without a protocol', 'protocol=None: expected one of')
+def _(world):
+    return changed_config(world, protocol=None)
+
+
+@weights('a configuration of words where numbers belong', 'expected a list of finite numbers')
+def _(world):
+    return changed_config(world, level_values=['a', 'b', 'c', 'd', 'e'])
+
+
+def changed_config(world: World, **changes) -> bytes:
+    """A checkpoint whose configuration says something else than its tensors."""
+    state = world.make_amhp().state_dict()
+    config = {**json.loads(bytes(state['_extra_state'].tolist())), **changes}
+    state['_extra_state'] = torch.tensor(list(json.dumps(config).encode()), dtype=torch.uint8)
+    return saved({'params': state})
+
+
+def giant(what: str, **tower):
+    def run(world: World) -> str:
+        form = {**world.tiny, 'vision_cfg': {**world.tiny['vision_cfg'], **tower}}
+        path = world.write('model.pth', changed_config(world, backbone=form))
+        return world.refused('score', world.photo(), '--weights', path, '--device', 'cpu')
+
+    case('Weights', what, '`amhp score --weights FILE`', 'refused, since the model that')(run)
+
+
+giant('a small checkpoint that says it is a model of 480 GB', width=100_000)
+giant('the same of 10^9 layers', layers=10**9)
+
+
+class Script(torch.nn.Module):
+    """Loaded by ``torch.jit.load``, it makes a file, named by TRACE."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = torch.zeros(2)
+        self.training = True
+
+    @torch.jit.export
+    def __getstate__(self):
+        return (self.w, self.training)
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[torch.Tensor, bool]):
+        self.training = state[1]
+        self.w = torch.from_file('TRACE_FILE_THAT_NOBODY_HAS_0123456789', shared=True, size=4)
+
+
+def script_that_writes(trace: Path) -> bytes:
+    file = io.BytesIO()
+    torch.jit.save(torch.jit.script(Script()), file)
+    with zipfile.ZipFile(io.BytesIO(file.getvalue())) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    own = b'TRACE_FILE_THAT_NOBODY_HAS_0123456789'
+    parts = {name: part.replace(own, str(trace).encode()) for name, part in parts.items()}
+    Path(own.decode()).unlink(missing_ok=True)  # saving runs it too
+    return zipped(parts)
+
+
+@case(
+    'Weights',
+    "a TorchScript archive, the form of OpenAI's files, whose code writes a file",
+    "`create_metric('amhp', clip_weights=FILE)`",
+    'expected a checkpoint with named tensors, found none',
+)
+def _(world):
+    from pyiqa_amhp.model.amhp import AMHP
+
+    path = world.write('ViT-B-16.pt', script_that_writes(world.trace))
+    return AMHP(pretrained='clip', backbone=world.tiny, clip_weights=str(path), quick_gelu=True)
+
+
+@case(
+    'Weights', 'a name that climbs, `../../x`', '`amhp weights add FILE --as NAME`',
+    'use lower-case letters, digits',
+)  # fmt: skip
+def _(world):
+    return world.refused('weights', 'add', world.write('a.pth', b'x'), '--as', '../../x')
