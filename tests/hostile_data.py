@@ -6,7 +6,7 @@ import struct
 import zlib
 
 import numpy as np
-from hostile_world import Code, World, case, zipped
+from hostile_world import Code, World, case
 
 # Names in tables
 
@@ -95,7 +95,8 @@ def rated(what: str, content: str | bytes, gets: str, **options):
 
 rated('NUL bytes in place of numbers', b'img_name,MOS\na.png,\0\0\n', 'expected a number')
 rated('a quote that is never closed', 'img_name,MOS\n"a.png,2\n' * 9, 'cannot be read as CSV')
-rated('a workbook of Excel, named .csv', zipped({'x': b'1'}), 'rated.csv: ')
+WORKBOOK = b'PK\x03\x04\x14\x00\x06\x00\x08\x00\x00\x00!\x00\xb5\xef\x13\xde' * 9
+rated('a workbook of Excel, named .csv', WORKBOOK, 'cannot be read as CSV')
 rated('UTF-16', 'img_name,MOS\na.png,2\n'.encode('utf-16'), 'cannot be read as CSV')
 rated('more values than columns', 'img_name,MOS\na.png,2,3\n', 'more values than the header has')
 rated('a score of `inf`', 'img_name,MOS\na.png,inf\n', "'inf', expected a number")
@@ -264,7 +265,7 @@ def _():
     return b''
 
 
-@image('60 bytes that say they are 100,000 x 100,000 pixels', 'too large')
+@image('65 bytes that say they are 100,000 x 100,000 pixels', 'too large')
 def _():
     return png(100_000, 100_000, chunk(b'IDAT', zlib.compress(b'')))
 
@@ -305,7 +306,7 @@ def _(world):
 
 
 @case(
-    'Interrupted runs', 'scores that are no numbers, in the journal', '`amhp benchmark`',
+    'Interrupted runs', 'scores that are no numbers, in the journal', '`Journal(FILE)`',
     'scored again',
 )  # fmt: skip
 def _(world):

@@ -66,12 +66,12 @@ def _(world):
     return b'\x80\x02' + b']' * 200_000 + b'a' * 199_999 + b'.'
 
 
-@weights('97 KB that unpack to 100 MB', 'say that they hold')
+@weights('97 KB that unpack to 100 MB', 'bytes say that they hold')
 def _(world):
     return zipped({name: bytes(50_000_000) for name in ('a/data/0', 'a/data/1')})
 
 
-@weights('one number that says it is 10,000,000 x 10,000,000', 'say that they hold')
+@weights('one number that says it is 10,000,000 x 10,000,000', 'bytes say that they hold')
 def _(world):
     return saved({'w': torch.zeros(1).expand(10**7, 10**7)})
 

@@ -40,6 +40,10 @@ def test_the_traps_work(tmp_path):
     assert trace.exists()
 
 
+def test_every_kind_is_in_the_table():
+    assert {case.kind for case in hostile.CASES} == set(hostile.KINDS)
+
+
 def test_the_docs_have_the_table():
     page = hostile.DOCS.read_text(encoding='utf-8')
     assert hostile.with_table(page) == page, 'python tests/hostile.py writes it anew'

@@ -7,16 +7,21 @@ _NO_BRACKETS = bytes(set(range(256)) - set(b'[]{}'))
 
 
 class Nesting:
-    """Follows brackets outside of strings, block by block."""
+    """Follows brackets outside of strings, block by block.
 
-    def __init__(self):
+    Args:
+        most: how deep it may go.
+    """
+
+    def __init__(self, most: int = DEEPEST):
+        self._most = most
         self._depth, self._in_string, self._rest = 0, False, b''
 
     def feed(self, block: bytes) -> None:
         """Pass over the next bytes of the JSON.
 
         Raises:
-            ValueError: deeper than ``DEEPEST``.
+            ValueError: deeper than ``most``.
         """
         plain = (self._rest + block).replace(b'\\\\', b'').replace(b'\\"', b'')
         self._rest = b'\\' if plain.endswith(b'\\') else b''  # what it escapes is yet to come
@@ -27,5 +32,5 @@ class Nesting:
             opens = np.isin(np.frombuffer(outside, np.uint8), list(b'[{'))
             depths = self._depth + np.cumsum(np.where(opens, 1, -1))
             self._depth = int(depths[-1])
-            if depths.max() > DEEPEST:
-                raise ValueError(f'brackets nested more than {DEEPEST} deep')
+            if depths.max() > self._most:
+                raise ValueError(f'brackets nested more than {self._most} deep')
