@@ -17,7 +17,9 @@ from pyiqa_amhp.data.images import read_image
 from pyiqa_amhp.data.ratings import SCALES
 from pyiqa_amhp.errors import AMHPError, ImageReadError
 from pyiqa_amhp.model.config import AMHPConfig
+from pyiqa_amhp.model.files import read_plain
 
+OUR_ARCHS = ('AMHP', 'TANet')  # they read weights without running anything
 MOST_WORKERS = 16  # more threads only wait for each other: Python runs one at a time
 
 
@@ -56,7 +58,7 @@ def create_metric(
 
     Raises:
         AMHPError: no such metric, one that needs a reference image or has no such options, or
-            weights that do not load.
+            weights that do not load or, for pyiqa's metrics too, that could run code.
     """
     import pyiqa
 
@@ -68,6 +70,8 @@ def create_metric(
     if options and arch_of(name) != 'AMHP':
         raise AMHPError(f'metric {name!r} has no {", ".join(options)}; only AMHP has')
     if weights is not None:
+        if arch_of(name) not in OUR_ARCHS and Path(weights).suffix != '.mat':
+            read_plain(weights, by_torch=True)  # pyiqa would run code that is in it
         options['pretrained_model_path'] = str(weights)
     return pyiqa.create_metric(name, device=device, **options)
 

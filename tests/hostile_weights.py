@@ -190,3 +190,14 @@ def _(world):
 )  # fmt: skip
 def _(world):
     return world.refused('weights', 'add', world.write('a.pth', b'x'), '--as', '../../x')
+
+
+@case(
+    'Weights',
+    "a pickle that runs code, as the weights of one of pyiqa's metrics, which would run it",
+    '`amhp score --metric nima --weights FILE`',
+    'refused, since it holds more than tensors',
+)
+def _(world):
+    path = world.write('nima.pth', saved({'params': Code(world.trace)}))
+    return world.refused('score', world.photo(), '--metric', 'nima', '--weights', path)

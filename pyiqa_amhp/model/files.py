@@ -5,6 +5,7 @@ import re
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -19,15 +20,19 @@ MOST_TIMES = 4
 more is a bomb. Tensors that share memory count each (our choice)."""
 
 
-def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
-    """The named tensors of a ``.safetensors`` file or of a PyTorch file, on the CPU.
+def read_plain(path: str | Path, by_torch: bool = False) -> Any:
+    """What a ``.safetensors`` file or a PyTorch file holds, tensors on the CPU.
 
     Of TorchScript archives, OpenAI's form, only tensors are read and no code is run.
 
+    Args:
+        by_torch: take only what ``torch.load`` reads, whatever the file's name, to know that
+            others may do so.
+
     Raises:
-        AMHPError: no such file, a damaged one, one that holds more than tensors (pickles with
-            code in them are refused, never run) or more of them than its size can
-            (``MOST_TIMES``), or one without named tensors.
+        AMHPError: no such file, a damaged one, or one that holds more than tensors and plain
+            values (pickles with code in them are refused, never run) or more of them than its
+            size can (``MOST_TIMES``).
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -37,12 +42,11 @@ def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
     if zipfile.is_zipfile(path):
         _check_size(path, _declared(path))
     try:
-        if path.suffix == '.safetensors':
-            content = safetensors.torch.load_file(path)
-        elif is_torchscript(path):
-            content = read_archive(path)
-        else:
-            content = torch.load(path, map_location='cpu', weights_only=True)
+        if path.suffix == '.safetensors' and not by_torch:
+            return safetensors.torch.load_file(path)
+        if not by_torch and is_torchscript(path):
+            return read_archive(path)
+        return torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:  # its text advises weights_only=False: not passed on
         if found := re.search(r'GLOBAL (\S+)', str(error)):
             raise AMHPError(
@@ -53,6 +57,16 @@ def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
     except Exception as error:  # damaged files fail in many ways
         reason = f'{type(error).__name__}: {error}'.splitlines()[0]
         raise AMHPError(f'{path}: damaged, or not a file of weights ({reason})') from error
+
+
+def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
+    """The named tensors of a file of weights, on the CPU.
+
+    Raises:
+        AMHPError: see ``read_plain``; or there are no named tensors.
+    """
+    path = Path(path).expanduser()
+    content = read_plain(path)
     for key in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
