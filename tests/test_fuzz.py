@@ -42,6 +42,8 @@ fuzz = settings(
     derandomize=EXAMPLES < 2000,  # the same examples in every short run
     print_blob=True,
 )
+# Each starts a process, in which scipy may crash: half a second.
+fuzz_mat = settings(fuzz, max_examples=max(3, EXAMPLES // 40))
 
 # Text and numbers that parsers trip over, and pieces of each format, in any order.
 ODD = st.sampled_from([
@@ -324,7 +326,7 @@ ANY_VARIABLE = st.one_of(
 )
 
 
-@fuzz
+@fuzz_mat
 @given(
     info=st.one_of(
         damaged(mat(**INFO)),
@@ -347,7 +349,7 @@ def test_aadb_info(put, info):
 MATRIX = cell([[0.5] + [0.1] * 11, [0.75] + [0.2] * 11], [[0.5] + [0.1] * 11] * 2)
 
 
-@fuzz
+@fuzz_mat
 @given(
     matrix=st.one_of(
         damaged(mat(dataset=MATRIX)),

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from pyiqa_amhp.data.aadb_votes import read_votes
+from pyiqa_amhp.data.mat import load_mat
 from pyiqa_amhp.data.publisher import (
     TEST,
     TRAIN,
@@ -199,7 +200,7 @@ def _read_matrix(
     path: Path, cell: int, scores: pd.Series, of: Path, problems: list[Problem]
 ) -> pd.DataFrame:
     """A part of ``attMat.mat``, whose rows are in the order of the list file ``of``."""
-    cells = _load_mat(path, ['dataset'])['dataset'].ravel()
+    cells = load_mat(path, ['dataset'])['dataset'].ravel()
     columns = ['score', *MAT_COLUMNS]
     try:
         rows = np.asarray(cells[cell], np.float64)
@@ -229,7 +230,7 @@ def _read_matrix(
 def _read_info(path: Path, problems: list[Problem]) -> pd.DataFrame:
     """``AADBinfo.mat``: names and scores for training and testing."""
     wanted = {'train': TRAIN, 'test': TEST}
-    mat = _load_mat(path, [f'{part}{what}' for part in wanted for what in ('NameList', 'Score')])
+    mat = load_mat(path, [f'{part}{what}' for part in wanted for what in ('NameList', 'Score')])
     parts = []
     for part, split in wanted.items():
         try:
@@ -261,21 +262,6 @@ def _read_info(path: Path, problems: list[Problem]) -> pd.DataFrame:
     if table.empty:
         raise AMHPError(f'{path}: not one score from 0 to 1; download it again')
     return table
-
-
-def _load_mat(path: Path, wanted: list[str]) -> dict[str, np.ndarray]:
-    from scipy.io import loadmat  # comes with pyiqa
-
-    try:
-        mat = loadmat(path)
-    except NotImplementedError:
-        raise AMHPError(f'{path}: a MATLAB 7.3 file; save it again with -v7') from None
-    except Exception as error:  # scipy raises nearly anything on damaged files
-        raise AMHPError(f'{path}: damaged, or no MATLAB file ({error}); replace it') from error
-    if missing := [name for name in wanted if name not in mat]:
-        there = ', '.join(name for name in mat if not name.startswith('__'))
-        raise AMHPError(f'{path}: no variable {missing[0]!r}; there are {there or "none"}')
-    return mat
 
 
 def _placed(root: Path, names: pd.Series) -> tuple[Path, pd.Series]:
