@@ -169,6 +169,22 @@ def _(world):
     return world.refused('prepare', 'aadb', '--root', world.at, '--out', world.at / 'out')
 
 
+@case(
+    'Tables',
+    "a .mat file with one changed byte, which crashes scipy's reader (in a process of its own)",
+    '`amhp prepare aadb`',
+    'damaged, or no MATLAB file (the reader stopped',
+)
+def _(world):
+    import scipy.io
+
+    scipy.io.savemat(world.at / 'AADBinfo.mat', {'a': [1.0]})
+    content = bytearray((world.at / 'AADBinfo.mat').read_bytes())
+    content[176] = 0  # the type of the numbers
+    world.write('AADBinfo.mat', bytes(content))
+    return world.refused('prepare', 'aadb', '--root', world.at, '--out', world.at / 'out')
+
+
 # Comments, words, options
 
 
