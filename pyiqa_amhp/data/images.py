@@ -20,6 +20,11 @@ IMAGE_SUFFIXES = frozenset((
 ))  # fmt: skip
 """What counts as an image in a folder or a glob, in upper or lower case (our choice)."""
 
+FORMATS = (
+    'AVIF', 'BMP', 'DIB', 'GIF', 'JPEG', 'JPEG2000', 'MPO', 'PNG', 'PPM', 'TGA', 'TIFF', 'WEBP',
+)  # fmt: skip
+"""What is read, whatever a file is called. Pillow knows more, some of which run programs
+(Ghostscript for EPS) or hold images larger than their header says (ICO, ICNS, FITS)."""
 
 MAX_PIXELS = 178_956_970
 """The most pixels of an image that is read, unless an option says otherwise: Pillow's own limit."""
@@ -55,7 +60,7 @@ def read_image(
     """
     name = _name(source)
     try:
-        with _strict_pillow(), Image.open(_opened(source)) as image:
+        with _strict_pillow(), Image.open(_opened(source), formats=_formats()) as image:
             _check_size(image, max_pixels or MAX_PIXELS)
             if at_least is not None:
                 image.draft(None, (at_least, at_least))  # does nothing to other formats
@@ -65,6 +70,12 @@ def read_image(
             return _to_rgb(image)
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
         raise ImageReadError(f'{name}: {_reason(source, error)}') from error
+
+
+def _formats() -> list[str]:
+    """Those of ``FORMATS`` that this Pillow knows."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
 
 
 def _check_size(image: Image.Image, most: int) -> None:
@@ -231,15 +242,18 @@ def _is_transparent(image: Image.Image) -> bool:
 
 def _grey_to_8_bits(image: Image.Image) -> Image.Image:
     """Grey images of mode ``I;16*``, ``I`` or ``F`` to mode ``L``."""
-    values = np.asarray(image).astype(np.float64)  # (H, W)
-    if not np.isfinite(values).all():
+    values = np.asarray(image)  # (H, W)
+    largest = float(values.max())
+    if not np.isfinite([largest, values.min()]).all():
         raise ValueError('pixels that are NaN or infinite')
-    largest = values.max()
     if image.mode == 'F':
         top = next((top for top in (1, 255, 65535) if largest <= top), largest)
     else:
         top = 65535 if largest <= 65535 else 2**31 - 1
-    return Image.fromarray(np.round(values.clip(0) * (255 / top)).astype(np.uint8))
+    grey = np.empty(values.shape, np.uint8)
+    for row, result in zip(values, grey, strict=True):  # one at a time: 64 bits a pixel add up
+        result[:] = np.round(row.astype(np.float64).clip(0) * (255 / top))
+    return Image.fromarray(grey)
 
 
 def _lab_to_rgb(image: Image.Image) -> Image.Image:

@@ -70,7 +70,7 @@ class Preprocess(nn.Module):
         x = self._resized_and_cropped(x)
         return torch.where(odd, x.flip(-1), x) if self.flip else x
 
-    def quick_view(self, source) -> np.ndarray:
+    def quick_view(self, source, max_pixels: int | None = None) -> np.ndarray:
         """The same of one image file, by Pillow, in whole numbers: ``(size, size, 3)``, uint8.
 
         A large JPEG is decoded at a fraction of its size, at least twice ``resize_size`` on each
@@ -79,10 +79,10 @@ class Preprocess(nn.Module):
         of it.
 
         Args:
-            source: see ``read_image``, whose errors are raised.
+            source, max_pixels: see ``read_image``, whose errors are raised.
         """
         # The toss for mirroring needs every pixel.
-        image = read_image(source, None if self.flip else 2 * self.resize_size)
+        image = read_image(source, None if self.flip else 2 * self.resize_size, max_pixels)
         odd = self.flip and int(np.asarray(image).sum(dtype=np.int64)) % 2
         pixels = np.asarray(self._resized_and_cropped(image))
         return np.array(pixels[:, ::-1] if odd else pixels)  # a copy that may be written to
