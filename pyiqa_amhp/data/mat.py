@@ -12,7 +12,7 @@ from pyiqa_amhp.errors import AMHPError
 
 TIMEOUT = 300  # seconds
 
-# Numbers and strings as lists, cells in an object. A crash takes this process only.
+# Numbers and strings as lists, cells in an object, structures as nothing. A crash takes this process only.
 _READ = """
 import json, sys
 import numpy as np
@@ -20,6 +20,8 @@ from scipy.io import loadmat
 
 def plain(value):
     value = np.asarray(value)
+    if value.dtype.names:
+        return {'cell': []}
     if value.dtype == object:
         return {'cell': [plain(part) for part in value.ravel()]}
     return value.tolist()
