@@ -12,7 +12,7 @@ from pyiqa_amhp.errors import AMHPError
 
 TIMEOUT = 300  # seconds
 
-# Numbers and strings as lists, cells in an object, structures as nothing. A crash takes this process only.
+# Numbers and strings as lists, cells in an object, structures as nothing. A crash stays in here.
 _READ = """
 import json, sys
 import numpy as np
