@@ -4,15 +4,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import safetensors.torch
 import torch
 from torchvision.transforms.functional import to_tensor
 
-from pyiqa_amhp.atomic import write_atomically
 from pyiqa_amhp.data.images import read_image
 from pyiqa_amhp.errors import AMHPError, ImageReadError
 from pyiqa_amhp.model.tanet import TANet, calibrate, load_checkpoint
-from pyiqa_amhp.model.weights import write_torch
+from pyiqa_amhp.model.weights import write_safetensors, write_torch
 
 SUFFIXES = ('.pth', '.pt', '.safetensors')
 
@@ -85,6 +83,6 @@ def calibrate_tanet(
 def _save(path: Path, state: dict[str, torch.Tensor]) -> None:
     state = {key: value.detach().cpu().contiguous() for key, value in state.items()}
     if path.suffix == '.safetensors':
-        write_atomically(path, lambda file: safetensors.torch.save_file(state, file))
+        write_safetensors(path, state)
     else:  # pyiqa's form
         write_torch(path, {'params': state})

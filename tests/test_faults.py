@@ -7,9 +7,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from pyiqa_amhp.atomic import write_atomically
 from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.model.weights import save_checkpoint
 
 resource = pytest.importorskip('resource', reason='limits the size of files')
 
@@ -28,6 +30,15 @@ def test_what_was_there_stays_and_nothing_else_is_left(tmp_path, little_room):
     with pytest.raises(AMHPError, match=r'scores.csv: could not be written .*too large.*raise'):
         write_atomically(path, lambda file: file.write_bytes(bytes(200_000)))
     assert path.read_text() == 'old' and os.listdir(tmp_path) == ['scores.csv']
+
+
+@pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
+def test_weights_that_find_no_room_leave_the_old_ones(suffix, make_amhp, tmp_path, little_room):
+    path, state = tmp_path / f'net{suffix}', make_amhp().state_dict()
+    path.write_text('old')
+    with pytest.raises(AMHPError, match=f'net{suffix}: could not be written'):
+        save_checkpoint(path, {**state, 'large': torch.zeros(100_000)})
+    assert path.read_text() == 'old' and os.listdir(tmp_path) == [path.name]
 
 
 def test_a_small_disk_that_is_full(tmp_path):

@@ -63,10 +63,28 @@ def save_checkpoint(path: str | Path, state: dict[str, torch.Tensor]) -> Path:
     state = {key: value.detach().cpu().contiguous() for key, value in state.items()}
     if Path(path).suffix == '.safetensors':
         metadata = {'format': 'pt', 'pyiqa_amhp': json.dumps(stored_config(state[CONFIG_KEY]))}
-        return write_atomically(
-            path, lambda file: safetensors.torch.save_file(state, file, metadata=metadata)
-        )
+        return write_safetensors(path, state, metadata)
     return write_torch(path, {'params': state})
+
+
+def write_safetensors(
+    path: str | Path, state: dict[str, torch.Tensor], metadata: dict[str, str] | None = None
+) -> Path:
+    """``safetensors.torch.save_file``, atomically.
+
+    Raises:
+        AMHPError: it could not be written; what was there before is as it was.
+    """
+
+    def write(file: Path) -> None:
+        try:
+            safetensors.torch.save_file(state, file, metadata=metadata)
+        except safetensors.SafetensorError as error:  # what the system said is in its text alone
+            if number := re.search(r'os error (\d+)', str(error)):
+                raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+            raise
+
+    return write_atomically(path, write)
 
 
 def write_torch(path: str | Path, content: dict[str, Any]) -> Path:
