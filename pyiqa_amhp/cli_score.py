@@ -38,6 +38,10 @@ def score(
     exact: Annotated[
         bool, typer.Option('--exact', help='Decode and resize as a metric call does; slower.')
     ] = False,
+    max_pixels: Annotated[
+        int | None,
+        typer.Option(min=1, help='Larger images are not read.', show_default='178,956,970'),
+    ] = None,
     precision: Annotated[str | None, typer.Option(help='fp32, bf16, fp16 or int8')] = None,
     engine: Annotated[str | None, typer.Option(help='torch, openvino or onnxruntime')] = None,
     compiled: Annotated[bool, typer.Option('--compile', help='Use torch.compile.')] = False,
@@ -56,12 +60,14 @@ def score(
     model = scoring.create_metric(metric, weights, device, **options)
     file = None
     if out is not None:
-        given = {**options, 'exact': exact, 'text': text, 'texts': texts}
+        given = {**options, 'exact': exact, 'text': text, 'texts': texts, 'max_pixels': max_pixels}
         settings = score_file.settings(paths, model, given)
         file = score_file.ScoreFile(out, settings, resume)
         left = [i for i, image in enumerate(images) if str(image) not in file.done]
         images, said = [images[i] for i in left], [said[i] for i in left]
-    rows = scoring.score_images(images, said, model, batch_size, exact=exact, workers=workers)
+    rows = scoring.score_images(
+        images, said, model, batch_size, exact=exact, workers=workers, max_pixels=max_pixels
+    )
     rows = progress(rows, len(images), 'Scoring')
     if file is not None:
         rows = _kept(file, rows)

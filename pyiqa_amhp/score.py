@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,7 @@ def score_images(
     with_bins: bool = False,
     exact: bool = False,
     workers: int | None = None,
+    max_pixels: int | None = None,
 ) -> Iterator[Score]:
     """Score image files one after the other, in their order, in constant memory.
 
@@ -134,6 +136,7 @@ def score_images(
         with_bins: ask other metrics for their distribution too (NIMA, MUSIQ, ...).
         exact: decode and resize as a metric call does: the same scores to 1e-5.
         workers: threads that read images; None: as many as the machine has cores, 16 at most.
+        max_pixels: of an image; see ``read_image``.
 
     Yields:
         A ``Score`` for each path.
@@ -150,7 +153,8 @@ def score_images(
         raise AMHPError(f'{len(texts)} texts for {len(paths)} images: give one for each')
     if isinstance(metric, str):
         metric = create_metric(metric)
-    return _scores(_pairs(paths, texts), _Judge(metric, with_bins, exact), batch_size, workers)
+    judge = _Judge(metric, with_bins, exact, max_pixels)
+    return _scores(_pairs(paths, texts), judge, batch_size, workers)
 
 
 def _pairs(paths, texts) -> Iterator[tuple[str, str]]:
@@ -207,11 +211,12 @@ def _read_ahead(read: Callable[[str], Any], work, workers: int, ahead: int) -> I
 class _Judge:
     """How a metric's images are read, and judged."""
 
-    def __init__(self, metric, with_bins: bool, exact: bool):
+    def __init__(self, metric, with_bins: bool, exact: bool, max_pixels: int | None):
         self.metric, self.net = metric, metric.net
         self.in_batches = hasattr(self.net, 'judge')  # AMHP
         self.quick = self.in_batches and not exact
-        self.read = self.net.preprocess.quick_view if self.quick else read_image
+        read = self.net.preprocess.quick_view if self.quick else read_image
+        self.read = partial(read, max_pixels=max_pixels)
         self.with_bins = (
             with_bins and 'return_dist' in inspect.signature(self.net.forward).parameters
         )
