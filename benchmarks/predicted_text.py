@@ -88,7 +88,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     parser.add_argument('--predictor', choices=('feature', 'levels'), default='feature')
-    parser.add_argument('--dropout', type=float, default=0.0, help='train: text_dropout')
+    parser.add_argument('--dropout', type=float, default=0.2, help='train: text_dropout')
     parser.add_argument('--oasis', action='store_true')
     arguments = parser.parse_args()
     if arguments.oasis and arguments.predictor == 'levels':

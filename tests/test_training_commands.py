@@ -225,3 +225,28 @@ def test_training_needs_a_training_set(options, tmp_path):
     file.write_text(yaml.safe_dump(content))
     with pytest.raises(AMHPError, match='no data set `train` under `datasets`'):
         read_options(file, 'train')
+
+
+ALIASES = '\n'.join(f'a{n + 1}: &a{n + 1} [{", ".join([f"*a{n}"] * 10)}]' for n in range(9))
+
+
+@pytest.mark.parametrize(
+    'content', [f'a0: &a0 [x]\n{ALIASES}', 'a: &a [*a]', 'date: 2001-99-99', 'a: ' + '[' * 5000]
+)
+def test_yaml_that_would_grow_without_end_is_refused(tmp_path, content):
+    path = tmp_path / 'bomb.yml'
+    path.write_text(content)
+    with pytest.raises(AMHPError, match=r'aliases are written out|not a plain YAML'):
+        read_options(path, 'train')
+
+
+def test_weights_to_begin_with_run_no_code(options, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / 'ran'), 'w'))
+
+    torch.save({'params': Evil()}, tmp_path / 'evil.pth')
+    force = ['--force_yml', f'path:pretrain_network={tmp_path / "evil.pth"}']
+    with pytest.raises(AMHPError, match='more than tensors'):
+        run_train(options.train, force, tmp_path)
+    assert not (tmp_path / 'ran').exists()

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LinearLR, SequentialLR
 
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.freeze import frozen_towers
+from pyiqa_amhp.model.files import check_keys, read_tensors
 from pyiqa_amhp.model.weights import save_checkpoint
 from pyiqa_amhp.train.frozen import FrozenTowers
 from pyiqa_amhp.train.measure import MeasuringModel
@@ -82,6 +83,14 @@ class AMHPModel(MeasuringModel):
             # a batch without texts leaves the text tower out
             find_unused_parameters=self.opt.get('find_unused_parameters', True),
         )
+
+    def load_network(self, net, load_path, strict=True, param_key='params'):
+        """As pyiqa (``path: pretrain_network``), but no code in the file can run."""
+        get_root_logger().info(f'Loading {load_path}')
+        bare, state = self.get_bare_model(net), read_tensors(load_path)
+        if strict:
+            check_keys(bare, state, load_path)
+        bare.load_state_dict(state, strict=strict)
 
     def init_training_settings(self):
         """As pyiqa, and what makes a step of a loss."""

@@ -16,6 +16,7 @@ NEEDED = {
     'train': ('name', 'model_type', 'num_gpu', 'datasets', 'network', 'path', 'train', 'logger'),
     'test': ('name', 'model_type', 'num_gpu', 'datasets', 'network', 'path', 'val'),
 }
+MOST_VALUES = 10_000  # of an option file, which pyiqa writes out into its log
 PLAIN_VALUES = ('name', 'model_type', 'num_gpu')
 
 
@@ -34,10 +35,15 @@ def read_options(path: str | Path, kind: str) -> dict[str, Any]:
             options = yaml.safe_load(file)
     except OSError as error:
         raise AMHPError(f'{path}: cannot be read ({error.strerror})') from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: 2001-99-99
         raise AMHPError(f'{path}: not a plain YAML file ({error})') from error
     if not isinstance(options, dict):
         raise AMHPError(f'{path}: expected sections such as {", ".join(NEEDED[kind])}')
+    if (size := _written_out(options, {})) > MOST_VALUES:
+        raise AMHPError(
+            f'{path}: {size:,} values where its aliases are written out; expected at most '
+            f'{MOST_VALUES:,}'
+        )
     if missing := [name for name in NEEDED[kind] if name not in options]:
         raise AMHPError(f'{path}: no section {", ".join(missing)}; see options/ for examples')
     for name in NEEDED[kind]:
@@ -46,6 +52,17 @@ def read_options(path: str | Path, kind: str) -> dict[str, Any]:
     if kind == 'train' and 'train' not in options['datasets']:
         raise AMHPError(f'{path}: no data set `train` under `datasets`')
     return options
+
+
+def _written_out(node: Any, known: dict[int, float]) -> float:
+    """How many values there are where every alias stands for all of its anchor's."""
+    if not isinstance(node, dict | list):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = float('inf')  # while it is counted: an anchor within itself
+        parts = node.values() if isinstance(node, dict) else node
+        known[id(node)] = 1 + sum(_written_out(part, known) for part in parts)
+    return known[id(node)]
 
 
 def run_train(opt: str | Path, arguments: list[str], root: str | Path) -> dict[str, Any]:
