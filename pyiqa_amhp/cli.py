@@ -36,8 +36,10 @@ def main() -> None:
     _calm_threads()
     try:
         app()
-    except KeyboardInterrupt:
-        problems.print('stopped')
+    except (KeyboardInterrupt, SystemExit) as end:
+        if isinstance(end, SystemExit) and end.code != 130:  # typer's own word for Ctrl-C
+            raise
+        problems.print('Interrupted.')
         sys.exit(130)
     except Exception as error:
         if os.environ.get(DEBUG_VARIABLE):

@@ -83,6 +83,7 @@ def test_a_stop_while_scoring_leaves_what_can_be_resumed(rated_images, tmp_path)
     said = process.stderr.read()
     assert process.wait() == 130, said
     assert 'Traceback' not in said and '--resume' in said and not out.exists()
+    assert said.endswith('Interrupted.\n')
     assert subprocess.run([*command, '--resume'], capture_output=True).returncode == 0
     assert len(out.read_text().splitlines()) == 25 and not partial.exists()
 

@@ -98,7 +98,7 @@ def test_a_write_that_fails_leaves_what_was_there_and_nothing_else(tmp_path):
         raise OSError('the disk is full')
 
     for target in (path, tmp_path / 'new.pth'):
-        with pytest.raises(AMHPError, match='could not be written .*the disk is full'):
+        with pytest.raises(AMHPError, match=r'could not be written .*the disk is full'):
             write_atomically(target, fail)
     assert path.read_text() == 'before'
     assert list(tmp_path.iterdir()) == [path]
