@@ -27,7 +27,7 @@ from pyiqa_amhp.train.run import train_and_test
 OASIS = Path(__file__).parents[2] / 'shared' / 'data' / 'oasis'
 OASIS_LEVELS = [1.0, 2.5, 4.0, 5.5, 7.0]
 TOWER = {'image_size': 64, 'layers': [1, 1, 1, 1], 'width': 32, 'head_width': 32}
-EPOCHS, OASIS_EPOCHS = 16, 30
+EPOCHS = 16
 
 
 def options(
@@ -46,8 +46,7 @@ def options(
     images = int((pd.read_csv(csv)['split'] == 'train').sum())
     train = training.train_options(out, kind, seed, images, kind, **data)
     train['network']['backbone']['vision_cfg'] = TOWER
-    epochs = OASIS_EPOCHS if oasis else EPOCHS
-    train['train']['total_epoch'] = train['train']['scheduler']['T_max'] = epochs
+    train['train']['total_epoch'] = train['train']['scheduler']['T_max'] = EPOCHS
     if oasis:
         train['network'] |= {'level_values': OASIS_LEVELS}
     if kind == 'all':

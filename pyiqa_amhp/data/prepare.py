@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pyiqa_amhp.atomic import write_atomically
+from pyiqa_amhp.atomic import told_as, write_atomically
 from pyiqa_amhp.data import aadb, ava, para
 from pyiqa_amhp.data.images import read_image
 from pyiqa_amhp.data.publisher import (
@@ -215,11 +215,12 @@ def _corrupt(folder: Path, names: list[str], journal: Path, progress: Progress) 
     done = _read_journal(journal)
     sizes = {name: (folder / name).stat().st_size for name in names}
     left = [name for name in names if done.get(name, (None,))[0] != sizes[name]]
-    journal.parent.mkdir(parents=True, exist_ok=True)
-    with journal.open('a', encoding='utf-8') as file:
-        for name, reason in progress(_opened(folder, left), len(left), 'Opening images'):
-            done[name] = (sizes[name], reason)
-            file.write(json.dumps([name, sizes[name], reason]) + '\n')
+    with told_as(journal):
+        journal.parent.mkdir(parents=True, exist_ok=True)
+        with journal.open('a', encoding='utf-8') as file:
+            for name, reason in progress(_opened(folder, left), len(left), 'Opening images'):
+                done[name] = (sizes[name], reason)
+                file.write(json.dumps([name, sizes[name], reason]) + '\n')
     return {name: done[name][1] for name in names if done[name][1]}
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from pyiqa_amhp.atomic import write_atomically
 from pyiqa_amhp.errors import AMHPError
 
 # What pyiqa's pipelines read without asking whether it is there.
@@ -121,7 +122,8 @@ def train_and_test(train: dict[str, Any], test: dict[str, Any], root: Path) -> P
     """
     for kind, options, run in (('train', train, run_train), ('test', test, run_test)):
         file = root / f'{kind}_{options["name"]}.yml'
-        file.write_text(yaml.safe_dump(options, sort_keys=False))
+        text = yaml.safe_dump(options, sort_keys=False)
+        write_atomically(file, lambda temporary, text=text: temporary.write_text(text))
         with _short_log():
             run(file, [], root)
     return root / 'results' / test['name']
