@@ -14,6 +14,7 @@ the paper does for PARA and AADB.
 import argparse
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -82,6 +83,14 @@ def measure(seed: int, predictor: str, dropout: float, oasis: bool) -> list[Clai
     ]
 
 
+def over_seeds(claims: tuple[Claim, ...]) -> Claim:
+    """The mean of one claim over seeds, and its range."""
+    values = [claim.value for claim in claims]
+    what = 'mean over seeds' + claims[0].what[claims[0].what.index(', predictor') :]
+    mean = sum(values) / len(values)
+    return replace(claims[0], what=what, value=mean, low=min(values), high=max(values))
+
+
 def main() -> None:
     """Train, test, print."""
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
@@ -92,9 +101,12 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.oasis and arguments.predictor == 'levels':
         parser.error('OASIS has no attribute labels: --predictor feature')
-    claims = []
+    claims, by_seed = [], []
     for seed in arguments.seeds:
-        claims += measure(seed, arguments.predictor, arguments.dropout, arguments.oasis)
+        by_seed.append(measure(seed, arguments.predictor, arguments.dropout, arguments.oasis))
+        claims += by_seed[-1]
+    if len(by_seed) > 1:
+        claims += [over_seeds(same) for same in zip(*by_seed, strict=True)]
     print(f'{machine()}\n\n{table(claims)}')
 
 
