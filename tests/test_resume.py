@@ -114,6 +114,12 @@ def test_a_state_may_be_named(options, tmp_path):
     assert same(weights(tmp_path / 'whole'), weights(tmp_path / 'more'))
 
 
+def test_a_state_of_other_batches_is_refused(options, tmp_path, monkeypatch):
+    run_killed_after(monkeypatch, options(), tmp_path, 5)
+    with pytest.raises(AMHPError, match='batches of 4 images and this training has 3'):
+        run_train(options(data={'batch_size_per_gpu': 3}), ['--auto_resume'], tmp_path)
+
+
 def test_a_damaged_state_gives_way_to_the_one_before(options, tmp_path, monkeypatch, capsys):
     path = options()
     run_train(path, [], tmp_path / 'whole')

@@ -42,14 +42,13 @@ class Data:
 
     Attributes:
         train: the loader of ``batches``. val: those of the validation sets.
-        epochs: how many. iterations: batches in all of them.
+        epochs: how many.
     """
 
     train: DataLoader
     batches: EpochBatches
     val: list[DataLoader] = field(default_factory=list)
     epochs: int = 0
-    iterations: int = 0
 
 
 def train(root: Path) -> dict[str, Any]:
@@ -104,8 +103,9 @@ def _train(opt: dict[str, Any], file: str) -> dict[str, Any]:
     finally:
         if board is not None:
             board.close()
+    unreadable = {k: v for part in processes.gathered(model.unreadable) for k, v in part.items()}
     if first:
-        _report_unreadable(opt, model.unreadable, logger)
+        _report_unreadable(opt, unreadable, logger)
     return model.best_metric_results
 
 
@@ -233,7 +233,7 @@ def _read_data(opt: dict[str, Any], logger) -> Data:
     given = opt['train'].get('total_epoch')
     data.epochs = int(given) if given else -(-int(opt['train']['total_iter']) // per_epoch)
     data.val = val
-    data.iterations = opt['train']['total_iter'] = data.epochs * per_epoch
+    opt['train']['total_iter'] = data.epochs * per_epoch
     logger.info(
         f'Training: {data.batches.images} images in batches of {data.batches.size} '
         f'({world_size} processes), {per_epoch} batches an epoch, {data.epochs} epochs.'

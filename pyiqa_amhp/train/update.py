@@ -139,6 +139,7 @@ class Updates:
     def state(self) -> dict[str, Any]:
         """For the training state."""
         return {
+            'batch': self.batch_size * together(),
             'steps': self.steps,
             'overflows': self.overflows,
             'skipped': self.skipped,
@@ -147,7 +148,16 @@ class Updates:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from ``state()``."""
+        """Go on from ``state()``.
+
+        Raises:
+            AMHPError: batches of another size, which would be other batches.
+        """
+        if state['batch'] != (batch := self.batch_size * together()):
+            raise AMHPError(
+                f'the training state is of batches of {state["batch"]} images and this training '
+                f'has {batch} (batch_size_per_gpu times the processes); give the same'
+            )
         for name in ('steps', 'overflows', 'skipped'):
             setattr(self, name, state[name])
         self.scaler.load_state_dict(state['scaler'])
