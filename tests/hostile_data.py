@@ -232,7 +232,7 @@ options('a list in place of options', '- a\n- b\n', 'expected sections such as')
     '`Lexicon(FILE)`', 'not YAML',
 )  # fmt: skip
 def _(world):
-    from pyiqa_amhp.text.comments import Lexicon
+    from pyiqa_amhp.text.lexicon import Lexicon
 
     code = f'light: !!python/object/apply:os.system ["touch {world.trace}"]\n'
     return Lexicon(world.write('words.yml', code))

@@ -29,8 +29,9 @@ from pyiqa_amhp.model.config import AMHPConfig, stored_config
 from pyiqa_amhp.model.files import read_tensors
 from pyiqa_amhp.score import Score
 from pyiqa_amhp.score_file import ScoreFile
-from pyiqa_amhp.text.comments import Lexicon, clean_comment, read_comments
+from pyiqa_amhp.text.comments import clean_comment, read_comments
 from pyiqa_amhp.text.given import read_texts
+from pyiqa_amhp.text.lexicon import Lexicon
 from pyiqa_amhp.text.store import CommentStore, write_store
 from pyiqa_amhp.train.run import read_options
 

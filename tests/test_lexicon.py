@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pyiqa_amhp.demo.phrases import PHRASES, PRAISE
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.text.comments import Lexicon
+from pyiqa_amhp.text.lexicon import Lexicon
 
 
 @pytest.fixture(scope='module')

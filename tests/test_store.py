@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.text.comments import Lexicon, read_comments
+from pyiqa_amhp.text.comments import read_comments
+from pyiqa_amhp.text.lexicon import Lexicon
 from pyiqa_amhp.text.store import CommentStore, write_store
 
 LIGHT, COLOR = 1, 2

@@ -26,7 +26,8 @@ from pyiqa_amhp.data.publisher import (
     within,
 )
 from pyiqa_amhp.errors import AMHPError, ImageReadError
-from pyiqa_amhp.text.comments import Lexicon, read_comments
+from pyiqa_amhp.text.comments import read_comments
+from pyiqa_amhp.text.lexicon import Lexicon
 from pyiqa_amhp.text.store import CommentStore, write_store
 
 META_FILES = {

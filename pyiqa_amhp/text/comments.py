@@ -17,14 +17,12 @@ import html
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import yaml
 
 from pyiqa_amhp.data.publisher import Problem
 from pyiqa_amhp.errors import AMHPError
@@ -36,88 +34,9 @@ EXPECTED = (
     'expected AVA_Comments_Full.txt (lines of "number#image id#comment#comment...") or '
     'CLEAN_AVA_FULL_COMMENTS.json ({"images": [{"filename": "123.jpg", "sentences": [...]}]})'
 )
-MOST_ATTRIBUTES = 16
 _HEAD = 1 << 20  # bytes that tell the form
 _BLOCK = 1 << 20  # bytes read at once
 _ROWS = 1 << 17  # comments that wait as Python strings
-
-
-class Lexicon:
-    """Attributes, and the words and phrases that tell that a comment is about them.
-
-    Args:
-        path: a YAML file of one's own; None for the one that comes with the package. The format
-            is described in ``datasets_meta/attribute_keywords.yml``.
-
-    Attributes:
-        attributes: their names; bit i of a mask belongs to the i-th.
-
-    Raises:
-        AMHPError: no such file, or not of this format; says where and what was expected.
-    """
-
-    def __init__(self, path: str | Path | None = None):
-        path = _own_keywords() if path is None else Path(path).expanduser()
-        keywords = _read_keywords(path)
-        self.attributes: tuple[str, ...] = tuple(keywords)
-        self._patterns = [_pattern(phrases) for phrases in keywords.values()]
-
-    def masks(self, texts: pa.ChunkedArray | pa.Array | Sequence[str]) -> np.ndarray:
-        """Which attributes each of N texts is about: ``(N,)`` uint16, bit i for the i-th."""
-        if not isinstance(texts, pa.ChunkedArray):
-            texts = pa.chunked_array([pa.array(texts, pa.large_string())])
-        return np.concatenate([np.zeros(0, np.uint16), *map(self._chunk_masks, texts.chunks)])
-
-    def _chunk_masks(self, texts: pa.Array) -> np.ndarray:
-        masks = np.zeros(len(texts), np.uint16)
-        for bit, pattern in enumerate(self._patterns):
-            found = pc.match_substring_regex(texts, pattern, ignore_case=True)
-            masks |= found.to_numpy(zero_copy_only=False).astype(np.uint16) << bit
-        return masks
-
-
-def _own_keywords() -> Path:
-    """In a wheel beside this file; in a checkout where users find it."""
-    packaged = Path(__file__).with_name('attribute_keywords.yml')
-    checkout = Path(__file__).parents[2] / 'datasets_meta' / packaged.name
-    return packaged if packaged.exists() else checkout
-
-
-def _read_keywords(path: Path) -> dict[str, list[str]]:
-    try:
-        keywords = yaml.safe_load(path.read_text(encoding='utf-8'))
-    except OSError as error:
-        raise AMHPError(f'{path}: cannot be read ({error.strerror})') from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: 2001-99-99
-        raise AMHPError(f'{path}: not YAML ({error})') from error
-    if not isinstance(keywords, dict) or not keywords:
-        raise AMHPError(
-            f'{path}: expected attributes with lists of words, such as "light: [lit, backlit]"'
-        )
-    if len(keywords) > MOST_ATTRIBUTES:
-        raise AMHPError(f'{path}: {len(keywords)} attributes, expected at most {MOST_ATTRIBUTES}')
-    for name, phrases in keywords.items():
-        if not isinstance(name, str):
-            raise AMHPError(f'{path}: attribute {name!r}: expected a name (put it in quotes)')
-        if not isinstance(phrases, list) or not phrases:
-            raise AMHPError(f'{path}: {name}: {phrases!r}, expected a list of words')
-        for phrase in phrases:
-            if not isinstance(phrase, str) or not phrase.strip():
-                raise AMHPError(
-                    f'{path}: {name}: {phrase!r}, expected a word or phrase (YAML takes some bare '
-                    'words for others, such as on and no: put them in quotes)'
-                )
-    return keywords
-
-
-def _pattern(phrases: list[str]) -> str:
-    """RE2's regular expression for any of the phrases as whole words.
-
-    ``\\b`` knows only ASCII: it would see "lit" in "élit".
-    """
-    each = (r'[\s\-]+'.join(map(re.escape, phrase.split())) for phrase in phrases)
-    any_phrase = '|'.join(each).replace("'", "['’]")
-    return rf'(?:^|[^\pL\pM\pN_])(?:{any_phrase})(?:$|[^\pL\pM\pN_])'
 
 
 def read_comments(
