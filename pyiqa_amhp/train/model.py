@@ -18,6 +18,7 @@ from pyiqa_amhp.model.files import check_keys, read_tensors
 from pyiqa_amhp.model.weights import save_checkpoint
 from pyiqa_amhp.train.frozen import FrozenTowers
 from pyiqa_amhp.train.measure import MeasuringModel
+from pyiqa_amhp.train.options import one_of
 from pyiqa_amhp.train.predictor import PredictorTraining
 from pyiqa_amhp.train.processes import summed, together
 from pyiqa_amhp.train.state import random_states, set_random_states, write_state
@@ -113,7 +114,7 @@ class AMHPModel(MeasuringModel):
     def setup_schedulers(self, scheduler_name='scheduler'):
         """As pyiqa; by steps, with a warm-up that begins with the first one."""
         train = self.opt['train']
-        self.by_step = _by_step(train)
+        self.by_step = one_of(train, 'schedule_by', ('epoch', 'step')) == 'step'
         if not self.by_step:
             return super().setup_schedulers(scheduler_name)
         warmup = max(0, train.get('warmup_iter') or 0)
@@ -251,13 +252,6 @@ class AMHPModel(MeasuringModel):
         label = {None: '', -1: '_latest'}.get(current_iter, f'_{current_iter}')
         path = Path(self.opt['path']['models'], f'{net_label}{label}.pth')
         save_checkpoint(path, self.get_bare_model(net).state_dict())
-
-
-def _by_step(train: dict[str, Any]) -> bool:
-    unit = train.get('schedule_by') or 'epoch'
-    if unit not in ('epoch', 'step'):
-        raise AMHPError(f'train: schedule_by={unit!r}, expected epoch or step')
-    return unit == 'step'
 
 
 def _keep_newest(models: Path, keep: int) -> None:

@@ -15,6 +15,7 @@ from pyiqa.utils import get_root_logger
 
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model.predict import Prompt, feature_loss, level_loss
+from pyiqa_amhp.train.options import number
 
 PREDICTOR_WEIGHT, TEXT_DROPOUT = 1.0, 0.5
 
@@ -33,8 +34,12 @@ class PredictorTraining:
 
     def __init__(self, net, train: dict[str, Any], seed: int = 0):
         self.net, self.seed = net, seed
-        self.weight = _number(train, 'predictor_weight', PREDICTOR_WEIGHT, float('inf'))
-        self.dropout = _number(train, 'text_dropout', TEXT_DROPOUT, 1.0)
+        self.weight = number(
+            train, 'predictor_weight', PREDICTOR_WEIGHT, lambda x: x >= 0, 'a number from 0 to inf'
+        )
+        self.dropout = number(
+            train, 'text_dropout', TEXT_DROPOUT, lambda x: 0 <= x <= 1, 'a number from 0 to 1'
+        )
         self._said_no_labels = False
 
     def drop_texts(self, texts: list[str], paths: list[str], iteration: int) -> torch.Tensor:
@@ -75,11 +80,3 @@ class PredictorTraining:
             )
         numbers = torch.stack([labels[name] for name in names], dim=-1)  # (N, A)
         return self.weight * level_loss(prediction, numbers.to(prediction.levels.device))
-
-
-def _number(train: dict[str, Any], name: str, default: float, most: float) -> float:
-    value = train.get(name)
-    value = default if value is None else value
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
-        raise AMHPError(f'train: {name}={value!r}, expected a number from 0 to {most:g}')
-    return float(value)

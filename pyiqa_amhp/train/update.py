@@ -16,7 +16,6 @@ of them):
         skipped are counted.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -26,6 +25,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model.amhp import AMHP
 from pyiqa_amhp.model.runtime import Runner
+from pyiqa_amhp.train.options import number, one_of
 from pyiqa_amhp.train.processes import summed, together
 
 PRECISIONS = ('fp32', 'bf16', 'fp16')
@@ -54,10 +54,12 @@ class Updates:
     def __init__(self, net, optimizer, train: dict[str, Any], batch_size: int):
         self.net, self.optimizer, self.batch_size = net, optimizer, batch_size
         self.device = next(net.parameters()).device
-        self.nonfinite = _one_of(train, 'nonfinite', NONFINITE, 'stop')
-        self.accumulate = _number(train, 'accumulate', 1, lambda x: x >= 1 and x == int(x))
-        self.clip = _number(train, 'clip_grad_norm', None, lambda x: x > 0)
-        decay = _number(train, 'ema_decay', None, lambda x: 0 < x < 1)
+        self.nonfinite = one_of(train, 'nonfinite', NONFINITE)
+        self.accumulate = number(
+            train, 'accumulate', 1, lambda x: x >= 1 and x == int(x), 'a whole number from 1'
+        )
+        self.clip = number(train, 'clip_grad_norm', None, lambda x: x > 0, 'a number above 0')
+        decay = number(train, 'ema_decay', None, lambda x: 0 < x < 1, 'a number between 0 and 1')
         if self.accumulate > 1 and _compares_images(train):
             raise AMHPError(
                 'train: accumulate needs a loss that is a mean over images; metric_loss_opt and '
@@ -167,7 +169,7 @@ class Updates:
 
 def set_precision(net, train: dict[str, Any]) -> str:
     """Have the towers of an AMHP compute as ``precision`` and ``gradient_checkpointing`` say."""
-    precision = _one_of(train, 'precision', PRECISIONS, 'fp32')
+    precision = one_of(train, 'precision', PRECISIONS)
     checkpointing = bool(train.get('gradient_checkpointing'))
     if not isinstance(net, AMHP):
         if precision != 'fp32' or checkpointing:
@@ -189,19 +191,3 @@ def _compares_images(train: dict[str, Any]) -> bool:
         bool(train.get('metric_loss_opt'))
         or (train.get('mos_loss_opt') or {}).get('root') == 'batch'
     )
-
-
-def _one_of(train: dict[str, Any], name: str, known, default: str) -> str:
-    value = train.get(name) or default
-    if value not in known:
-        raise AMHPError(f'train: {name}={value!r}, expected {", ".join(known)}')
-    return value
-
-
-def _number(train: dict[str, Any], name: str, default, fits: Callable[[float], bool]):
-    value = train.get(name)
-    if value is None:
-        return default
-    if isinstance(value, bool) or not isinstance(value, int | float) or not fits(value):
-        raise AMHPError(f'train: {name}={value!r} cannot be; see the options in docs/training.md')
-    return value
