@@ -5,7 +5,6 @@ the optimizer, the schedule, random states, counts and the best results so far. 
 whole or not at all, and reading it runs no code.
 """
 
-import pickle
 import random
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 
 from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.model.files import read_plain
 from pyiqa_amhp.model.weights import write_torch
 
 SUFFIX = '.state'
@@ -66,20 +66,9 @@ def read_state(path: Path) -> dict[str, Any]:
     """Read a state.
 
     Raises:
-        AMHPError: no such file, a damaged one, one with code in it, or another program's.
+        AMHPError: see ``read_plain``; or another program's file.
     """
-    if not path.is_file():
-        raise AMHPError(f'{path}: no such file; give a .state that `amhp train` wrote')
-    try:
-        state = torch.load(path, map_location='cpu', weights_only=True)
-    except pickle.UnpicklingError as error:  # its text advises weights_only=False: not passed on
-        raise AMHPError(
-            f'{path}: refused: damaged, or it holds more than tensors and plain values, so that '
-            'loading it could run code'
-        ) from error
-    except Exception as error:  # damaged files fail in many ways
-        reason = f'{type(error).__name__}: {error}'.splitlines()[0]
-        raise AMHPError(f'{path}: damaged, or not a training state ({reason})') from error
+    state = read_plain(path, by_torch=True)
     if not isinstance(state, dict) or state.get('format') != FORMAT:
         raise AMHPError(
             f'{path}: not a state of `amhp train` (pyiqa alone keeps less and cannot go on exactly)'
