@@ -1,8 +1,8 @@
 """``amhp benchmark``: any metrics of pyiqa on any rated images, beside what others published."""
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from io import StringIO
@@ -152,16 +152,23 @@ def _measure(name: str, weights: str | None, run: Run) -> list[tuple[Row, np.nda
     """Rows, each with the scores ``(N,)`` if there are any."""
     method = f'{name} ({Path(weights).name})' if weights else name
     try:
-        # pyiqa prints what it is about to download, and old calls of others bring warnings
-        with redirect_stdout(StringIO()), warnings.catch_warnings():
-            warnings.simplefilter('ignore')
+        with _quiet():
             metric = create_metric(name, weights, run.device)
+            made_of = fingerprint(metric)
     except Exception as error:  # other people's metrics fail in many ways
         return [(failed_row(method, reason_for(error, run.no_network)), None)]
     return [
-        _measure_with(metric, method + said, source, run)
+        _measure_with(metric, made_of, method + said, source, run)
         for said, source in _prompt_sources(metric, run.rated)
     ]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what pyiqa prints before downloads, and warnings that old calls of others bring."""
+    with redirect_stdout(StringIO()), warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        yield
 
 
 def _prompt_sources(metric, rated: RatedSet) -> list[tuple[str, str | None]]:
@@ -177,21 +184,24 @@ def _prompt_sources(metric, rated: RatedSet) -> list[tuple[str, str | None]]:
 
 
 def _measure_with(
-    metric, method: str, source: str | None, run: Run
+    metric, made_of: str, method: str, source: str | None, run: Run
 ) -> tuple[Row, np.ndarray | None]:
-    """The row of one kind of first-level prompt; ``source`` None: the metric's own way."""
+    """The row of one kind of first-level prompt; ``source`` None: the metric's own way.
+
+    Args:
+        made_of: the metric's fingerprint.
+    """
     rated = run.rated
     if source:
-        metric.net.text_source = source
+        metric.net.text_source, made_of = source, f'{made_of} {source}'
     try:
-        with redirect_stdout(StringIO()), warnings.catch_warnings():
-            warnings.simplefilter('ignore')
+        with _quiet():
             judged = judge_images(
                 metric,
                 rated.paths,
                 rated.texts,
                 Journal(journal_path(run.out / 'scores', method)),
-                f'{fingerprint(metric)} {source or ""}'.strip(),
+                made_of,
                 run.progress,
                 method,
                 run.batch_size,
