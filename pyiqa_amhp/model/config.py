@@ -285,7 +285,7 @@ def stored_config(tensor: torch.Tensor) -> dict[str, Any]:
     """
     try:
         # bytes(tensor.tolist()) of a single number n would be n zeros
-        config = json.loads(tensor.numpy().tobytes()) if tensor.dtype == torch.uint8 else None
+        config = json.loads(tensor.cpu().numpy().tobytes()) if tensor.dtype == torch.uint8 else None
     except (AttributeError, ValueError, TypeError, RecursionError):
         config = None
     if not isinstance(config, dict):
