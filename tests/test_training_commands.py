@@ -250,3 +250,23 @@ def test_weights_to_begin_with_run_no_code(options, tmp_path):
     with pytest.raises(AMHPError, match='more than tensors'):
         run_train(options.train, force, tmp_path)
     assert not (tmp_path / 'ran').exists()
+
+
+@pytest.mark.parametrize('file', sorted(SHIPPED.glob('*.yml')), ids=lambda file: file.stem)
+def test_pyiqa_itself_reads_the_shipped_files(file, tmp_path, monkeypatch):
+    from pyiqa.utils.options import parse_options
+
+    is_train = file.name.startswith('train')
+    monkeypatch.setattr(sys, 'argv', ['train.py', '-opt', str(file)])
+    opt, _ = parse_options(str(tmp_path), is_train)
+    expected = read_options(file, 'train' if is_train else 'test')
+    for phase, data in expected['datasets'].items():
+        assert opt['datasets'][phase] == {**data, 'phase': phase.split('_')[0]}
+
+
+def test_what_pyiqa_cannot_read_is_said(options, tmp_path):
+    path = tmp_path / 'merge.yml'
+    text = options.train.read_text()
+    path.write_text(text.replace('datasets:', 'common: &common {a: 1}\ndatasets:\n  <<: *common'))
+    with pytest.raises(AMHPError, match='no merges'):
+        run_train(path, [], tmp_path)

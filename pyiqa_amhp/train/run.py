@@ -106,6 +106,10 @@ def _arguments(command: str, opt: str | Path, arguments: list[str]):
     saved, sys.argv = sys.argv, [f'amhp {command}', '-opt', os.fspath(opt), *arguments]
     try:
         yield
+    except yaml.YAMLError as error:
+        raise AMHPError(
+            f'{opt}: pyiqa cannot read it ({error}); it knows aliases, but no merges (<<)'
+        ) from error
     finally:
         sys.argv = saved
 
