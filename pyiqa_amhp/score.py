@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torchvision.transforms.functional import to_tensor
@@ -120,6 +120,7 @@ def score_images(
     exact: bool = False,
     workers: int | None = None,
     max_pixels: int | None = None,
+    open_image: Callable[[str], str | IO[bytes]] | None = None,
 ) -> Iterator[Score]:
     """Score image files one after the other, in their order, in constant memory.
 
@@ -137,6 +138,8 @@ def score_images(
         exact: decode and resize as a metric call does: the same scores to 1e-5.
         workers: threads that read images; None: as many as the machine has cores, 16 at most.
         max_pixels: of an image; see ``read_image``.
+        open_image: what to read for a path, where it is not the name of a local file: called in
+            the reading threads, may raise ``ImageReadError``.
 
     Yields:
         A ``Score`` for each path.
@@ -153,7 +156,7 @@ def score_images(
         raise AMHPError(f'{len(texts)} texts for {len(paths)} images: give one for each')
     if isinstance(metric, str):
         metric = create_metric(metric)
-    judge = _Judge(metric, with_bins, exact, max_pixels)
+    judge = _Judge(metric, with_bins, exact, max_pixels, open_image)
     return _scores(_pairs(paths, texts), judge, batch_size, workers)
 
 
@@ -211,12 +214,13 @@ def _read_ahead(read: Callable[[str], Any], work, workers: int, ahead: int) -> I
 class _Judge:
     """How a metric's images are read, and judged."""
 
-    def __init__(self, metric, with_bins: bool, exact: bool, max_pixels: int | None):
+    def __init__(self, metric, with_bins: bool, exact: bool, max_pixels: int | None, open_image):
         self.metric, self.net = metric, metric.net
         self.in_batches = hasattr(self.net, 'judge')  # AMHP
         self.quick = self.in_batches and not exact
         read = self.net.preprocess.quick_view if self.quick else read_image
-        self.read = partial(read, max_pixels=max_pixels)
+        read = partial(read, max_pixels=max_pixels)
+        self.read = (lambda path: read(open_image(path))) if open_image else read
         self.with_bins = (
             with_bins and 'return_dist' in inspect.signature(self.net.forward).parameters
         )

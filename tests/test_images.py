@@ -146,10 +146,12 @@ def test_float_pixels_that_are_not_finite_are_reported():
     ],
 )
 def test_other_modes_become_rgb(mode, suffix):
-    image = read_image(saved(Image.new('RGB', (16, 16), 'white').convert(mode), suffix))
+    # Pillow 12.3 cannot read YCbCr back that it writes without compression.
+    options = {'compression': 'tiff_lzw'} if suffix == '.tif' else {}
+    image = read_image(saved(Image.new('RGB', (16, 16), 'white').convert(mode), suffix, **options))
     assert image.mode == 'RGB'
     assert pixels(image).min() > 245
-    assert read_image(saved(photo().convert(mode), suffix)).size == (32, 24)
+    assert read_image(saved(photo().convert(mode), suffix, **options)).size == (32, 24)
 
 
 def test_lab_becomes_the_colour_that_it_stands_for():

@@ -103,39 +103,47 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
     """
     found: dict[str, Path] = {}
     for path in [paths] if isinstance(paths, str | Path) else paths:
-        for file in _expand(Path(path)):
+        for file in expand(Path(path)):
             found.setdefault(os.path.normcase(os.path.abspath(file)), file)
     return list(found.values())
 
 
-def _expand(path: Path) -> list[Path]:
+def expand(path: Path) -> Iterator[Path]:
+    """What one of ``find_images``'s paths stands for, file by file: a folder may hold millions."""
     if path.is_dir():
         files, what = _images_in(path), 'folder'
     elif glob.has_magic(str(path)) and not path.exists():  # a file may be called photo[1].jpg
         matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
         folders = [file for match in matches if match.is_dir() for file in _images_in(match)]
-        files, what = [match for match in matches if _is_image(match)] + folders, 'glob'
+        files = iter(sorted([match for match in matches if _is_image(match)] + folders))
+        what = 'glob'
     else:
-        return [path]
-    if not files:
+        yield path
+        return
+    first = next(files, None)
+    if first is None:
         raise AMHPError(
             f'{path}: no images in this {what}; expected files that end in '
             f'{", ".join(sorted(IMAGE_SUFFIXES))}'
         )
-    return sorted(files)
+    yield first
+    yield from files
 
 
-def _images_in(folder: Path) -> list[Path]:
-    files, seen = [], set()
-    for root, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(root)
-        if real in seen:  # a link that leads back
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith('.'))
-        files += [file for name in names if _is_image(file := Path(root, name))]
-    return sorted(files)
+def _images_in(folder: Path, seen: set[str] | None = None) -> Iterator[Path]:
+    """In the order of their paths; each real folder once, for links may lead back."""
+    seen = set() if seen is None else seen
+    real = os.path.realpath(folder)
+    if real in seen:
+        return
+    seen.add(real)
+    with suppress(PermissionError):
+        for name in sorted(os.listdir(folder)):
+            path = folder / name
+            if path.is_dir() and not name.startswith('.'):
+                yield from _images_in(path, seen)
+            elif _is_image(path):
+                yield path
 
 
 def _is_image(path: Path) -> bool:
