@@ -12,7 +12,10 @@ from pyiqa_amhp.errors import AMHPError
 Paths = Annotated[list[str], typer.Argument(help='Images, folders or globs.', metavar='PATH...')]
 SaidText = Annotated[str | None, typer.Option(help='What is said about the images.')]
 SaidTexts = Annotated[Path | None, typer.Option(help='CSV with the columns img_name and text.')]
-Weights = Annotated[Path | None, typer.Option(help='A trained checkpoint.')]
+# Not a Path, which would take `hf-hub:owner/name` for a name of the file system.
+Weights = Annotated[
+    str | None, typer.Option(help='A trained checkpoint: FILE or hf-hub:user/name.')
+]
 Device = Annotated[str | None, typer.Option(help='cpu, cuda, ...')]
 
 
