@@ -69,6 +69,10 @@ class AMHP(nn.Module):
             :class:`pyiqa_amhp.model.runtime.Runner`.
         **options: see :class:`pyiqa_amhp.model.config.AMHPConfig`.
 
+    Attributes:
+        weights_from: the file of the trained weights that it began with; None without any.
+        zero_shot: whether it began with CLIP's own weights instead.
+
     Raises:
         AMHPError: unknown or impossible options; weights that are missing, out of reach, not
             AMHP's, or do not fit.
@@ -128,6 +132,8 @@ class AMHP(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(start))
         self.predictor = build_predictor(config, n, self.backbone.clip_logit_scale)
         self.text_source = config.text_source
+        self.weights_from = found.path if found else None
+        self.zero_shot = bool(pretrained) and not found
         self._sentence_cache: dict[tuple[str, ...], tuple] = {}
 
         if found:
