@@ -1,6 +1,5 @@
 """The commands ``amhp weights``: the user's store of trained weights."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -37,7 +36,7 @@ def weights_list() -> None:
 
 @weights_app.command('add')
 def weights_add(
-    file: Path,
+    file: Annotated[str, typer.Argument(help='FILE or hf-hub:user/name', metavar='FILE')],
     name: Annotated[
         str, typer.Option('--as', help='ava, para, aadb: used by amhp, amhp-para, amhp-aadb.')
     ] = 'ava',

@@ -70,7 +70,7 @@ def _weights() -> dict[str, str]:
     clip = cached_tag('ViT-B-16', 'openai')
     stored = {f'store: {name}': str(path) for name, path in weights.stored().items()}
     return {
-        weights.WEIGHTS_VARIABLE: os.environ.get(weights.WEIGHTS_VARIABLE, 'not set'),
+        weights.WEIGHTS_VARIABLE: _named(os.environ.get(weights.WEIGHTS_VARIABLE)),
         'store': str(weights.store_path()),
         **(stored or {'stored': 'nothing (amhp weights add FILE)'}),
         'CLIP ViT-B-16 openai': str(clip or 'not on this machine'),
@@ -78,3 +78,17 @@ def _weights() -> dict[str, str]:
         'HF_ENDPOINT': huggingface_hub.constants.ENDPOINT,
         'HF_HUB_OFFLINE': str(huggingface_hub.constants.HF_HUB_OFFLINE),
     }
+
+
+def _named(weights: str | None) -> str:
+    """What the environment names; of a model of the hub, whether it is here."""
+    from pyiqa_amhp.errors import AMHPError
+    from pyiqa_amhp.model import hub
+
+    if not hub.is_hub_id(weights):
+        return weights or 'not set'
+    try:
+        here = hub.cached_model(hub.hub_id(weights))
+    except AMHPError as error:
+        return f'{weights} ({error})'
+    return f'{weights} ({here or "not on this machine yet"})'

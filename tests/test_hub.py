@@ -18,8 +18,9 @@ from PIL import Image
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model.amhp import AMHP
 from pyiqa_amhp.model.backbone import Backbone
-from pyiqa_amhp.model.clip_source import _require_network, cached_tag, resolve_clip
+from pyiqa_amhp.model.clip_source import cached_tag, resolve_clip
 from pyiqa_amhp.model.config import AMHPConfig
+from pyiqa_amhp.model.hub import require_network
 
 pytestmark = pytest.mark.usefixtures('hub_cache')
 
@@ -59,7 +60,7 @@ def test_a_hub_out_of_reach_is_reported_and_not_waited_for(monkeypatch, answers)
         monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_OFFLINE', False)
         monkeypatch.setattr(huggingface_hub.constants, 'ENDPOINT', endpoint)
         with pytest.raises(AMHPError, match=f'{endpoint} is out of reach'):
-            _require_network('CLIP', 'someone/a-clip', timeout=0.2)
+            require_network('CLIP', ['1', '2', '3'], timeout=0.2)
 
 
 def test_a_resolver_that_does_not_answer_is_not_waited_for(monkeypatch):
@@ -76,7 +77,7 @@ def test_a_resolver_that_does_not_answer_is_not_waited_for(monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, 'ENDPOINT', 'http://hub.invalid')
     try:
         with pytest.raises(AMHPError, match=r'out of reach \(no answer in time\)'):
-            _require_network('CLIP', 'someone/a-clip', timeout=0.1)
+            require_network('CLIP', ['1', '2', '3'], timeout=0.1)
     finally:
         over.set()
 

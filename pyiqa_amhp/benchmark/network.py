@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import huggingface_hub
 from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
-from pyiqa_amhp.model.clip_source import hub_problem
+from pyiqa_amhp.model.hub import hub_problem
 
 STALL = 30.0  # seconds without a byte after which a download is given up
 

@@ -29,6 +29,7 @@ from pyiqa_amhp.benchmark.tables import Row, failed_row, measured_row, write_tab
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.fingerprint import fingerprint
 from pyiqa_amhp.model.config import AMHPConfig
+from pyiqa_amhp.model.hub import is_hub_id
 from pyiqa_amhp.score import create_metric, scale_ends
 
 Progress = Callable[[Iterable, int, str], Iterable]
@@ -150,7 +151,8 @@ def _names(metrics: Sequence[str], weights: Mapping[str, str]) -> list[str]:
 
 def _measure(name: str, weights: str | None, run: Run) -> list[tuple[Row, np.ndarray | None]]:
     """Rows, each with the scores ``(N,)`` if there are any."""
-    method = f'{name} ({Path(weights).name})' if weights else name
+    named = weights if is_hub_id(weights) else weights and Path(weights).name
+    method = f'{name} ({named})' if weights else name
     try:
         with _quiet():
             metric = create_metric(name, weights, run.device)

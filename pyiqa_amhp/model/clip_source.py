@@ -7,7 +7,6 @@ so the activation is taken from what accompanies the weights and is never guesse
 import dataclasses
 import json
 import os
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,14 @@ import huggingface_hub
 import open_clip
 import torch
 from open_clip.convert import convert_state_dict
-from open_clip.factory import HF_HUB_PREFIX, get_model_config
+from open_clip.factory import get_model_config
 from open_clip.model import convert_to_custom_text_state_dict
 from open_clip.pretrained import download_pretrained, download_pretrained_from_hf
 
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model.config import AMHPConfig
 from pyiqa_amhp.model.files import check_keys, read_tensors
+from pyiqa_amhp.model.hub import PREFIX, cached, fetch_elsewhere, require_network
 
 # Buffers that only the archives of OpenAI hold.
 OPENAI_ONLY = ('input_resolution', 'context_length', 'vocab_size')
@@ -54,8 +54,8 @@ def resolve_clip(config: AMHPConfig, load: bool) -> ClipSource:
     """
     name, weights = config.backbone, config.clip_weights
     for hub_id in (name, weights if load else None):
-        if isinstance(hub_id, str) and hub_id.startswith(HF_HUB_PREFIX):
-            return _from_hub(config, hub_id.removeprefix(HF_HUB_PREFIX), load)
+        if isinstance(hub_id, str) and hub_id.startswith(PREFIX):
+            return _from_hub(config, hub_id.removeprefix(PREFIX), load)
     model_cfg = _model_cfg(name)
     _check_text_tower(name, model_cfg)  # before anything large is downloaded or built
     if not load:
@@ -155,7 +155,7 @@ def _tag_cfg(model: str | None, tag: str) -> dict[str, Any]:
 
 
 def _cached_tag(tag_cfg: dict[str, Any]) -> Path | None:
-    return _cached(*_hub_files(tag_cfg)) or _openai_cache(tag_cfg.get('url', ''))
+    return cached(*_hub_files(tag_cfg)) or _openai_cache(tag_cfg.get('url', ''))
 
 
 def _hub_files(tag_cfg: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
@@ -166,20 +166,20 @@ def _hub_files(tag_cfg: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
 
 def _from_hub(config: AMHPConfig, repo: str, load: bool) -> ClipSource:
     """``hf-hub:owner/name``: the repository says what its model is."""
-    path = _cached(repo, (HUB_CONFIG,))
-    weights = _cached(repo, HUB_FILES)
+    path = cached(repo, (HUB_CONFIG,))
+    weights = cached(repo, HUB_FILES)
     if path is None or (load and weights is None):
         _require_network(f'CLIP model hf-hub:{repo}', repo)
     path = path or Path(huggingface_hub.hf_hub_download(repo, HUB_CONFIG))
     described = _described(path)
     model_cfg = described['model_cfg']
-    _check_text_tower(HF_HUB_PREFIX + repo, model_cfg)
+    _check_text_tower(PREFIX + repo, model_cfg)
     if load and weights is None:
         weights = Path(download_pretrained_from_hf(repo))
     quick_gelu = model_cfg.get('quick_gelu', False)
     # The form itself goes into checkpoints, so that they load without the hub.
     config = dataclasses.replace(
-        config, backbone=json.loads(json.dumps(model_cfg)), clip_weights=HF_HUB_PREFIX + repo
+        config, backbone=json.loads(json.dumps(model_cfg)), clip_weights=PREFIX + repo
     )
     preprocess = described.get('preprocess_cfg')
     found = {'path': weights, 'state': read_tensors(weights)} if load else {}
@@ -216,50 +216,19 @@ def load_clip_state(clip: torch.nn.Module, source: ClipSource) -> float:
     return scale
 
 
-def _cached(repo: str, names: tuple[str, ...]) -> Path | None:
-    """The first of these files that Hugging Face's cache holds."""
-    for name in names if repo else ():
-        path = huggingface_hub.try_to_load_from_cache(repo, name)
-        if isinstance(path, str):
-            return Path(path)
-    return None
-
-
 def _openai_cache(url: str) -> Path | None:
     """The file that OpenAI's own package has downloaded, if it did."""
     path = Path.home() / '.cache' / 'clip' / os.path.basename(url)
     return path if url and path.is_file() else None
 
 
-def _require_network(what: str, repo: str, timeout: float = 5.0) -> None:
-    """Raise in a few seconds where the hub cannot be reached, however slow the resolver is."""
-    if problem := hub_problem(timeout):
-        raise AMHPError(
-            f'{what}: not on this machine, and {huggingface_hub.constants.ENDPOINT} is out of '
-            f'reach ({problem}). Three ways out:\n'
-            f'  1. fetch it where there is a network (`hf download {repo}`) and copy that cache '
-            'here (HF_HOME), or point HF_ENDPOINT at a mirror;\n'
-            "  2. give a local file: clip_weights=FILE, OpenAI's ViT-B-16.pt or any other;\n"
-            '  3. use trained AMHP weights, which need no CLIP file: pretrained_model_path=FILE, '
-            '`amhp score --weights FILE`, or `amhp weights add FILE --as ava`.'
-        )
-
-
-def hub_problem(timeout: float = 5.0) -> str:
-    """Why the hub is out of reach, '' if it is not; known within ``timeout`` and a second."""
-    if huggingface_hub.constants.HF_HUB_OFFLINE:
-        return 'HF_HUB_OFFLINE is set'
-    problem = ['no answer in time']
-
-    def ask():
-        try:
-            session = huggingface_hub.utils.get_session()
-            session.head(huggingface_hub.constants.ENDPOINT, timeout=timeout)
-            problem[:] = ['']
-        except Exception as error:
-            problem[:] = [f'{type(error).__name__}: {error}'.splitlines()[0]]
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(timeout + 1)
-    return problem[0]
+def _require_network(what: str, repo: str) -> None:
+    require_network(
+        what,
+        (
+            fetch_elsewhere(repo),
+            "give a local file: clip_weights=FILE, OpenAI's ViT-B-16.pt or any other",
+            'use trained AMHP weights, which need no CLIP file: pretrained_model_path=FILE, '
+            '`amhp score --weights FILE`, or `amhp weights add FILE --as ava`',
+        ),
+    )

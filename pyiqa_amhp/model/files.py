@@ -12,6 +12,7 @@ import torch
 
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model.archive import is_torchscript, read_archive
+from pyiqa_amhp.model.hub import is_hub_id
 
 # How checkpoints wrap their tensors: pyiqa, open_clip, and others.
 WRAPPERS = ('params', 'state_dict', 'model_state_dict', 'model')
@@ -34,6 +35,8 @@ def read_plain(path: str | Path, by_torch: bool = False) -> Any:
             values (pickles with code in them are refused, never run) or more of them than its
             size can (``MOST_TIMES``).
     """
+    if is_hub_id(path):
+        raise AMHPError(f'{path}: of the hub only AMHP is read, and not here; give a local file')
     path = Path(path).expanduser()
     if not path.is_file():
         raise AMHPError(f'{path}: no such file')
@@ -65,8 +68,8 @@ def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
     Raises:
         AMHPError: see ``read_plain``; or there are no named tensors.
     """
-    path = Path(path).expanduser()
     content = read_plain(path)
+    path = Path(path).expanduser()
     for key in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]

@@ -15,6 +15,7 @@ import torch
 
 from pyiqa_amhp.atomic import write_atomically
 from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.model import hub
 from pyiqa_amhp.model.config import AMHPConfig, stored_config
 from pyiqa_amhp.model.files import check_keys, read_tensors
 
@@ -36,12 +37,23 @@ class Checkpoint:
     state: dict[str, torch.Tensor]
 
 
-def read_checkpoint(path: str | Path) -> Checkpoint:
+def read_checkpoint(path: str | Path, newest: bool = False) -> Checkpoint:
     """Read a checkpoint of AMHP, ``.pth`` (pyiqa's form) or ``.safetensors``.
 
+    Args:
+        path: a file, or ``hf-hub:owner/name``, maybe with ``@revision``: read from the cache if
+            it is there, else fetched.
+        newest: of the hub: look for a newer commit first.
+
     Raises:
-        AMHPError: see ``read_tensors``; or the file has no AMHP configuration.
+        AMHPError: see ``read_tensors`` and ``fetch_model``; or the file has no AMHP
+            configuration.
     """
+    if hub.is_hub_id(path):
+        model = hub.hub_id(path)
+        checkpoint = read_checkpoint(hub.fetch_model(model, newest))
+        hub.check_config(checkpoint.path, model, checkpoint.config)
+        return checkpoint
     state = dict(read_tensors(path))
     raw = state.pop(CONFIG_KEY, None)
     try:
@@ -177,9 +189,13 @@ def store_path(name: str | None = None) -> Path:
 
 
 def add_to_store(path: str | Path, name: str) -> Path:
-    """Check a checkpoint and copy it into the store, as safetensors, under ``name``."""
+    """Check a checkpoint and copy it into the store, as safetensors, under ``name``.
+
+    Args:
+        path: a file or an id of the hub, of which the newest commit is taken.
+    """
     target = store_path(name)
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, newest=True)
     config = AMHPConfig.from_options({}, checkpoint.config)
     return save_checkpoint(target, {**checkpoint.state, CONFIG_KEY: config.to_tensor()})
 

@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LinearLR, SequentialLR
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.freeze import frozen_towers
 from pyiqa_amhp.model.files import check_keys, read_tensors
+from pyiqa_amhp.model.hub import fetch_model, hub_id, is_hub_id
 from pyiqa_amhp.model.weights import save_checkpoint
 from pyiqa_amhp.train.frozen import FrozenTowers
 from pyiqa_amhp.train.measure import MeasuringModel
@@ -86,9 +87,13 @@ class AMHPModel(MeasuringModel):
         )
 
     def load_network(self, net, load_path, strict=True, param_key='params'):
-        """As pyiqa (``path: pretrain_network``), but no code in the file can run."""
+        """As pyiqa (``path: pretrain_network``), but no code in the file can run.
+
+        The path may be ``hf-hub:owner/name``, too.
+        """
         get_root_logger().info(f'Loading {load_path}')
-        bare, state = self.get_bare_model(net), read_tensors(load_path)
+        file = fetch_model(hub_id(load_path)) if is_hub_id(load_path) else load_path
+        bare, state = self.get_bare_model(net), read_tensors(file)
         if strict:
             check_keys(bare, state, load_path)
         bare.load_state_dict(state, strict=strict)
