@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from pyiqa_amhp.cli_app import app as serve_page
 from pyiqa_amhp.cli_explain import explain
 from pyiqa_amhp.cli_options import Device, ListsOfWords, pairs
 from pyiqa_amhp.cli_output import console, escape, list_problems, problems, progress
@@ -75,6 +76,7 @@ def demo(
 
 app.command()(score)
 app.command()(explain)
+app.command('app')(serve_page)
 
 
 @app.command()

@@ -1,0 +1,56 @@
+"""What the page says about the weights behind it."""
+
+from dataclasses import dataclass
+
+from pyiqa_amhp.data.ratings import SCALES
+from pyiqa_amhp.explain.reasons import reads_text
+
+
+@dataclass(frozen=True)
+class About:
+    """The line on top.
+
+    Attributes:
+        kind: ``trained``, ``zero-shot`` or ``random``.
+        title: in a few words. line: in a sentence or two.
+        scale: the ends of the scale.
+        reads_text: whether a comment can move a score.
+    """
+
+    kind: str
+    title: str
+    line: str
+    scale: tuple[float, float]
+    reads_text: bool
+
+
+def describe(net, scale: tuple[float, float], name: str | None = None) -> About:
+    """Say plainly what judges here.
+
+    Args:
+        net: an AMHP. scale: the ends of its scale.
+        name: of the weights, as it is to be read; None: the name of the file that they came from,
+            without its folder, which is nobody's business.
+    """
+    config, reads = net.config, reads_text(net)
+    low, high = (f'{end:g}' for end in scale)
+    on = f'Scores lie on a scale from {low} to {high}'
+    if config.level_values == SCALES[config.dataset].level_values:
+        on += f' ({config.dataset.upper()})'
+    if name is None and net.weights_from is not None:
+        name = net.weights_from.name
+    if name is not None:
+        kind, title = 'trained', f'Trained weights: {name}'
+        line = f'{on}. Variant {config.variant}, protocol {config.protocol}.'
+    elif net.zero_shot:
+        kind, title = 'zero-shot', 'Zero-shot: no trained weights'
+        line = (
+            'CLIP’s own weights compare the photograph with the quality prompts. '
+            f'{on}, but in a narrow band: read them as an order, no more.'
+        )
+    else:
+        kind, title = 'random', 'Random weights'
+        line = f'The scores mean nothing; they only show that the page works. {on}.'
+    if not reads:
+        line += ' Comments change nothing here.'
+    return About(kind, title, line, scale, reads)

@@ -1,0 +1,235 @@
+"""The page: what is on it, and what happens when something is done there."""
+
+from collections.abc import Callable
+from functools import wraps
+
+import gradio as gr
+
+from pyiqa_amhp.app import show
+from pyiqa_amhp.app.about import About
+from pyiqa_amhp.app.components import FileUpload, PhotoUpload
+from pyiqa_amhp.app.judge import Judge, many_to_dicts
+from pyiqa_amhp.app.limits import Rate
+from pyiqa_amhp.app.uploads import Upload, Uploads
+from pyiqa_amhp.errors import AMHPError
+
+ONE_AT_A_TIME = {'concurrency_limit': 1, 'concurrency_id': 'model'}
+FONTS = ['system-ui', '-apple-system', 'Segoe UI', 'Roboto', 'sans-serif']
+CLEAN_EVERY, KEEP_AT_MOST = 60, 3600  # seconds: of uploads that no session lets go
+FIRST_ONE = 'Choose a photograph: its score and what it comes from appear here.'
+FIRST_MANY = 'Choose photographs: they appear here, the best first.'
+
+
+class Page:
+    """What the page and its API do.
+
+    Args:
+        judge: the model. uploads: the files that sessions hold.
+    """
+
+    def __init__(self, judge: Judge, uploads: Uploads):
+        self.judge, self.uploads = judge, uploads
+        self.rate = Rate(judge.limits.requests)
+
+    # For the page: problems are shown where the result would be.
+
+    def one(self, photo: Upload | None, comment: str, request: gr.Request):
+        """A photograph's score, and why."""
+        self.uploads.hold(request.session_hash, 'one', [photo])
+        if photo is None:
+            return show.nothing_yet(FIRST_ONE), ''
+        try:
+            self.rate.count(client_of(request))
+            one = self.judge.explain(photo, comment)
+        except AMHPError as error:
+            return show.problem(str(error)), ''
+        return show.score_panel(one), show.why_panel(one)
+
+    def many(
+        self,
+        photos: list[Upload] | None,
+        texts: Upload | None,
+        request: gr.Request,
+        progress=gr.Progress(),  # noqa: B008 (Gradio looks for it there)
+    ):
+        """Photographs, best first."""
+        self.uploads.hold(request.session_hash, 'many', [*(photos or ()), texts])
+        if not photos:
+            return show.nothing_yet(FIRST_MANY)
+        try:
+            self.rate.count(client_of(request))
+
+            def shown(rows, total):
+                return progress.tqdm(rows, total=total, desc='Judging', unit='photographs')
+
+            judged = self.judge.score_many(photos, texts, shown, pictures=True)
+        except AMHPError as error:
+            return show.problem(str(error))
+        return show.many_panel(self.judge, judged)
+
+    def end(self, request: gr.Request) -> None:
+        """Delete what a session held."""
+        self.uploads.let_go(request.session_hash)
+
+    # For programs (gradio_client): the same as data, and nothing is kept.
+
+    def api_score(self, photo: Upload | None, text: str, request: gr.Request) -> dict:
+        """The score of a photograph, with what is said about it, if anything."""
+        return self._answer(request, [photo], lambda: self.judge.score(photo, text))
+
+    def api_explain(self, photo: Upload | None, text: str, request: gr.Request) -> dict:
+        """Why a photograph has its score."""
+        return self._answer(request, [photo], lambda: self.judge.explain(photo, text).to_dict())
+
+    def api_score_many(
+        self, photos: list[Upload] | None, texts: Upload | None, request: gr.Request
+    ) -> list:
+        """Scores of photographs, with the texts of a CSV, if there is one."""
+
+        def judged():
+            return many_to_dicts(self.judge.score_many(photos, texts))
+
+        return self._answer(request, [*(photos or ()), texts], judged)
+
+    def _answer(self, request: gr.Request, uploads: list, ask: Callable):
+        session = request.session_hash or 'none'
+        self.uploads.hold(session, 'api', uploads)
+        try:
+            self.rate.count(client_of(request))
+            return ask()
+        except AMHPError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+        finally:
+            self.uploads.hold(session, 'api', [])
+
+
+def client_of(request: gr.Request) -> str:
+    """Whose requests are counted together."""
+    return request.client.host if request.client else 'unknown'
+
+
+def build_blocks(page: Page, about: About) -> gr.Blocks:
+    """Lay the page out."""
+    limits = page.judge.limits
+    with gr.Blocks(
+        title='AMHP',
+        analytics_enabled=False,
+        delete_cache=(CLEAN_EVERY, KEEP_AT_MOST),
+    ) as blocks:
+        gr.HTML(show.top(about))
+        with gr.Tab('One photograph', id='one'):
+            photo, comment = _one_photograph(page, about)
+        with gr.Tab('Many photographs', id='many'):
+            photos, texts = _many_photographs(page, about)
+        gr.HTML(show.privacy(limits))
+        _api(page.api_score, [photo, comment], 'score')
+        _api(page.api_explain, [photo, comment], 'explain')
+        _api(page.api_score_many, [photos, texts], 'score_many')
+        blocks.unload(_with_request(page.end))
+    return blocks.queue(max_size=limits.waiting, api_open=False)
+
+
+def _one_photograph(page: Page, about: About):
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=5, min_width=300):
+            photo = PhotoUpload(
+                label='Photograph',
+                sources=['upload', 'clipboard'],
+                type='filepath',
+                height=380,
+                buttons=['fullscreen'],
+                elem_id='photo',
+            )
+            comment = gr.Textbox(
+                label='What is said about it (optional)',
+                placeholder='soft light, strong diagonals, but the horizon is tilted',
+                info=None if about.reads_text else 'This model reads no comments.',
+                lines=2,
+                max_length=page.judge.limits.text,
+                elem_id='comment',
+            )
+            button = gr.Button('Judge', variant='primary', elem_id='judge')
+        with gr.Column(scale=6, min_width=300):
+            score = gr.HTML(show.nothing_yet(FIRST_ONE), elem_id='score')
+    why = gr.HTML('', elem_id='why')
+    gr.on(
+        [photo.upload, photo.clear, comment.submit, button.click],
+        page.one,
+        [photo, comment],
+        [score, why],
+        api_visibility='private',
+        show_progress_on=[score],
+        **ONE_AT_A_TIME,
+    )
+    return photo, comment
+
+
+def _many_photographs(page: Page, about: About):
+    with gr.Row(equal_height=False):
+        photos = FileUpload(
+            label=f'Photographs (up to {page.judge.limits.files})',
+            file_count='multiple',
+            file_types=['image'],
+            height=190,
+            scale=3,
+            min_width=280,
+            elem_id='photos',
+        )
+        texts = FileUpload(
+            label='Comments: CSV with img_name, text (optional)',
+            file_types=['.csv'],
+            height=190,
+            scale=2,
+            min_width=240,
+            elem_id='texts',
+            visible=about.reads_text,
+        )
+    button = gr.Button('Judge all', variant='primary', elem_id='judge-all')
+    gallery = gr.HTML(show.nothing_yet(FIRST_MANY), elem_id='gallery')
+    gr.on(
+        [button.click, photos.clear],
+        page.many,
+        [photos, texts],
+        [gallery],
+        api_visibility='private',
+        show_progress_on=[gallery],
+        **ONE_AT_A_TIME,
+    )
+    return photos, texts
+
+
+def _api(function: Callable, inputs: list, name: str) -> None:
+    """An endpoint of its own, that nothing on the page triggers."""
+    gr.Button(visible=False).click(
+        function,
+        inputs,
+        gr.JSON(visible=False),
+        api_name=name,
+        api_description=function.__doc__,
+        **ONE_AT_A_TIME,
+    )
+
+
+def _with_request(function: Callable) -> Callable:
+    """A function of its own, since Gradio looks for the request among the arguments."""
+
+    @wraps(function)
+    def call(request: gr.Request):
+        return function(request)
+
+    return call
+
+
+def theme() -> gr.themes.Base:
+    """Fonts that every machine has, and our colour."""
+    return gr.themes.Soft(
+        primary_hue=gr.themes.colors.cyan,
+        neutral_hue=gr.themes.colors.slate,
+        font=FONTS,
+        font_mono=['ui-monospace', 'monospace'],
+    ).set(
+        button_primary_background_fill='#17697a',
+        button_primary_background_fill_hover='#125563',
+        button_primary_background_fill_dark='#1d7f93',
+        button_primary_text_color='white',
+    )

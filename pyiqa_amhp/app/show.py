@@ -1,0 +1,139 @@
+"""What was judged, as HTML for the page. Names, comments and errors are others': escaped."""
+
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from pyiqa_amhp.app.about import About
+from pyiqa_amhp.app.judge import Explained, Judge, Judged
+from pyiqa_amhp.app.limits import Limits
+from pyiqa_amhp.drawing import bytes_uri, render_page
+from pyiqa_amhp.explain import words
+from pyiqa_amhp.explain.card import relevance_layer
+
+MAP_SIDE = 900  # pixels of the longer side
+FOLDER = Path(__file__).parent
+
+
+def head() -> str:
+    """Styles and the threshold's script, for the page's head."""
+    return _render('head')
+
+
+def top(about: About) -> str:
+    """What is on top of the page."""
+    return _render('top', about=about)
+
+
+def privacy(limits: Limits) -> str:
+    """What is at the page's end: what is taken, and what becomes of it."""
+    return _render('foot', limits=limits)
+
+
+def nothing_yet(what: str) -> str:
+    """An empty result, with what to do."""
+    return _render('empty', what=what)
+
+
+def problem(sentence: str) -> str:
+    """What went wrong, in a box."""
+    return _render('problem', sentence=sentence[:1].upper() + sentence[1:])
+
+
+def score_panel(one: Explained) -> str:
+    """The score, the levels, and what the comment changes."""
+    low, high = one.found.scale
+    return _render(
+        'score',
+        one=one,
+        found=one.found,
+        words=words,
+        place=100 * _share(one.found.score, low, high),
+        place_without=None if one.without is None else 100 * _share(one.without, low, high),
+        strongest=words.largest_effect(one.found),
+    )
+
+
+def why_panel(one: Explained) -> str:
+    """Attributes with what other words would change, the map, and the notes."""
+    return _render(
+        'why',
+        one=one,
+        found=one.found,
+        words=words,
+        most=words.largest_move(one.found),
+        relevance=relevance_picture(one),
+    )
+
+
+def relevance_picture(one: Explained) -> str:
+    """The photograph in grey under its map, as an address; '' where there is no map."""
+    if one.found.relevance is None:
+        return ''
+    grey = one.image.convert('L')
+    grey.thumbnail((MAP_SIDE, MAP_SIDE))
+    layer = (255 * relevance_layer(one.found)).round().astype('uint8')
+    layer = Image.fromarray(layer, 'RGBA').resize(grey.size, Image.Resampling.BICUBIC)
+    shown = Image.alpha_composite(grey.convert('RGBA'), layer).convert('RGB')
+    buffer = io.BytesIO()
+    shown.save(buffer, 'JPEG', quality=85)
+    return bytes_uri('image/jpeg', buffer.getvalue())
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """The slider: its ends, its step, the digits that are shown."""
+
+    low: float
+    high: float
+    step: float
+    digits: int
+
+    @classmethod
+    def of(cls, low: float, high: float) -> 'Threshold':
+        """For a scale: about a hundred steps."""
+        wide = high - low > 2
+        return cls(low, high, 0.1 if wide else 0.01, 1 if wide else 2)
+
+    def line(self, scores: list[float], at_least: float) -> str:
+        """``12 of 40 at 5.0 or better``; the page's script says the same."""
+        reached = sum(score >= at_least for score in scores)
+        return f'{reached} of {len(scores)} at {at_least:.{self.digits}f} or better'
+
+
+def many_panel(judge: Judge, judged: list[Judged]) -> str:
+    """The gallery, best first, its threshold, the table to download, and what was not read."""
+    scored = [one for one in judged if one.row.score is not None]
+    best_first = sorted(scored, key=lambda one: _rank(one.row.score))
+    threshold = Threshold.of(*judge.scale)
+    scores = [one.row.score for one in best_first]
+    table = judge.to_csv(one.row for one in judged)
+    return _render(
+        'many',
+        judged=best_first,
+        failed=[one.row for one in judged if one.row.error],
+        total=len(judged),
+        threshold=threshold,
+        line=threshold.line(scores, threshold.low),
+        share=lambda score: 100 * _share(score, *judge.scale),
+        score_digits=threshold.digits + 1,
+        csv=bytes_uri('text/csv;charset=utf-8', table.encode('utf-8', 'replace')),
+        with_text=sum(one.row.text_source == 'given' for one in scored),
+    )
+
+
+def _rank(score: float) -> float:
+    return math.inf if math.isnan(score) else -score
+
+
+def _share(score: float, low: float, high: float) -> float:
+    """Where a score lies on the scale, 0..1."""
+    share = (score - low) / (high - low)
+    return 0.0 if math.isnan(share) else min(1.0, max(0.0, share))
+
+
+def _render(name: str, **values) -> str:
+    return render_page(FOLDER / f'{name}.html', **values)
