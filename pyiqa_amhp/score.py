@@ -6,7 +6,6 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -19,31 +18,10 @@ from pyiqa_amhp.data.ratings import SCALES
 from pyiqa_amhp.errors import AMHPError, ImageReadError
 from pyiqa_amhp.model.config import AMHPConfig
 from pyiqa_amhp.model.files import read_plain
+from pyiqa_amhp.score_row import Score
 
 OUR_ARCHS = ('AMHP', 'TANet')  # they read weights without running anything
 MOST_WORKERS = 16  # more threads only wait for each other: Python runs one at a time
-
-
-@dataclass
-class Score:
-    """What became of one image.
-
-    Attributes:
-        path: as it was given.
-        score: on the metric's scale; None where the image could not be read.
-        text_source: of AMHP's first-level prompt: ``given``, ``predicted`` or ``none``.
-        levels: AMHP's probability of each quality level, by its word.
-        bins: another metric's probability of each of its scores, where it was asked for and the
-            metric gives one.
-        error: why there is no score, else ''.
-    """
-
-    path: str
-    score: float | None = None
-    text_source: str = 'none'
-    levels: dict[str, float] = field(default_factory=dict)
-    bins: tuple[float, ...] = ()
-    error: str = ''
 
 
 def create_metric(

@@ -13,8 +13,7 @@ from typing import Any
 
 from pyiqa_amhp.atomic import told_as, write_atomically
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.fingerprint import fingerprint
-from pyiqa_amhp.score import Score
+from pyiqa_amhp.score_row import Score, table_columns, to_record
 
 ROWS_AT_ONCE = 10_000  # of a Parquet file: what is in memory while it is written
 
@@ -36,11 +35,16 @@ def settings(inputs: Sequence[str], metric, options: dict[str, Any]) -> dict[str
         for name, value in options.items()
         if value
     }
-    named = ' '.join(inputs)
-    if len(named) > 200:
-        named = f'{len(inputs)} paths, {digest(named.encode())}'
+    from pyiqa_amhp.fingerprint import fingerprint  # imports torch
+
     weights = fingerprint(metric)
-    return {'inputs': named, 'metric': metric.metric_name, 'weights': weights, **given}
+    return {'inputs': named(inputs), 'metric': metric.metric_name, 'weights': weights, **given}
+
+
+def named(inputs: Sequence[str]) -> str:
+    """The inputs of a run, for its settings."""
+    words = ' '.join(inputs)
+    return words if len(words) <= 200 else f'{len(inputs)} paths, {digest(words.encode())}'
 
 
 def digest(data: bytes) -> str:
@@ -99,17 +103,7 @@ class ScoreFile:
     def _check_settings(self, before: dict[str, Any] | None) -> None:
         if not isinstance(before, dict):
             raise AMHPError(f'{self.partial}: not the rows of an interrupted run; delete it')
-        if before != self._settings:
-            names = sorted(before.keys() | self._settings.keys())
-            changes = [
-                f'{name} was {before.get(name)!r} and is {self._settings.get(name)!r}'
-                for name in names
-                if before.get(name) != self._settings.get(name)
-            ]
-            raise AMHPError(
-                f'{self.partial}: made with other settings ({"; ".join(changes)}); give the same '
-                'ones, or delete the file to begin anew'
-            )
+        check_settings(before, self._settings, self.partial, 'the file')
 
     def keep(self, rows: Iterable[Score]) -> Iterator[Score]:
         """Pass rows on, each after its line has been written."""
@@ -138,7 +132,7 @@ class ScoreFile:
                 metrics.
         """
         write = WRITERS[self.path.suffix.lower()]
-        columns = ['path', 'score', 'text_source', *(f'p_{level}' for level in levels), 'error']
+        columns = table_columns(levels)
         rows = self._records(columns)
         write_atomically(self.path, lambda file: write(rows, columns, file))
         self.discard()
@@ -175,18 +169,6 @@ def _row(entry: dict[str, Any]) -> Score | None:
     return row if good else None
 
 
-def to_record(row: Score) -> dict[str, Any]:
-    """A row of the table: ``path, score, text_source, p_<level> .., error``."""
-    levels = {f'p_{level}': p for level, p in row.levels.items()}
-    return {
-        'path': row.path,
-        'score': row.score,
-        'text_source': row.text_source,
-        **levels,
-        'error': row.error,
-    }
-
-
 Records = Iterator[dict[str, Any]]
 
 
@@ -218,12 +200,19 @@ def _write_json(records: Records, columns: list[str], path: Path) -> None:
         file.write('\n]\n')
 
 
+def table_schema(columns: Iterable[str]):
+    """The types of a table of scores, for pyarrow."""
+    import pyarrow as pa
+
+    words = ('path', 'text_source', 'error')
+    return pa.schema([(name, pa.string() if name in words else pa.float64()) for name in columns])
+
+
 def _write_parquet(records: Records, columns: list[str], path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    words = ('path', 'text_source', 'error')
-    schema = pa.schema([(name, pa.string() if name in words else pa.float64()) for name in columns])
+    schema = table_schema(columns)
     with pq.ParquetWriter(path, schema) as file:
         while chunk := list(islice(records, ROWS_AT_ONCE)):
             file.write_table(pa.Table.from_pylist(chunk, schema))
@@ -249,6 +238,30 @@ def check_output(path: str | Path) -> Path:
     if path.is_dir():
         raise AMHPError(f'{path}: is a folder, expected a file')
     return path
+
+
+def check_settings(
+    before: dict[str, Any], now: dict[str, Any], where: str | Path, what: str
+) -> None:
+    """Refuse to go on with an interrupted run under other settings.
+
+    Args:
+        where, what: the run's name for a user, and what it is that may be deleted.
+
+    Raises:
+        AMHPError: names the settings that differ.
+    """
+    if before == now:
+        return
+    changes = [
+        f'{name} was {before.get(name)!r} and is {now.get(name)!r}'
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    ]
+    raise AMHPError(
+        f'{where}: made with other settings ({"; ".join(changes)}); give the same ones, or delete '
+        f'{what} to begin anew'
+    )
 
 
 @dataclass

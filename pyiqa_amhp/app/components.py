@@ -14,7 +14,11 @@ class _Uploaded:
     with its own words on what is wrong with it, and leave an empty file behind for each upload.
     """
 
-    is_template = True  # the browser knows it by the name of Gradio's own
+    def get_block_name(self) -> str:
+        """The name by which the browser knows Gradio's own."""
+        return type(self).__bases__[1].__name__.lower()
+
+    get_block_class = get_block_name
 
     async def async_move_resource_to_block_cache(self, url_or_file_path):
         """Gradio's own, but for addresses: this page asks no other machine for anything."""

@@ -21,6 +21,45 @@ def read_texts(path: str | Path, images: Sequence[Path]) -> list[str | None]:
         AMHPError: no such file, not a CSV, columns missing, two texts for one name, a name that
             fits several images, or no name that fits any image.
     """
+    given = GivenTexts(path)
+    texts = [given.of(image) for image in images]
+    given.check(len(images), images[0])
+    return texts
+
+
+class GivenTexts:
+    """The same, image by image: ``of`` each, ``check`` at the end."""
+
+    def __init__(self, path: str | Path):
+        self.path = path
+        self._by_name = _by_name(path)
+        self._taken: dict[str, Path | str] = {}
+
+    def of(self, image: Path | str) -> str | None:
+        """An image's text; None where there is none. An address is a name as it is."""
+        name = next((end for end in _ends(image) if end in self._by_name), None)
+        if name is None:
+            return None
+        if name in self._taken:
+            raise AMHPError(
+                f'{self.path}: {name!r} fits both {self._taken[name]} and {image}; give more of '
+                'their paths'
+            )
+        self._taken[name] = image
+        return self._by_name[name]
+
+    def check(self, images: int, first: Path | str) -> None:
+        """Say how many of the images have no text; none that has one is an error."""
+        if not self._taken:
+            raise AMHPError(
+                f'{self.path}: no img_name fits any of the {images} images (first: {first})'
+            )
+        if len(self._taken) < images:
+            without = images - len(self._taken)
+            logger.warning('%s: %d of %d images have no text', self.path, without, images)
+
+
+def _by_name(path: str | Path) -> dict[str, str]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('error', pd.errors.ParserWarning)  # it would cut long rows
@@ -37,30 +76,10 @@ def read_texts(path: str | Path, images: Sequence[Path]) -> list[str | None]:
     names = table['img_name'].str.replace('\\', '/')
     if names.duplicated().any():
         raise AMHPError(f'{path}: two texts for {names[names.duplicated()].iloc[0]!r}')
-    by_name = dict(zip(names, table['text'], strict=True))
-    texts: list[str | None] = [None] * len(images)
-    taken: dict[str, Path] = {}
-    for i, image in enumerate(images):
-        name = next((end for end in _ends(image) if end in by_name), None)
-        if name is None:
-            continue
-        if name in taken:
-            raise AMHPError(
-                f'{path}: {name!r} fits both {taken[name]} and {image}; give more of their paths'
-            )
-        taken[name], texts[i] = image, by_name[name]
-    if not taken:
-        raise AMHPError(
-            f'{path}: no img_name fits any of the {len(images)} images (first: {images[0]})'
-        )
-    if len(taken) < len(images):
-        logger.warning(
-            '%s: %d of %d images have no text', path, len(images) - len(taken), len(images)
-        )
-    return texts
+    return dict(zip(names, table['text'], strict=True))
 
 
-def _ends(image: Path) -> Iterator[str]:
+def _ends(image: Path | str) -> Iterator[str]:
     """``/a/b/c.jpg``, ``a/b/c.jpg``, ``b/c.jpg``, ``c.jpg``."""
-    parts = image.absolute().as_posix().split('/')
+    parts = (image if isinstance(image, str) else image.absolute().as_posix()).split('/')
     return ('/'.join(parts[i:]) for i in range(len(parts)))

@@ -92,6 +92,7 @@ def _train(opt: dict[str, Any], file: str) -> dict[str, Any]:
     logger.info(dict2str(opt))
     data = _read_data(opt, logger)
     model = build_model(opt)
+    model.record.trained_on(data.train.dataset, len(data.batches))
     start = 0
     if state is not None:
         model.resume_training(state)

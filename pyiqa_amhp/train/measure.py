@@ -20,6 +20,7 @@ from pyiqa_amhp.model.config import PROMPT_SOURCES
 from pyiqa_amhp.train.batches import Part
 from pyiqa_amhp.train.frozen import FrozenTowers
 from pyiqa_amhp.train.processes import gathered
+from pyiqa_amhp.train.record import Record
 
 
 class MeasuringModel(GeneralIQAModel):
@@ -33,6 +34,7 @@ class MeasuringModel(GeneralIQAModel):
         self.best_metric_results = {}  # pyiqa's trainer returns it even without validation
         self.frozen: FrozenTowers | None = None
         self._said_pixels = False
+        self.record = Record(opt)
         super().__init__(opt)
 
     @master_only
@@ -137,6 +139,9 @@ class MeasuringModel(GeneralIQAModel):
         sources = () if self.is_train else self._prompt_sources()
         table, *by_source = self._predict(dataloader, [None, *sources])
         self.metric_results = self._measure(name, table)
+        measured = [self._measure(name, table) for table in by_source]
+        found = dict(zip(sources, measured, strict=True))
+        self._note_measured(dataloader.dataset, len(table), found)
         if metrics:
             better = self._record_best(name, current_iter)
             if better and self.is_train:
@@ -144,10 +149,13 @@ class MeasuringModel(GeneralIQAModel):
                 self.save_network(self.net_best, 'net_best')
             self._log_validation_metric_values(current_iter, name, tb_logger)
         if not self.is_train:
-            measured = [self._measure(name, table) for table in by_source]
-            found = dict(zip(sources, measured, strict=True))
             self._say_by_text_source(name, found)
             self.write_results(name, table, found)
+
+    @master_only
+    def _note_measured(self, dataset, images: int, found: dict[str, dict[str, float]]) -> None:
+        state = self.get_bare_model(self.judging_net()).state_dict()
+        self.record.measured(dataset, state, images, self.metric_results, found)
 
     def _measure(self, name: str, table: pd.DataFrame) -> dict[str, float]:
         """The option file's metrics of predictions."""

@@ -135,6 +135,7 @@ class AMHPModel(MeasuringModel):
 
     def optimize_parameters(self, current_iter):
         """Take the batch that was fed; make a step where ``accumulate`` of them are there."""
+        self.record.iteration = current_iter
         self._losses, images = OrderedDict(), len(self.text)
         if not images:  # every image of the batch was unreadable
             if together() == 1:
@@ -249,6 +250,7 @@ class AMHPModel(MeasuringModel):
         self.best_metric_results = resume_state['best']
         self.key_metric = (self.opt.get('val') or {}).get('key_metric')
         self.unreadable = dict(resume_state['unreadable'])
+        self.record.go_on(resume_state['iter'])
         set_random_states(resume_state['random'])
 
     @master_only
@@ -256,7 +258,9 @@ class AMHPModel(MeasuringModel):
         """Write a checkpoint under pyiqa's name for it, atomically."""
         label = {None: '', -1: '_latest'}.get(current_iter, f'_{current_iter}')
         path = Path(self.opt['path']['models'], f'{net_label}{label}.pth')
-        save_checkpoint(path, self.get_bare_model(net).state_dict())
+        state = self.get_bare_model(net).state_dict()
+        save_checkpoint(path, state)
+        self.record.saved(path.name, state)
 
 
 def _keep_newest(models: Path, keep: int) -> None:

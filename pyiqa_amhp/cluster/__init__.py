@@ -1,0 +1,1 @@
+"""Scores beyond one machine, on Ray Data (extra ``ray``)."""

@@ -1,0 +1,370 @@
+"""Jobs on a cluster: plan, score, write, and go on where an earlier run ended."""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from pyiqa_amhp.cluster.files import Files, hidden
+from pyiqa_amhp.cluster.plan import Plan, Source, read_plan, write_plan
+from pyiqa_amhp.cluster.scorer import METADATA, BatchScorer, Judgement, PartScorer
+from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.info import version_of
+from pyiqa_amhp.score_file import Summary, check_settings, digest, named, summarise
+from pyiqa_amhp.score_row import Score
+
+try:
+    import ray
+    import ray.data
+    from ray.data.datasource import Datasink
+except ImportError as error:
+    raise AMHPError("Ray is missing: pip install 'pyiqa-amhp[ray]'") from error
+
+MANIFEST = 'manifest.json'
+MOST_CPUS = 4  # of an actor without a GPU: more threads than that gain little (our choice)
+HUB_PREFIX = 'hf-hub:'
+
+
+@dataclass
+class Report:
+    """What became of a job.
+
+    Attributes:
+        rows, failed, best, errors: see ``Summary``.
+        scale: of the metric. warnings: what it said while it worked.
+        parts: how many there are. before: how many of them an earlier run had written.
+    """
+
+    summary: Summary
+    scale: str
+    parts: int
+    before: int
+    warnings: list[str] = field(default_factory=list)
+
+
+def score_folder(
+    inputs: Iterable[str],
+    out: str,
+    judgement: Judgement,
+    text: str | None = None,
+    texts: str | Path | None = None,
+    columns: dict[str, str] | None = None,
+    part_rows: int | None = None,
+    address: str | None = None,
+    actors: int | None = None,
+    top: int | None = 10,
+) -> Report:
+    """Score images on a Ray cluster into a folder of Parquet files, ``part-000000.parquet`` ...
+
+    The same call goes on where an earlier one ended. ``manifest.json`` is there once all parts are.
+
+    Args:
+        inputs: images, folders, globs; ``.csv`` and ``.parquet`` files of paths and texts, or with
+            images in them. Local names or addresses, see ``cluster.files``.
+        out: the folder, which all machines of the cluster must see.
+        judgement: the metric and its options; ``content`` is filled in here.
+        text: said about all images. texts: a CSV with ``img_name`` and ``text``.
+        columns: of tables, see ``plan.COLUMNS``.
+        part_rows: rows of a part; None: see ``plan.SHARES``.
+        address: of the cluster, for ``ray.init``; None: the one that ``RAY_ADDRESS`` names, or this
+            machine.
+        actors: how many models; None: one for each GPU, else for each four CPUs.
+        top: how many of the best rows to give back.
+
+    Raises:
+        AMHPError: inputs, weights or a cluster that cannot be used; an earlier run in this folder
+            with other settings; parts that could not be made.
+    """
+    inputs = [str(name) for name in inputs]
+    files = Files([*inputs, str(out)])
+    out = hidden(str(out)).rstrip('/')
+    judgement.weights = _weights(judgement)
+    given = None if texts is None else Path(texts)
+    settings = _settings(inputs, judgement, text, given, columns)
+    plan, done = read_plan(files, out), _done(files, out)
+    if plan is None or not done:
+        if done:
+            raise AMHPError(f'{out}: parts without a plan lie here; give another folder')
+        if text is not None and given is not None:
+            raise AMHPError('give one text for all images or a CSV of texts, not both')
+        source = Source(files, inputs, text, _given_texts(given), columns, part_rows)
+        plan = write_plan(source, out, settings)
+    else:
+        check_settings(plan.settings, settings, out, 'the folder')
+    missing = [number for number in range(plan.parts) if number not in done]
+    if missing:
+        with _cluster(address):
+            _run(plan, files, judgement, missing, actors)
+    report = _finish(files, plan, top)
+    report.before = plan.parts - len(missing)
+    return report
+
+
+def score_dataset(
+    ds: 'ray.data.Dataset',
+    metric: str = 'amhp',
+    weights: str | None = None,
+    image: str | None = None,
+    text: str | None = None,
+    batch_rows: int = 256,
+    actors: int | None = None,
+    scoring: dict[str, Any] | None = None,
+    **options,
+) -> 'ray.data.Dataset':
+    """Score the images of a Ray data set, lazily.
+
+    Args:
+        ds: rows with images as bytes, paths (see ``cluster.files``), or decoded pixels as
+            ``ray.data.read_images`` gives them.
+        metric: any no-reference metric of pyiqa. weights: a checkpoint, or an ``hf-hub:`` id.
+        image: the column of images; None: ``bytes``, ``image`` or ``path``, the first that is there.
+        text: the column of texts; None: ``text`` where there is one.
+        batch_rows: rows of a call, which are read ahead of each other.
+        actors: how many models; None: one for each GPU of the cluster, else for each four CPUs.
+        scoring: of ``score_images``: ``batch_size``, ``exact``, ``max_pixels`` ...
+        **options: of AMHP: ``engine``, ``precision``, ``compile`` ...
+
+    Returns:
+        The rows without the images, with ``score``, ``text_source``, ``p_<level>`` and ``error``
+        (why there is no score, else ''), in place of columns of these names.
+
+    Raises:
+        AMHPError: no such column; weights that cannot be used.
+    """
+    there = ds.columns() or []
+    image = image or next((c for c in ('bytes', 'image', 'path') if c in there), None)
+    text = text or ('text' if 'text' in there else None)
+    if missing := {image or 'bytes, image or path', text or image} - {*there, None}:
+        raise AMHPError(f'no column {", ".join(sorted(missing))}; there are {", ".join(there)}')
+    judgement = Judgement(metric, weights, options=options, scoring=scoring or {})
+    judgement.weights = _weights(judgement)
+    _share_weights(judgement)
+    return ds.map_batches(
+        BatchScorer,
+        fn_constructor_args=(judgement, image, text, Files([])),
+        batch_size=batch_rows,
+        batch_format='pyarrow',
+        **_actors(actors),
+    )
+
+
+def _weights(judgement: Judgement) -> str | None:
+    """The checkpoint that this machine would use: others know neither its store nor its folders."""
+    from pyiqa_amhp.plugin import METRIC_CONFIGS
+
+    weights = judgement.weights
+    config = METRIC_CONFIGS.get(judgement.metric, {}).get('metric_opts', {})
+    if weights is None and config.get('type') == 'AMHP' and 'pretrained' not in config:
+        from pyiqa_amhp.model.weights import WEIGHTS_VARIABLE, store_path
+
+        stored = store_path(config.get('dataset', 'ava'))
+        weights = os.environ.get(WEIGHTS_VARIABLE) or (str(stored) if stored.is_file() else None)
+    if weights is None or str(weights).startswith(HUB_PREFIX):
+        return weights
+    path = Path(weights).expanduser().absolute()
+    if not path.is_file():
+        raise AMHPError(f'{weights}: no such file')
+    return str(path)
+
+
+def _settings(inputs, judgement: Judgement, text, texts: Path | None, columns) -> dict[str, Any]:
+    """What the scores depend on, without what is secret in addresses."""
+    weights = judgement.weights
+    if weights and not weights.startswith(HUB_PREFIX):
+        weights = digest(Path(weights).read_bytes())
+    given = {
+        **judgement.options,
+        **judgement.scoring,
+        'text': text,
+        'texts': texts and digest(texts.read_bytes()),
+        'columns': columns,
+    }
+    given.pop('batch_size', None)  # nothing of a score depends on it
+    return json.loads(
+        json.dumps({
+            'inputs': named([hidden(name) for name in inputs]),
+            'metric': judgement.metric,
+            'weights': weights or 'none',
+            'version': version_of('pyiqa-amhp'),
+            **{name: value for name, value in given.items() if value},
+        })
+    )  # fmt: skip
+
+
+def _given_texts(path: Path | None):
+    if path is None:
+        return None
+    from pyiqa_amhp.text.given import GivenTexts
+
+    return GivenTexts(path)
+
+
+def part_name(number: int) -> str:
+    """The file of a part."""
+    return f'part-{number:06d}.parquet'
+
+
+def _done(files: Files, out: str) -> set[int]:
+    """The numbers of the parts that are there; each is whole, since it is written so."""
+    names = (name.removeprefix('part-').removesuffix('.parquet') for name in files.listed(out))
+    return {int(name) for name in names if name.isdecimal()}
+
+
+@contextmanager
+def _cluster(address: str | None) -> Iterator[None]:
+    """The cluster of this process: one that is there, the one that is named, or a local one."""
+    quiet = logging.getLogger('ray.data')
+    quiet.setLevel(logging.WARNING)
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault('RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO', '0')  # its wish, as it warns
+    here = address is None and 'RAY_ADDRESS' not in os.environ
+    options = {'include_dashboard': False} if here else {}
+    try:
+        ray.init(address, logging_level='error', log_to_driver=False, **options)
+    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+        raise AMHPError(
+            f'no Ray cluster at {address or "this machine"} ({str(error).splitlines()[0]}); '
+            'expected the address of a running one (host:6379, ray://host:10001, auto)'
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _run(plan: Plan, files: Files, judgement: Judgement, missing: list[int], actors) -> None:
+    """Score and write these parts."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = sys.stderr.isatty()
+    _share_weights(judgement)
+    parts = ray.data.from_items(
+        [{'part': number} for number in missing],
+        override_num_blocks=len(missing),  # one for each task, which is what is done again
+    )
+    pool = _actors(actors)
+    scored = parts.map_batches(
+        PartScorer, fn_constructor_args=(judgement, plan, files), batch_size=1, **pool
+    )
+    try:
+        # The actors may hold all CPUs. A part is small: as many writers as actors are plenty.
+        scored.write_datasink(
+            Parts(plan, files),
+            ray_remote_args={'num_cpus': 0},
+            concurrency=pool['compute'].max_size,
+        )
+    except (ray.exceptions.RayError, RuntimeError, ValueError) as error:
+        raise AMHPError(
+            f'{_cause(error)} (the parts that are done stay in {plan.folder}; the same command '
+            'goes on with them)'
+        ) from error
+
+
+def _cause(error: BaseException) -> str:
+    """What went wrong in an actor, in the words of where it did."""
+    while error is not None:
+        for found in (error, getattr(error, 'cause', None)):
+            if isinstance(found, AMHPError):
+                return str(found)
+        last, error = error, error.__cause__ or getattr(error, 'cause', None)
+    return f'{type(last).__name__}: {str(last).strip().splitlines()[-1]}'
+
+
+def _share_weights(judgement: Judgement) -> None:
+    """Put the weights where every machine gets them, unless there is this one only."""
+    weights = judgement.weights
+    if weights and not weights.startswith(HUB_PREFIX) and len(ray.nodes()) > 1:
+        judgement.content = ray.put(Path(weights).read_bytes())
+
+
+def _actors(wanted: int | None) -> dict[str, Any]:
+    """How many actors with how many CPUs and GPUs, for ``map_batches``."""
+    nodes = [node['Resources'] for node in ray.nodes() if node['Alive']]
+    gpus = int(sum(node.get('GPU', 0) for node in nodes))
+    if gpus:
+        cpus = [node.get('CPU', 1) // node['GPU'] for node in nodes if node.get('GPU', 0)]
+        each, size = max(1, int(min(cpus))), gpus
+    else:
+        cpus = [node['CPU'] for node in nodes if node.get('CPU', 0) >= 1] or [1]
+        each = int(min(MOST_CPUS, *cpus))
+        size = int(sum(cpu // each for cpu in cpus))
+    size = wanted or size
+    return {
+        'num_cpus': each,
+        'num_gpus': 1 if gpus else 0,
+        'compute': ray.data.ActorPoolStrategy(min_size=1, max_size=size, initial_size=size),
+    }
+
+
+class Parts(Datasink):
+    """Writes parts, each whole or not at all, under a name that depends on nothing else: what is
+    done twice, since a machine died, is there once."""
+
+    def __init__(self, plan: Plan, files: Files):
+        self.plan, self.files = plan, files
+
+    def write(self, blocks, ctx) -> None:
+        for block in blocks:
+            for row in block.to_pylist():
+                name = f'{self.plan.folder}/{part_name(row["part"])}'
+                self.files.write(name, row['parquet'])
+
+
+def _finish(files: Files, plan: Plan, top: int | None) -> Report:
+    """Look at all parts, and write the manifest."""
+    if missing := sorted(set(range(plan.parts)) - _done(files, plan.folder)):
+        raise AMHPError(
+            f'{plan.folder}: {len(missing)} of {plan.parts} parts are missing (first: '
+            f'{part_name(missing[0])}); do all machines of the cluster see this folder?'
+        )
+    entries: list[dict[str, Any]] = []
+    said: dict[str, Any] = {}
+    warnings: dict[str, None] = {}
+
+    def rows() -> Iterator[Score]:
+        for number, (metadata, size, table) in enumerate(_read_parts(files, plan)):
+            said.update(metadata)
+            warnings.update(dict.fromkeys(metadata['warnings']))
+            counts = {name: metadata[name] for name in ('rows', 'failed')}
+            entries.append({'file': part_name(number), **counts, 'bytes': size})
+            yield from (Score(**record) for record in table.to_pylist())
+
+    summary = summarise(rows(), top, said.get('lower_better', False))
+    if summary.rows != plan.rows:
+        raise AMHPError(
+            f'{plan.folder}: {summary.rows} rows, expected {plan.rows}; has it been changed?'
+        )
+    manifest = {
+        'settings': plan.settings,
+        'scale': said['scale'],
+        'rows': summary.rows,
+        'failed': summary.failed,
+        'parts': entries,
+    }
+    files.write(f'{plan.folder}/{MANIFEST}', json.dumps(manifest, indent=1).encode())
+    return Report(summary, said['scale'], plan.parts, 0, list(warnings))
+
+
+def _read_parts(files: Files, plan: Plan) -> Iterator[tuple]:
+    """Of each part, in their order: what it says of itself, its size, what a summary needs."""
+
+    def read(number: int):
+        filesystem, path = files.at(f'{plan.folder}/{part_name(number)}')
+        with filesystem.open_input_file(path) as source, pq.ParquetFile(source) as file:
+            metadata = json.loads(file.schema_arrow.metadata[METADATA])
+            return metadata, source.size(), file.read(['path', 'score', 'text_source', 'error'])
+
+    numbers = iter(range(plan.parts))
+    with ThreadPoolExecutor(8) as pool:
+        while several := list(islice(numbers, 32)):
+            yield from pool.map(read, several)
