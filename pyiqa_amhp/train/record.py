@@ -4,9 +4,9 @@ Logs are for people. These files hold what a model card says of a checkpoint, an
 weights each figure was measured on, and no folders of the machine.
 """
 
+import copy
 import json
 import math
-import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -49,10 +49,7 @@ class Record:
         self.content: dict[str, Any] = {
             'format': FORMAT,
             'name': opt.get('name'),
-            'versions': {
-                'python': platform.python_version(),
-                **{p: version_of(p) for p in PACKAGES},
-            },
+            'versions': {package: version_of(package) for package in PACKAGES},
             'seed': opt.get('manual_seed'),
             'processes': opt.get('world_size') or 1,
             'network': _without_folders(opt.get('network') or {}),
@@ -163,12 +160,12 @@ def _data_options(opt: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _only(opt: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    return {name: opt[name] for name in names if opt.get(name) is not None}
+    return {name: copy.deepcopy(opt[name]) for name in names if opt.get(name) is not None}
 
 
 def _without_folders(opt: Mapping[str, Any]) -> dict[str, Any]:
     """Options without where this machine keeps things."""
-    kept = dict(opt)
+    kept = copy.deepcopy(dict(opt))  # pyiqa takes some options out where it has read them
     kept.pop('feature_cache', None)
     for name in ('pretrained_model_path', 'clip_weights'):
         if isinstance(kept.get(name), str):

@@ -1,0 +1,116 @@
+"""What a training and a test leave for programs to read, and which weights each figure is of."""
+
+import json
+
+import pytest
+import yaml
+
+from pyiqa_amhp.fingerprint import weights_digest
+from pyiqa_amhp.model import weights
+from pyiqa_amhp.train.record import read_record
+from pyiqa_amhp.train.run import run_train, train_and_test
+
+
+@pytest.fixture(scope='module')
+def trained(training_options, shared_rated_images, tmp_path_factory):
+    """The folder of one tiny training and its test."""
+    root = tmp_path_factory.mktemp('trained')
+    train = training_options(shared_rated_images)
+    train['logger'].update(save_latest_freq=2, save_checkpoint_freq=2)
+    test = {key: train[key] for key in ('name', 'model_type', 'num_gpu', 'manual_seed', 'val')}
+    data = {**train['datasets']['val'], 'name': 'custom_test', 'phase': 'test'}
+    best = root / 'experiments' / 'tiny' / 'models' / 'net_best.pth'
+    test |= {'datasets': {'test_1': data}, 'path': {'pretrain_network': None}}
+    test['network'] = {'type': 'AMHP', 'pretrained_model_path': str(best)}
+    train_and_test(train, test, root)
+    return root
+
+
+@pytest.fixture(scope='module')
+def record(trained):
+    return json.loads((trained / 'experiments' / 'tiny' / 'training.json').read_text())
+
+
+def digest_of(file):
+    return weights_digest(weights.read_checkpoint(file).state)
+
+
+def test_every_checkpoint_is_known_by_its_weights_and_iteration(trained, record):
+    files = sorted((trained / 'experiments' / 'tiny' / 'models').glob('*.pth'))
+    known = record['checkpoints']
+    assert sorted(known) == [file.name for file in files]
+    assert known['net_2.pth']['iteration'] == 2
+    assert known['net_latest.pth']['iteration'] == 3
+    for file in files:
+        assert known[file.name]['weights'] == digest_of(file)
+    assert known['net_2.pth']['weights'] != known['net_latest.pth']['weights']
+
+
+def test_every_validation_says_what_it_was_measured_on(record):
+    [measured] = record['measured']
+    assert measured['weights'] == record['checkpoints']['net_best.pth']['weights']
+    assert (measured['iteration'], measured['images']) == (3, 6)
+    assert measured['data']['name'] == 'custom_val'
+    assert measured['data']['split'] == 'val'
+    assert measured['data']['text_source'] == 'comments'
+    assert set(measured['metrics']) == {'acc', 'srcc', 'plcc', 'krcc', 'mse', 'emd1', 'emd2'}
+
+
+def test_the_options_and_the_data_are_there_and_no_folders(trained, record, shared_rated_images):
+    assert record['seed'] == 123
+    assert record['iterations_per_epoch'] == 3
+    assert record['data']['train']['images'] == 12
+    assert record['data']['train']['meta_info_file'] == 'rated.csv'
+    assert record['train']['optim'] == {'type': 'AdamW', 'lr': 0.01, 'weight_decay': 0.001}
+    assert record['train']['scheduler']['type'] == 'CosineAnnealingLR'
+    assert record['train']['mos_loss_opt']['type'] == 'AMHPEMDLoss'
+    assert record['validation']['key_metric'] == 'srcc'
+    for folder in (trained, shared_rated_images.parent):
+        assert str(folder) not in json.dumps(record)
+
+
+def test_a_test_says_which_weights_it_measured(trained, record):
+    tested = read_record(trained / 'results' / 'tiny' / 'testing.json')
+    [measured] = tested['measured']
+    assert measured['weights'] == record['checkpoints']['net_best.pth']['weights']
+    assert measured['data']['split'] == 'test'
+    written = json.loads((trained / 'results' / 'tiny' / 'custom_test.json').read_text())
+    assert measured['metrics'] == {key: written[key] for key in measured['metrics']}
+
+
+def test_the_digest_is_of_the_weights_and_not_of_the_file(trained, tmp_path):
+    best = trained / 'experiments' / 'tiny' / 'models' / 'net_best.pth'
+    stored = weights.add_to_store(best, 'ava')
+    assert digest_of(stored) == digest_of(best)
+    checkpoint = weights.read_checkpoint(best)
+    checkpoint.state['fc.bias'][3] += 1e-6
+    assert weights_digest(checkpoint.state) != digest_of(best)
+
+
+def test_a_resumed_training_has_the_record_of_one_that_was_not_interrupted(
+    training_options, shared_rated_images, tmp_path
+):
+    opt = training_options(shared_rated_images)
+    opt['val']['val_freq'] = 1
+    opt['train']['total_epoch'] = 2
+    opt['logger'].update(save_latest_freq=1, keep_last=9)
+    file = tmp_path / 'train.yml'
+    file.write_text(yaml.safe_dump(opt))
+    run_train(file, [], tmp_path)
+    folder = tmp_path / 'experiments' / 'tiny'
+    whole = (folder / 'training.json').read_text()
+    for state in ('5', '6'):
+        (folder / 'training_states' / f'{state}.state').unlink()
+    run_train(file, ['--auto_resume'], tmp_path)
+    assert (folder / 'training.json').read_text() == whole
+
+
+@pytest.mark.parametrize(
+    'text',
+    ['', '[]', '{"format": 2}', '{"format": 1, "measured": 3}', '[' * 99999, 'not JSON', '\x00'],
+    ids=['empty', 'list', 'newer', 'partial', 'deep', 'text', 'nul'],
+)
+def test_a_record_that_is_none_is_not_taken_for_one(tmp_path, text):
+    (tmp_path / 'training.json').write_text(text)
+    assert read_record(tmp_path / 'training.json') is None
+    assert read_record(tmp_path / 'absent.json') is None
