@@ -8,7 +8,7 @@ import logging
 import re
 
 logger = logging.getLogger('mkdocs.hooks.needs')
-MARK = re.compile(r'^<!-- needs: (?P<names>[^>]*?)(?: for (?P<word>\S+))? -->$', re.M)
+MARK = re.compile(r'^(?P<indent> *)<!-- needs: (?P<names>[^>]*?)(?: for (?P<word>\S+))? -->$', re.M)
 NEEDS = {
     'AVA': '[AVA](ava.md)',
     'PARA': '[PARA](para.md)',
@@ -31,7 +31,7 @@ def names_of(mark: re.Match) -> list[str]:
 
 
 def on_page_markdown(markdown: str, page, **_) -> str:
-    """The page's text with a line for each mark."""
+    """The page's text with a line for each mark; blocks of text keep theirs."""
 
     def line(mark: re.Match) -> str:
         for name in names_of(mark):
@@ -39,6 +39,6 @@ def on_page_markdown(markdown: str, page, **_) -> str:
                 logger.warning('%s: needs %r, expected %s', page.file.src_path, name, list(NEEDS))
         words = ', '.join(NEEDS.get(name, name) for name in names_of(mark))
         some = f' (`{mark["word"]}`)' if mark['word'] else ''
-        return f'<p class="needs" markdown>Needs {words}{some}.</p>'
+        return f'{mark["indent"]}<p class="needs" markdown>Needs {words}{some}.</p>\n'
 
     return MARK.sub(line, markdown)

@@ -156,7 +156,7 @@ def draw_overview(new_figure) -> Path:
 
 def draw_fusion(new_figure) -> Path:
     """What the first level does to the feature, in a plane in place of CLIP's 512 dimensions."""
-    Fx, R, Fm, FTa = example()
+    Fx, _, Fm, FTa = example()
     figure, axes = canvas(new_figure, 70, 40)
     center, radius = np.array([24.0, 5.0]), 27.0
 
