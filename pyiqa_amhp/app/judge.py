@@ -1,7 +1,6 @@
 """What the page and its API ask of the model. One at a time; photographs come as uploads."""
 
 import csv
-import dataclasses
 import io
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -79,24 +78,25 @@ class Judge:
         """The score, as ``amhp score`` gives it with ``--exact``.
 
         Raises:
-            AMHPError: no photograph, one that cannot be read, or a comment that is too long.
+            ImageReadError: it cannot be read.
+            AMHPError: no photograph, or a comment that is too long.
         """
         (row,) = self._rows([_given(photo)], [self.limits.check_text(text)])
         if row.error:
-            raise AMHPError(row.error)
+            raise ImageReadError(row.error)
         return {**_scored(row), 'scale': list(self.scale)}
 
     def explain(self, photo: Upload | None, text: str | None = None) -> Explained:
         """Why a photograph has its score, and its score without the comment.
 
         Raises:
-            AMHPError: as ``score``.
+            ImageReadError, AMHPError: as ``score``.
         """
         photo, text = _given(photo), self.limits.check_text(text)
         try:
             image = read_image(photo.path, max_pixels=self.limits.pixels)
         except ImageReadError as error:
-            raise AMHPError(_told(str(error), photo)) from error
+            raise ImageReadError(_told(str(error), photo)) from error
         with self._alone:
             found = explain(self.net, image, text)
             read = text and self.reads_text and found.text_source == 'given'
@@ -182,13 +182,13 @@ class Judge:
 
 
 def many_to_dicts(judged: Iterable[Judged]) -> list[dict[str, Any]]:
-    """As JSON has it: ``path, score, text_source, levels, error`` each."""
+    """As JSON has it: ``name, score, text_source, levels, error`` each."""
     return [{**_scored(one.row), 'error': one.row.error} for one in judged]
 
 
 def _scored(row: Score) -> dict[str, Any]:
-    values = dataclasses.asdict(row)
-    return {name: values[name] for name in ('path', 'score', 'text_source', 'levels')}
+    values = {key: getattr(row, key) for key in ('score', 'text_source', 'levels')}
+    return {'name': row.path, **values}  # Gradio's client would download what is called path
 
 
 def _given(photo: Upload | None) -> Upload:

@@ -7,7 +7,7 @@ import gradio as gr
 
 from pyiqa_amhp.app import show
 from pyiqa_amhp.app.about import About
-from pyiqa_amhp.app.components import FileUpload, PhotoUpload
+from pyiqa_amhp.app.components import give_uploads
 from pyiqa_amhp.app.judge import Judge, many_to_dicts
 from pyiqa_amhp.app.limits import Rate
 from pyiqa_amhp.app.uploads import Upload, Uploads
@@ -113,15 +113,16 @@ def build_blocks(page: Page, about: About) -> gr.Blocks:
     limits = page.judge.limits
     with gr.Blocks(
         title='AMHP',
+        fill_width=True,
         analytics_enabled=False,
         delete_cache=(CLEAN_EVERY, KEEP_AT_MOST),
     ) as blocks:
-        gr.HTML(show.top(about))
+        _html(show.top(about))
         with gr.Tab('One photograph', id='one'):
             photo, comment = _one_photograph(page, about)
         with gr.Tab('Many photographs', id='many'):
             photos, texts = _many_photographs(page, about)
-        gr.HTML(show.privacy(limits))
+        _html(show.privacy(limits))
         _api(page.api_score, [photo, comment], 'score')
         _api(page.api_explain, [photo, comment], 'explain')
         _api(page.api_score_many, [photos, texts], 'score_many')
@@ -132,13 +133,15 @@ def build_blocks(page: Page, about: About) -> gr.Blocks:
 def _one_photograph(page: Page, about: About):
     with gr.Row(equal_height=False):
         with gr.Column(scale=5, min_width=300):
-            photo = PhotoUpload(
-                label='Photograph',
-                sources=['upload', 'clipboard'],
-                type='filepath',
-                height=380,
-                buttons=['fullscreen'],
-                elem_id='photo',
+            photo = give_uploads(
+                gr.Image(
+                    label='Photograph',
+                    sources=['upload', 'clipboard'],
+                    type='filepath',
+                    height=380,
+                    buttons=['fullscreen'],
+                    elem_id='photo',
+                )
             )
             comment = gr.Textbox(
                 label='What is said about it (optional)',
@@ -150,8 +153,8 @@ def _one_photograph(page: Page, about: About):
             )
             button = gr.Button('Judge', variant='primary', elem_id='judge')
         with gr.Column(scale=6, min_width=300):
-            score = gr.HTML(show.nothing_yet(FIRST_ONE), elem_id='score')
-    why = gr.HTML('', elem_id='why')
+            score = _html(show.nothing_yet(FIRST_ONE), 'score')
+    why = _html('', 'why')
     gr.on(
         [photo.upload, photo.clear, comment.submit, button.click],
         page.one,
@@ -166,26 +169,30 @@ def _one_photograph(page: Page, about: About):
 
 def _many_photographs(page: Page, about: About):
     with gr.Row(equal_height=False):
-        photos = FileUpload(
-            label=f'Photographs (up to {page.judge.limits.files})',
-            file_count='multiple',
-            file_types=['image'],
-            height=190,
-            scale=3,
-            min_width=280,
-            elem_id='photos',
+        photos = give_uploads(
+            gr.File(
+                label=f'Photographs (up to {page.judge.limits.files})',
+                file_count='multiple',
+                file_types=['image'],
+                height=190,
+                scale=3,
+                min_width=280,
+                elem_id='photos',
+            )
         )
-        texts = FileUpload(
-            label='Comments: CSV with img_name, text (optional)',
-            file_types=['.csv'],
-            height=190,
-            scale=2,
-            min_width=240,
-            elem_id='texts',
-            visible=about.reads_text,
+        texts = give_uploads(
+            gr.File(
+                label='Comments: CSV with img_name, text (optional)',
+                file_types=['.csv'],
+                height=190,
+                scale=2,
+                min_width=240,
+                elem_id='texts',
+                visible=about.reads_text,
+            )
         )
     button = gr.Button('Judge all', variant='primary', elem_id='judge-all')
-    gallery = gr.HTML(show.nothing_yet(FIRST_MANY), elem_id='gallery')
+    gallery = _html(show.nothing_yet(FIRST_MANY), 'gallery')
     gr.on(
         [button.click, photos.clear],
         page.many,
@@ -196,6 +203,10 @@ def _many_photographs(page: Page, about: About):
         **ONE_AT_A_TIME,
     )
     return photos, texts
+
+
+def _html(value: str, name: str | None = None) -> gr.HTML:
+    return gr.HTML(value, elem_id=name, apply_default_css=False)
 
 
 def _api(function: Callable, inputs: list, name: str) -> None:
@@ -222,14 +233,20 @@ def _with_request(function: Callable) -> Callable:
 
 def theme() -> gr.themes.Base:
     """Fonts that every machine has, and our colour."""
-    return gr.themes.Soft(
-        primary_hue=gr.themes.colors.cyan,
+    shades = ('e9f4f6', 'd3e9ed', 'a9d4dc', '78bac7', '4d9daf', '2c8091', '17697a')
+    dark = ('145a69', '104955', '0c3943', '082a31')
+    hue = gr.themes.Color(*(f'#{shade}' for shade in (*shades, *dark)), name='amhp')
+    return gr.themes.Default(
+        primary_hue=hue,
+        secondary_hue=hue,
         neutral_hue=gr.themes.colors.slate,
+        radius_size=gr.themes.sizes.radius_lg,
         font=FONTS,
         font_mono=['ui-monospace', 'monospace'],
     ).set(
-        button_primary_background_fill='#17697a',
-        button_primary_background_fill_hover='#125563',
-        button_primary_background_fill_dark='#1d7f93',
+        button_primary_background_fill='*primary_600',
+        button_primary_background_fill_hover='*primary_700',
+        button_primary_background_fill_dark='*primary_500',
+        button_primary_background_fill_hover_dark='*primary_600',
         button_primary_text_color='white',
     )

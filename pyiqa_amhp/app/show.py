@@ -40,7 +40,7 @@ def nothing_yet(what: str) -> str:
 
 def problem(sentence: str) -> str:
     """What went wrong, in a box."""
-    return _render('problem', sentence=sentence[:1].upper() + sentence[1:])
+    return _render('problem', sentence=sentence)
 
 
 def score_panel(one: Explained) -> str:
