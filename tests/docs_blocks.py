@@ -100,7 +100,7 @@ def check(command: Command) -> None:
         compile(command.text, command.place, 'exec')
         return
     words = _without_settings(command.words)
-    program = Path(words[0]).name
+    program = words[0].rpartition('/')[2]
     if program == 'amhp':
         check_amhp(words[1:])
     elif program == 'torchrun':

@@ -1,5 +1,6 @@
 """What the README and the documentation tell people to type, typed."""
 
+import logging
 import runpy
 import shutil
 
@@ -32,14 +33,19 @@ def in_small(opt):
     return opt
 
 
+def more_para(root):
+    """PARA with enough images for `amhp prepare` to validate on more than one."""
+    return write_para(root, train=40)
+
+
 def write_photos(folder):
     """Photographs, ratings of them, and what was said about some: what pages take for granted."""
     (folder / 'photos' / '2019').mkdir(parents=True)
     rng = np.random.default_rng(0)
-    names = [f'{"2019/" * (i % 2)}{i:02d}.jpg' for i in range(12)]
+    names = [f'{"2019/" * (i % 2)}{i:02d}.jpg' for i in range(5)]
     rows = []
     for i, name in enumerate(names):
-        pixels = np.clip(rng.normal(20 * i + 10, 20, (40, 48, 3)), 0, 255).astype(np.uint8)
+        pixels = np.clip(rng.normal(45 * i + 20, 20, (40, 48, 3)), 0, 255).astype(np.uint8)
         Image.fromarray(pixels).save(folder / 'photos' / name)
         votes = rng.multinomial(20, np.full(10, 0.1))
         counts = {f'c{j + 1}': count for j, count in enumerate(votes)}
@@ -70,7 +76,7 @@ def template(tmp_path_factory):
     for file in (ROOT / 'options').glob('*.yml'):
         options = in_small(yaml.safe_load(file.read_text(encoding='utf-8')))
         (folder / 'options' / file.name).write_text(yaml.safe_dump(options))
-    for name, write in (('AVA', write_ava), ('PARA', write_para), ('AADB', write_aadb)):
+    for name, write in (('AVA', write_ava), ('PARA', more_para), ('AADB', write_aadb)):
         write(folder / 'datasets' / name)
     (folder / 'datasets' / 'custom').mkdir()
     (folder / 'datasets_meta').mkdir()
@@ -113,7 +119,20 @@ def given():
 
 
 @pytest.fixture
-def run(amhp, monkeypatch, request):
+def own_log(monkeypatch):
+    """pyiqa's log with this test's own handlers, which write to streams that end with it."""
+    from pyiqa.utils import logger as pyiqa_logger
+
+    logger = logging.getLogger('pyiqa')
+    monkeypatch.setattr(pyiqa_logger, 'initialized_logger', {})
+    monkeypatch.setattr(logger, 'handlers', [])
+    yield
+    for handler in logger.handlers:
+        handler.close()
+
+
+@pytest.fixture
+def run(own_log, amhp, monkeypatch, request):
     """Run a command as it is written; what it cannot do fails with its place."""
 
     def run(command):
@@ -203,7 +222,7 @@ def test_marks_hold_for_a_block_or_for_its_lines_with_a_word(tmp_path):
     page = page_with(
         tmp_path,
         '<!-- needs: AVA, time -->\n<!-- needs: network for nima -->\n```sh\n'
-        'amhp score a --metric nima  # pyiqa\'s\namhp score a \\\n    --top 3\n```\n\n'
+        "amhp score a --metric nima  # pyiqa's\namhp score a \\\n    --top 3\n```\n\n"
         '```sh\namhp info && amhp demo\n```\n',
     )
     first, second, *others = commands(page)

@@ -49,9 +49,7 @@ def box(axes, x, y, width, height, text, color=PREDICTED, size=9.5, filled=False
 
     style = f'round,pad=0,rounding_size={min(width, height) / 6}'
     face = color if filled else 'white'
-    axes.add_patch(
-        FancyBboxPatch((x, y), width, height, boxstyle=style, fc=face, ec=color, lw=1.2)
-    )
+    axes.add_patch(FancyBboxPatch((x, y), width, height, boxstyle=style, fc=face, ec=color, lw=1.2))
     ink = 'white' if filled else INK
     axes.text(x + width / 2, y + height / 2, text, ha='center', va='center', size=size, color=ink)
 
