@@ -141,7 +141,8 @@ def _one_photograph(page: Page, about: About):
                     height=380,
                     buttons=['fullscreen'],
                     elem_id='photo',
-                )
+                ),
+                page.uploads.folder,
             )
             comment = gr.Textbox(
                 label='What is said about it (optional)',
@@ -178,7 +179,8 @@ def _many_photographs(page: Page, about: About):
                 scale=3,
                 min_width=280,
                 elem_id='photos',
-            )
+            ),
+            page.uploads.folder,
         )
         texts = give_uploads(
             gr.File(
@@ -189,7 +191,8 @@ def _many_photographs(page: Page, about: About):
                 min_width=240,
                 elem_id='texts',
                 visible=about.reads_text,
-            )
+            ),
+            page.uploads.folder,
         )
     button = gr.Button('Judge all', variant='primary', elem_id='judge-all')
     gallery = _html(show.nothing_yet(FIRST_MANY), 'gallery')
