@@ -1,13 +1,17 @@
-"""The commands ``amhp weights``: the user's store of trained weights."""
+"""The commands ``amhp weights``: the user's store of trained weights, and sharing them."""
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from pyiqa_amhp.cli_output import console, escape
+from pyiqa_amhp.cli_output import console, escape, problems
 
-weights_app = typer.Typer(help='The store of trained AMHP weights.', no_args_is_help=True)
+weights_app = typer.Typer(
+    help='The store of trained AMHP weights, and the hub.', no_args_is_help=True
+)
 
 
 @weights_app.command('list')
@@ -61,3 +65,45 @@ def weights_path(name: Annotated[str | None, typer.Argument()] = None) -> None:
     from pyiqa_amhp.model import weights
 
     print(weights.store_path(name))
+
+
+@weights_app.command('push')
+def weights_push(
+    file: Annotated[str, typer.Argument(help='A trained checkpoint.', metavar='FILE')],
+    to: Annotated[str, typer.Argument(help='hf-hub:user/name', metavar='MODEL')],
+    private: Annotated[
+        bool, typer.Option('--private', help='Nobody else may see it (a new repository).')
+    ] = False,
+    experiment: Annotated[
+        Path | None,
+        typer.Option(help='experiments/NAME of the training.', show_default='where FILE lies'),
+    ] = None,
+    results: Annotated[
+        list[Path] | None, typer.Option(help='results/NAME of amhp test; several times.')
+    ] = None,
+    licence: Annotated[
+        str | None, typer.Option('--licence', '--license', help='apache-2.0, cc-by-nc-4.0 ...')
+    ] = None,
+    message: Annotated[str | None, typer.Option(help='Of the commit.')] = None,
+    dry_run: Annotated[
+        Path | None, typer.Option(help='Write what would be pushed to this folder, and stop.')
+    ] = None,
+) -> None:
+    """Share a checkpoint on the Hugging Face hub, with a card of what is known of it."""
+    from pyiqa_amhp.hub.push import FILES, push, write_repository
+    from pyiqa_amhp.model.hub import hub_id
+
+    model = hub_id(to)
+    with TemporaryDirectory() as temporary:
+        folder = dry_run or Path(temporary)
+        notes = write_repository(file, model, folder, licence, experiment, results or ())
+        for note in notes:
+            problems.print(f'[yellow]not recorded[/]: {escape(note)}', soft_wrap=True)
+        if licence is None:
+            problems.print('[yellow]no licence is stated[/]: --licence says which', soft_wrap=True)
+        if dry_run is not None:
+            for name in FILES:
+                console.print(f'written: {escape(str(dry_run / name))}', soft_wrap=True)
+            return
+        console.print(f'pushed: {escape(push(folder, model, private, message))}', soft_wrap=True)
+    console.print(f'use it: amhp score photos/ --weights {escape(str(model))}', soft_wrap=True)

@@ -217,6 +217,23 @@ def training_options():
     return options
 
 
+@pytest.fixture(scope='session')
+def trained_and_tested(training_options, shared_rated_images, tmp_path_factory):
+    """The folder of one tiny training and its test, for all tests: to be read only."""
+    from pyiqa_amhp.train.run import train_and_test
+
+    root = tmp_path_factory.mktemp('trained')
+    train = training_options(shared_rated_images)
+    train['logger'].update(save_latest_freq=2, save_checkpoint_freq=2)
+    test = {key: train[key] for key in ('name', 'model_type', 'num_gpu', 'manual_seed', 'val')}
+    data = {**train['datasets']['val'], 'name': 'custom_test', 'phase': 'test'}
+    best = root / 'experiments' / 'tiny' / 'models' / 'net_best.pth'
+    test |= {'datasets': {'test_1': data}, 'path': {'pretrain_network': None}}
+    test['network'] = {'type': 'AMHP', 'pretrained_model_path': str(best)}
+    train_and_test(train, test, root)
+    return root
+
+
 @pytest.fixture
 def build(training_options, shared_rated_images, tmp_path):
     """An ``AMHPModel`` as pyiqa's trainer builds it, with the shipped options and some others."""

@@ -8,35 +8,20 @@ import yaml
 from pyiqa_amhp.fingerprint import weights_digest
 from pyiqa_amhp.model import weights
 from pyiqa_amhp.train.record import read_record
-from pyiqa_amhp.train.run import run_train, train_and_test
+from pyiqa_amhp.train.run import run_train
 
 
 @pytest.fixture(scope='module')
-def trained(training_options, shared_rated_images, tmp_path_factory):
-    """The folder of one tiny training and its test."""
-    root = tmp_path_factory.mktemp('trained')
-    train = training_options(shared_rated_images)
-    train['logger'].update(save_latest_freq=2, save_checkpoint_freq=2)
-    test = {key: train[key] for key in ('name', 'model_type', 'num_gpu', 'manual_seed', 'val')}
-    data = {**train['datasets']['val'], 'name': 'custom_test', 'phase': 'test'}
-    best = root / 'experiments' / 'tiny' / 'models' / 'net_best.pth'
-    test |= {'datasets': {'test_1': data}, 'path': {'pretrain_network': None}}
-    test['network'] = {'type': 'AMHP', 'pretrained_model_path': str(best)}
-    train_and_test(train, test, root)
-    return root
-
-
-@pytest.fixture(scope='module')
-def record(trained):
-    return json.loads((trained / 'experiments' / 'tiny' / 'training.json').read_text())
+def record(trained_and_tested):
+    return json.loads((trained_and_tested / 'experiments' / 'tiny' / 'training.json').read_text())
 
 
 def digest_of(file):
     return weights_digest(weights.read_checkpoint(file).state)
 
 
-def test_every_checkpoint_is_known_by_its_weights_and_iteration(trained, record):
-    files = sorted((trained / 'experiments' / 'tiny' / 'models').glob('*.pth'))
+def test_every_checkpoint_is_known_by_its_weights_and_iteration(trained_and_tested, record):
+    files = sorted((trained_and_tested / 'experiments' / 'tiny' / 'models').glob('*.pth'))
     known = record['checkpoints']
     assert sorted(known) == [file.name for file in files]
     assert known['net_2.pth']['iteration'] == 2
@@ -56,7 +41,9 @@ def test_every_validation_says_what_it_was_measured_on(record):
     assert set(measured['metrics']) == {'acc', 'srcc', 'plcc', 'krcc', 'mse', 'emd1', 'emd2'}
 
 
-def test_the_options_and_the_data_are_there_and_no_folders(trained, record, shared_rated_images):
+def test_the_options_and_the_data_are_there_and_no_folders(
+    trained_and_tested, record, shared_rated_images
+):
     assert record['seed'] == 123
     assert record['iterations_per_epoch'] == 3
     assert record['data']['train']['images'] == 12
@@ -65,21 +52,21 @@ def test_the_options_and_the_data_are_there_and_no_folders(trained, record, shar
     assert record['train']['scheduler']['type'] == 'CosineAnnealingLR'
     assert record['train']['mos_loss_opt']['type'] == 'AMHPEMDLoss'
     assert record['validation']['key_metric'] == 'srcc'
-    for folder in (trained, shared_rated_images.parent):
+    for folder in (trained_and_tested, shared_rated_images.parent):
         assert str(folder) not in json.dumps(record)
 
 
-def test_a_test_says_which_weights_it_measured(trained, record):
-    tested = read_record(trained / 'results' / 'tiny' / 'testing.json')
+def test_a_test_says_which_weights_it_measured(trained_and_tested, record):
+    tested = read_record(trained_and_tested / 'results' / 'tiny' / 'testing.json')
     [measured] = tested['measured']
     assert measured['weights'] == record['checkpoints']['net_best.pth']['weights']
     assert measured['data']['split'] == 'test'
-    written = json.loads((trained / 'results' / 'tiny' / 'custom_test.json').read_text())
+    written = json.loads((trained_and_tested / 'results' / 'tiny' / 'custom_test.json').read_text())
     assert measured['metrics'] == {key: written[key] for key in measured['metrics']}
 
 
-def test_the_digest_is_of_the_weights_and_not_of_the_file(trained, tmp_path):
-    best = trained / 'experiments' / 'tiny' / 'models' / 'net_best.pth'
+def test_the_digest_is_of_the_weights_and_not_of_the_file(trained_and_tested, tmp_path):
+    best = trained_and_tested / 'experiments' / 'tiny' / 'models' / 'net_best.pth'
     stored = weights.add_to_store(best, 'ava')
     assert digest_of(stored) == digest_of(best)
     checkpoint = weights.read_checkpoint(best)

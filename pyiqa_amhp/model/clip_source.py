@@ -148,6 +148,15 @@ def cached_tag(model: str, tag: str) -> Path | None:
     return _cached_tag(_tag_cfg(model, tag))
 
 
+def repository_of(config: AMHPConfig) -> str | None:
+    """The repository of the hub that CLIP's own weights come from; None: unknown."""
+    weights = config.clip_weights or ''
+    if weights.startswith(PREFIX):
+        return weights.removeprefix(PREFIX)
+    model = config.backbone if isinstance(config.backbone, str) else None
+    return _hub_files(_tag_cfg(model, weights))[0] or None
+
+
 def _tag_cfg(model: str | None, tag: str) -> dict[str, Any]:
     # open_clip lists the tags of some models under `X` only, though `X-quickgelu` is the same.
     names = (model, model.removesuffix('-quickgelu')) if model else ()
