@@ -123,14 +123,7 @@ def _without_settings(words: list[str]) -> list[str]:
 
 def check_amhp(words: list[str]) -> None:
     """See that there is such a command of ours, with these options."""
-    from typer.main import get_command
-
-    from pyiqa_amhp.cli import app
-
-    command, name = get_command(app), 'amhp'
-    while getattr(command, 'commands', None):
-        assert words and words[0] in command.commands, f'{name} has no command {words[:1]}'
-        name, command, words = f'{name} {words[0]}', command.commands[words[0]], words[1:]
+    name, command, words = find_command(words)
     try:
         rest = command.make_context(name, list(words)).args
     except Exception as error:
@@ -140,6 +133,38 @@ def check_amhp(words: list[str]) -> None:
     for word in words:
         if word.startswith('options/'):
             assert (ROOT / word).is_file(), f'{word}: no such file'
+
+
+def find_command(words: list[str]) -> tuple:
+    """The name of a command of ours, the command, and the words after it."""
+    from typer.main import get_command
+
+    from pyiqa_amhp.cli import app
+
+    command, name = get_command(app), 'amhp'
+    while getattr(command, 'commands', None):
+        assert words and words[0] in command.commands, f'{name} has no command {words[:1]}'
+        name, command, words = f'{name} {words[0]}', command.commands[words[0]], words[1:]
+    return name, command, words
+
+
+def mentions(page: Path) -> list[str]:
+    """Commands of ours that the text names, such as `amhp weights add FILE`."""
+    text = FENCE.sub('', page.read_text(encoding='utf-8'))
+    return [' '.join(found.split()) for found in re.findall(r'`(amhp [a-z][^`]*)`', text)]
+
+
+def check_mention(text: str) -> None:
+    """See that there is such a command of ours, and its options; arguments may be left out.
+
+    Raises:
+        AssertionError: there is not.
+    """
+    name, command, words = find_command(text.split()[1:])
+    known = {opt for param in command.params for opt in param.opts} | PASSED_ON | {'--help'}
+    for word in words:
+        option = word.partition('=')[0]
+        assert not re.match(r'--?[a-z]', option) or option in known, f'{name}: {option}'
 
 
 def _check_python(words: list[str]) -> None:

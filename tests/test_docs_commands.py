@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 from conftest import TINY, write_rated_images
-from docs_blocks import PAGES, ROOT, STOOD_IN, Command, check, commands
+from docs_blocks import PAGES, ROOT, STOOD_IN, Command, check, check_mention, commands, mentions
 from layouts import write_aadb, write_ava, write_para
 from PIL import Image
 
@@ -176,6 +176,19 @@ def test_no_block_of_commands_is_missed():
             assert fence[2] in ('', 'sh', 'python', 'math'), f'{page.name}: {fence[2]}'
             if not fence[2]:
                 assert not fence[3].lstrip().startswith(('amhp ', 'pip ', 'python ', '$ '))
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.stem)
+def test_commands_that_the_text_names_exist(page):
+    for text in mentions(page):
+        check_mention(text)
+
+
+def test_a_named_command_that_does_not_exist_is_found():
+    check_mention('amhp weights add FILE --as ava')
+    for text in ('amhp weights ad FILE', 'amhp score photos/ --tpo 3', 'amhp'):
+        with pytest.raises(AssertionError):
+            check_mention(text)
 
 
 def page_with(folder, text):

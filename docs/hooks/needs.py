@@ -18,7 +18,7 @@ NEEDS = {
     'network': 'the network',
     'cluster': 'a cluster',
     'account': 'an account at the hub',
-    'time': 'a long time',
+    'time': 'some time',
     'server': 'to be ended with Ctrl-C',
     'clone': 'a clone of the repository',
 }
