@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-pytest_plugins = ('tanet_fixtures',)
+pytest_plugins = ('app_fixtures', 'tanet_fixtures')
 SHARED_DATA = Path(__file__).parents[2] / 'shared' / 'data'
 
 # CLIP's shape in a size that builds at once: 32-pixel images, 16 numbers a feature.

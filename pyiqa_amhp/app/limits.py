@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from pyiqa_amhp.errors import AMHPError
 
 MINUTE = 60.0  # seconds
-MB = 1_000_000
+MB = 2**20
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Limits:
     """What the page takes.
 
     Attributes:
-        file_mb: megabytes (10^6 bytes) of a file.
+        file_mb: megabytes (2^20 bytes) of a file.
         pixels: of a photograph; while it is judged, each takes up to 15 bytes of memory.
         files: photographs at once.
         requests: a minute and client, whatever each is about.

@@ -1,0 +1,108 @@
+"""The page of a tiny AMHP, served once for all tests, and photographs for it."""
+
+import os
+import sys
+import threading
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+APP_LIMITS = {
+    'file_mb': 2, 'pixels': 2_000_000, 'files': 12, 'requests': 100_000, 'disk_mb': 24
+}  # fmt: skip
+
+
+def until(what, seconds=30):
+    """Wait for what happens elsewhere; fails if it does not."""
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, 'it did not happen'
+        threading.Event().wait(0.05)
+
+
+def serve_in_thread(app):
+    """Serve on a free port; gives the address, and what ends it."""
+    import uvicorn
+
+    from pyiqa_amhp.app.server import listen
+
+    listening = listen('127.0.0.1', 0)
+    server = uvicorn.Server(
+        uvicorn.Config(app, log_level='critical', timeout_graceful_shutdown=1)
+    )
+    thread = threading.Thread(target=server.run, kwargs={'sockets': [listening]}, daemon=True)
+    thread.start()
+    until(lambda: server.started)
+
+    def end():
+        server.should_exit = True
+        thread.join()
+        listening.close()
+
+    return f'http://127.0.0.1:{listening.getsockname()[1]}/', end
+
+
+@pytest.fixture(scope='session')
+def app_photos(tmp_path_factory):
+    """Photographs of several sizes, and a text that is called a photograph."""
+    folder = tmp_path_factory.mktemp('photos')
+    rng = np.random.default_rng(0)
+    for i, size in enumerate(((64, 48), (48, 64), (90, 40), (50, 50), (33, 70), (60, 45))):
+        pixels = rng.integers(0, 40 * (i + 1), (size[1], size[0], 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f'photo{i}.png')
+    (folder / 'text.jpg').write_text('this is no photograph')
+    return folder
+
+
+@pytest.fixture(scope='session')
+def app_weights(tmp_path_factory):
+    """A checkpoint of a tiny AMHP that texts move."""
+    import torch
+    from conftest import TINY
+
+    from pyiqa_amhp.model.amhp import AMHP
+    from pyiqa_amhp.model.weights import save_checkpoint
+
+    torch.manual_seed(0)
+    net = AMHP(pretrained=False, backbone=TINY)
+    torch.nn.init.normal_(net.fc.weight, std=0.2)
+    return save_checkpoint(tmp_path_factory.mktemp('weights') / 'tiny.pth', net.state_dict())
+
+
+@pytest.fixture(scope='session')
+def app_judge(app_weights):
+    """What is behind the page, asked without it."""
+    from pyiqa_amhp.app.judge import Judge
+    from pyiqa_amhp.app.limits import Limits
+    from pyiqa_amhp.score import create_metric
+
+    return Judge(create_metric('amhp', app_weights, 'cpu'), Limits(**APP_LIMITS))
+
+
+@pytest.fixture(scope='session')
+def app_server(app_judge, tmp_path_factory):
+    """The served page: ``url``, ``folder`` of its uploads, ``calls`` to other addresses."""
+    pytest.importorskip('gradio')
+    from pyiqa_amhp.app.server import FOLDER_VARIABLE, build_app
+
+    folder = tmp_path_factory.mktemp('uploads')
+    before = os.environ.get(FOLDER_VARIABLE)
+    called, watching = [], [True]
+
+    def watch(event, values):  # cannot be taken off again, only silenced
+        if watching[0] and event in ('socket.connect', 'socket.getaddrinfo'):
+            called.append(values[1] if event == 'socket.connect' else values[:2])
+
+    sys.addaudithook(watch)
+    app = build_app(app_judge.metric, app_judge.limits, folder)
+    url, end = serve_in_thread(app)
+    yield SimpleNamespace(url=url, folder=folder, called=called)
+    end()
+    watching[0] = False
+    if before is None:
+        del os.environ[FOLDER_VARIABLE]
+    else:
+        os.environ[FOLDER_VARIABLE] = before
