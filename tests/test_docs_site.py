@@ -2,7 +2,6 @@
 
 import ast
 import logging
-import os
 import re
 import runpy
 from functools import cache
@@ -15,7 +14,6 @@ import pytest
 
 pytest.importorskip('material', reason="the documentation is built with 'pyiqa-amhp[docs]'")
 pytest.importorskip('mkdocstrings')
-os.environ['NO_MKDOCS_2_WARNING'] = '1'  # Material's own switch for its notice
 
 ROOT = Path(__file__).parents[1]
 # What makes a browser fetch, by element; links that people may follow are not among them.
@@ -45,7 +43,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope='session')
 def built(tmp_path_factory):
-    """The site's folder, and what mkdocs said while it built it."""
+    """The site's folder, and what mkdocs warned of while it built it."""
     from mkdocs.commands.build import build
     from mkdocs.config import load_config
 
@@ -56,11 +54,9 @@ def built(tmp_path_factory):
     folder = tmp_path_factory.mktemp('site') / 'site'
     config = load_config(str(ROOT / 'mkdocs.yml'), site_dir=str(folder), strict=False)
     config.plugins.on_startup(command='build', dirty=False)
-    try:
-        build(config)
-    finally:
-        config.plugins.on_shutdown()
-        logging.getLogger('mkdocs').removeHandler(handler)
+    build(config)
+    config.plugins.on_shutdown()
+    logging.getLogger('mkdocs').removeHandler(handler)
     return folder, said
 
 

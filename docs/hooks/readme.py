@@ -15,13 +15,13 @@ LINK = re.compile(r'(\]\()(?!https?://|#)')
 
 
 def section(heading: str) -> str | None:
-    """The text below a heading of the README up to the next one as high, its links as in docs/."""
+    """The text below a heading of the README up to the next one, its links as in docs/."""
     text = README.read_text(encoding='utf-8')
-    found = re.search(rf'^(#+) {re.escape(heading)}\n(.*)', text, re.M | re.S)
+    found = re.search(rf'^#+ {re.escape(heading)}\n(.*)', text, re.M | re.S)
     if found is None:
         return None
-    end = re.search(rf'^#{{1,{len(found[1])}}} ', _without_code(found[2]), re.M)
-    body = found[2][: end.start()] if end else found[2]
+    end = re.search(r'^#+ ', _without_code(found[1]), re.M)
+    body = found[1][: end.start()] if end else found[1]
     return LINK.sub(r'\1../', body.strip()).replace('](../docs/', '](')
 
 
