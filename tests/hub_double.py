@@ -282,7 +282,7 @@ def running_hub():
     with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
         hub.endpoint = f'http://127.0.0.1:{server.server_port}'
         hub.elsewhere = f'http://localhost:{server.server_port}'  # another host to the client
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         try:
             yield hub
         finally:
