@@ -7,10 +7,14 @@ for it.)
 
 import html
 import re
+import warnings
 from xml.etree import ElementTree
 
-import ziamath
 from pymdownx.arithmatex import arithmatex_fenced_format
+
+with warnings.catch_warnings():  # of how it finds its font
+    warnings.simplefilter('ignore', DeprecationWarning)
+    import ziamath
 
 FENCE = {
     'name': 'math',

@@ -187,9 +187,9 @@ def draw_fusion(new_figure) -> Path:
 def draw_score(new_figure) -> Path:
     """From levels to a score, and how far the prediction is from the ratings."""
     _, _, Fm, FTa = example()
-    p = distribution(Fm, FTa)
-    q = torch.tensor([0.03, 0.1, 0.32, 0.41, 0.14], dtype=torch.float64)
-    values = torch.tensor(VALUES, dtype=torch.float64)
+    p = distribution(Fm, FTa).numpy()
+    q = np.array([0.03, 0.1, 0.32, 0.41, 0.14])
+    values = np.array(VALUES)
     score = float(p @ values)
     figure = new_figure(figsize=(8.6, 3.0), layout='constrained')
     left, right = figure.subplots(1, 2)
@@ -203,11 +203,11 @@ def draw_score(new_figure) -> Path:
     left.legend(loc='upper left', fontsize=8)
 
     steps = np.arange(len(LEVELS))
-    cdf_p, cdf_q = p.cumsum(0), q.cumsum(0)
+    cdf_p, cdf_q = p.cumsum(), q.cumsum()
     right.plot(steps, cdf_q, 'o-', color=RATED, lw=1.6)
     right.plot(steps, cdf_p, 'o-', color=PREDICTED, lw=1.6)
     right.vlines(steps, cdf_p, cdf_q, color=SERIES[1], lw=4, alpha=0.6)
-    distance = float(emd(p[None], q[None]))
+    distance = float(emd(*torch.from_numpy(np.stack([p, q]))[:, None]))
     right.text(2.55, 0.06, f'EMD ($r = 2$): {distance:.3f}', size=9, color=INK)
     right.set(ylim=(0, 1.05), title='Eq. 8: the distance of their sums')
     right.set_xticks(steps, LEVELS)
