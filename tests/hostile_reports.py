@@ -142,3 +142,23 @@ def _(world):
     card = Card(world.photo(f'{NAME}.png'), EVIL, f'{EVIL} $x$ $', 0.5, 0.5, 0.5)
     files = write_fig3(world.at, EVIL, [card, card])
     return shown(next(file for file in files if file.suffix == '.html').read_text(), EVIL)
+
+
+@report('a data set, options and a version of HTML and scripts', '`amhp weights push`: model card')
+def _(world: World) -> str:
+    from pyiqa_amhp.hub.card import model_card
+    from pyiqa_amhp.hub.evidence import Evidence
+    from pyiqa_amhp.model.hub import HubId
+
+    evil = EVIL + ' ```` ` | \n# Title\n'
+    data = {'name': evil, 'type': evil, 'split': evil}
+    record = {'name': evil, 'versions': {evil: evil}, 'data': {'train': data}, 'seed': evil}
+    measured = {'data': data, 'images': 3, 'metrics': {evil: 0.5}}
+    config = world.make_amhp(levels=[evil, 'good'], level_values=[1, 2]).config
+    card = str(model_card(HubId('a/b'), config, Evidence(record, 1, (measured,)), 1, None))
+    body = card.split('\n---\n', 1)[1]
+    assert 'alert(1)' in body
+    outside = re.sub(r'(`+).*?\1', '', body, flags=re.DOTALL)  # code is shown as it is
+    assert 'alert' not in outside and '<' not in outside
+    assert [line for line in body.split('\n') if line.startswith('# ')] == ['# b']
+    return SHOWN

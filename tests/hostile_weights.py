@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from hostile_world import Code, World, case, zipped
+from hub_double import hub_in_reach
 
 ADD = '`amhp weights add FILE`'
 
@@ -201,3 +202,83 @@ def _(world):
 def _(world):
     path = world.write('nima.pth', saved({'params': Code(world.trace)}))
     return world.refused('score', world.photo(), '--metric', 'nima', '--weights', path)
+
+
+HUB, HUB_ID = '`amhp score --weights hf-hub:someone/model`', 'hf-hub:someone/model'
+TYPE = '{"model_type": "amhp", "amhp": {}}'
+
+
+def on_hub(what: str, gets: str, fetched: str = 'model.safetensors'):
+    """A case whose function gives the files of a repository; no other file may be fetched."""
+
+    def add(make):
+        def run(world: World) -> str:
+            with hub_in_reach(world.at / 'hub', token=None) as hub:
+                hub.add('someone/model', make(world))
+                message = world.refused(
+                    'score', world.photo(), '--weights', HUB_ID, '--device', 'cpu'
+                )
+            files = {request.rsplit('/', 1)[1] for request in hub.requests if 'resolve' in request}
+            assert files <= {'config.json', fetched}, files
+            return message
+
+        return case('Weights', what, HUB, gets)(run)
+
+    return add
+
+
+def repository(world: World, **said) -> dict[str, bytes]:
+    """A repository of a tiny AMHP, whose ``config.json`` may say something else."""
+    from pyiqa_amhp.model.config import stored_config
+    from pyiqa_amhp.model.weights import save_checkpoint
+
+    state = world.make_amhp().state_dict()
+    file = save_checkpoint(world.at / 'model.safetensors', state)
+    config = {**stored_config(state['_extra_state']), **said}
+    described = json.dumps({'model_type': 'amhp', 'amhp': config}).encode()
+    return {'config.json': described, 'model.safetensors': file.read_bytes()}
+
+
+@on_hub('a repository with a pickle that runs code, and no safetensors', 'no AMHP is there')
+def _(world):
+    evil = saved({'params': {'w': Code(world.trace)}})
+    files = {'pytorch_model.bin': evil, 'model.pth': evil, 'model.pkl': evil}
+    return {'config.json': repository(world)['config.json'], **files}
+
+
+@on_hub('a pickle that runs code, named model.safetensors', 'damaged, or not a file of weights')
+def _(world):
+    return {**repository(world), 'model.safetensors': saved({'w': Code(world.trace)})}
+
+
+@on_hub('a config.json that says something else than the weights', 'than its weights (protocol)')
+def _(world):
+    return repository(world, protocol='reference')
+
+
+@on_hub('another model, whose weights are then not fetched', 'not an AMHP', 'config.json')
+def _(world):
+    return {**repository(world), 'config.json': b'{"model_type": "bert"}'}
+
+
+@on_hub('a config.json of 100,000 lists within lists', 'not an AMHP', 'config.json')
+def _(world):
+    return {**repository(world), 'config.json': b'[' * 100_000}
+
+
+@on_hub('a config.json of 10 MB', 'not an AMHP', 'config.json')
+def _(world):
+    return {**repository(world), 'config.json': TYPE.encode() + b' ' * 10**7}
+
+
+@case(
+    'Weights', 'ids that climb, `hf-hub:a/b@../../x`, `hf-hub:../x`', HUB,
+    'expected hf-hub:owner/name',
+)  # fmt: skip
+def _(world):
+    said = [
+        world.refused('score', world.photo(), '--weights', given)
+        for given in ('hf-hub:a/b@../../x', 'hf-hub:../x', 'hf-hub:a/b@/etc/passwd')
+    ]
+    assert len({message.split(': expected')[1] for message in said}) == 1
+    return said[0]

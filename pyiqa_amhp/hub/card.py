@@ -22,7 +22,7 @@ METRIC_IDS = {  # the hub's own names, where it has some
     'calculate_acc': 'accuracy', 'calculate_mse': 'mse', 'calculate_srcc': 'spearmanr',
     'calculate_plcc': 'pearsonr',
 }  # fmt: skip
-DATASETS = {'AVACommentsDataset': 'AVA', 'PARADataset': 'PARA', 'AADBDataset': 'AADB'}
+DATASETS = {'AVACommentsDataset': 'ava', 'PARADataset': 'para', 'AADBDataset': 'aadb'}
 METRICS = {'para': 'amhp-para', 'aadb': 'amhp-aadb'}
 UNKNOWN = 'not recorded'
 TEXTS = {
@@ -143,7 +143,7 @@ def _metadata(
         library_name='pyiqa-amhp',
         pipeline_tag=TASK,
         tags=TAGS,
-        datasets=[of_data.lower()] if of_data else None,
+        datasets=[of_data] if of_data else None,
         metrics=list(dict.fromkeys(result.metric_type for result in results)) or None,
         base_model=repository_of(config) if from_clip else None,
         model_name=model.repo.split('/')[1] if results else None,
@@ -206,10 +206,14 @@ def _results(config: AMHPConfig, evidence: Evidence) -> str:
 def _by_text(row: dict[str, Any], config: AMHPConfig) -> list[tuple[str, dict[str, float | None]]]:
     """What was measured with each kind of text: its name, and the metrics."""
     source = _part(row, 'data').get('text_source')
+    if config.text_source in ('none', 'predicted'):  # whatever the data have
+        source = config.text_source
     usual = (_look_up(TEXTS, source) or UNKNOWN) if config.uses_attributes else 'not read'
+    if config.predictor != 'none' and source in ('comments', 'labels'):
+        usual += ', predicted where there are none'
     found = [(usual, row.get('metrics'))]
     for kind, metrics in _part(row, 'by_text_source').items():
-        found.append((f'{_look_up(TEXTS, kind) or UNKNOWN}', metrics))
+        found.append((_look_up(TEXTS, kind) or UNKNOWN, metrics))
     return [(text, _metrics(metrics)) for text, metrics in found]
 
 
@@ -259,9 +263,9 @@ def _training(evidence: Evidence) -> str:
         'learning rate': _code(_part(train, 'optim').get('lr')),
         'loss': _code(_part(train, 'mos_loss_opt').get('type')),
         'frozen towers': _code(train.get('freeze') or 'none'),
-        'software': ', '.join(_code(f'{k} {v}') for k, v in record['versions'].items()),
+        'software': ', '.join(_code(f'{k} {v}') for k, v in _part(record, 'versions').items()),
     }
-    options = {name: record[name] for name in ('network', 'train', 'validation', 'data')}
+    options = {name: record.get(name) for name in ('network', 'train', 'validation', 'data')}
     return f'{_table(["", ""], rows.items())}\n\nAll options:\n\n{_fenced(options)}'
 
 

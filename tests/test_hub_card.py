@@ -1,0 +1,290 @@
+"""The model card: everything that was recorded, of these very weights, and nothing else."""
+
+import copy
+import json
+import re
+
+import pytest
+import torch
+import yaml
+from huggingface_hub import ModelCard
+
+from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.fingerprint import weights_digest
+from pyiqa_amhp.hub.card import model_card
+from pyiqa_amhp.hub.evidence import Evidence, find_evidence
+from pyiqa_amhp.hub.push import write_repository
+from pyiqa_amhp.model import weights
+from pyiqa_amhp.model.config import AMHPConfig
+from pyiqa_amhp.model.hub import HubId
+
+MODEL = HubId('someone/a-model')
+EVIL = '</code><script>alert(1)</script> | `` ``` [x](javascript:alert(2)) \x1b[31m\n# Title\n---\n'
+
+
+@pytest.fixture(scope='module')
+def experiment(trained_and_tested):
+    return trained_and_tested / 'experiments' / 'tiny'
+
+
+@pytest.fixture(scope='module')
+def best(experiment):
+    return experiment / 'models' / 'net_best.pth'
+
+
+@pytest.fixture(scope='module')
+def results(trained_and_tested):
+    return trained_and_tested / 'results' / 'tiny'
+
+
+@pytest.fixture(scope='module')
+def card(best, results, tmp_path_factory):
+    """The card of the tiny training, as the hub's own client reads it."""
+    folder = tmp_path_factory.mktemp('card')
+    assert write_repository(best, MODEL, folder, 'cc-by-nc-4.0', results=[results]) == ()
+    return ModelCard.load(folder / 'README.md')
+
+
+def evidence_of(file, **places):
+    return find_evidence(file, weights_digest(weights.read_checkpoint(file).state), **places)
+
+
+def card_of(file, evidence, licence=None):
+    config = AMHPConfig.from_options({}, weights.read_checkpoint(file).config)
+    return model_card(MODEL, config, evidence, 1_648_145, licence)
+
+
+def rows(card, section):
+    """The rows of the first table in a section, as lists of cells."""
+    text = str(card).split(f'\n## {section}\n')[1].split('\n## ')[0]
+    lines = [line for line in text.split('\n') if line.startswith('|')]
+    return [[cell.strip() for cell in line.strip('|').split(' | ')] for line in lines]
+
+
+# What it says
+
+
+def test_the_metadata_are_those_of_the_model(card):
+    data = card.data.to_dict()
+    assert data['license'] == 'cc-by-nc-4.0'
+    assert data['library_name'] == 'pyiqa-amhp'
+    assert data['pipeline_tag'] == 'image-classification'
+    assert {'image-aesthetics', 'pyiqa', 'amhp'} <= set(data['tags'])
+    assert set(data['metrics']) >= {'accuracy', 'spearmanr', 'pearsonr', 'mse'}
+    assert 'datasets' not in data  # a table of one's own is no data set of the hub
+    assert 'base_model' not in data  # it began from random weights
+    assert card.data.model_name == 'a-model'
+
+
+def test_every_figure_has_its_data_split_and_text(card, experiment, results):
+    found = {
+        (r.dataset_name, r.dataset_split, r.metric_name): r.metric_value
+        for r in card.data.eval_results
+    }
+    validated = json.loads((experiment / 'training.json').read_text())['measured'][0]['metrics']
+    tested = json.loads((results / 'custom_test.json').read_text())
+    for name, value in validated.items():
+        assert found['custom_val', 'val', name.upper()] == pytest.approx(value)
+        assert found['custom_test', 'test', name.upper()] == pytest.approx(tested[name])
+    assert len(found) == 2 * len(validated)
+    for result in card.data.eval_results:
+        assert result.dataset_config == "text: the images' own comments"
+    accuracy = next(r for r in card.data.eval_results if r.metric_type == 'accuracy')
+    assert accuracy.metric_args == {'threshold': 5}
+
+
+def test_the_table_of_results_says_which_split_chose_the_checkpoint(card, results):
+    header, _, test, validation = rows(card, 'Results')
+    assert test[:4] == ['`custom_test`', '`test`', "the images' own comments", '6']
+    assert validation[1] == '`val`'
+    srcc = json.loads((results / 'custom_test.json').read_text())['srcc']
+    assert test[header.index('`srcc`')] == f'{srcc:.4f}'
+    assert 'best by `srcc` on its validation images' in str(card)
+
+
+def test_the_training_is_told(card):
+    told = dict(row for row in rows(card, 'Training') if len(row) == 2)
+    assert told['data'] == '`custom`'
+    assert told['table'] == '`rated.csv`'
+    assert told['split'] == '`train` of column `split`'
+    assert told['images'] == '12'
+    assert told['iterations'] == '3'
+    assert told['epochs'] == '1'
+    assert told['seed'] == '`123`'
+    assert told['began from'] == 'random weights'
+    assert told['optimiser'] == '`AdamW`'
+    assert '`pyiqa-amhp ' in told['software']
+    options = yaml.safe_load(str(card).split('```yaml\n')[1].split('\n```')[0])
+    assert options['train']['optim']['weight_decay'] == 0.001
+
+
+def test_it_says_how_to_use_it_whose_it_is_and_what_it_cannot(card):
+    text = ' '.join(str(card).split())
+    for part in (
+        "create_metric('amhp', pretrained_model_path='hf-hub:someone/a-model')",
+        'amhp weights add hf-hub:someone/a-model --as ava',
+        'on a scale from 1 to 10',
+        'Independent implementation',
+        'ACM Multimedia',
+        'A new photograph has no such text',
+        'How well it judges photographs without any text is not recorded',
+        'terms of their own',
+    ):
+        assert part in text
+
+
+def test_no_folder_of_this_machine_is_in_it(card, trained_and_tested, shared_rated_images):
+    for folder in (trained_and_tested, shared_rated_images.parent):
+        assert str(folder) not in str(card)
+
+
+def test_what_is_not_known_is_said_so(best):
+    card = card_of(best, Evidence())
+    assert card.data.eval_results is None
+    assert set(card.data.to_dict()) == {'library_name', 'pipeline_tag', 'tags'}
+    text = str(card)
+    assert '## Results\n\nNot recorded.' in text
+    assert 'How these weights were trained is not recorded.' in text
+    assert 'Not stated by those who shared these weights.' in text
+
+
+def test_what_was_measured_with_other_kinds_of_text_stands_apart(best, experiment):
+    record = json.loads((experiment / 'training.json').read_text())
+    row = {**record['measured'][0], 'by_text_source': {
+        'given': {'srcc': 0.9}, 'predicted': {'srcc': 0.6}, 'none': {'srcc': None},
+    }}  # fmt: skip
+    card = card_of(best, Evidence(record, 3, (row,)))
+    texts = [line[2] for line in rows(card, 'Results')[3:]]
+    assert texts == ['given', 'predicted by the model', 'none']
+    assert 'without any text is not recorded' not in str(card)
+    found = {(r.dataset_config, r.metric_value) for r in card.data.eval_results}
+    assert ('text: predicted by the model', 0.6) in found
+    assert not any(config == 'text: none' for config, _ in found)  # nothing was defined
+
+
+@pytest.mark.parametrize(
+    ('options', 'said'),
+    [
+        ({'dataset': 'para'}, "create_metric('amhp-para', pretrained_model_path="),
+        ({'level_values': [0, 1, 2, 3, 7]}, 'on a scale from 0 to 7'),
+        ({'variant': 'image'}, 'It reads no text about a photograph.'),
+        ({'protocol': 'reference'}, "slips of the authors' code"),
+    ],
+    ids=str,
+)
+def test_the_configuration_is_told(make_amhp, options, said):
+    config = make_amhp(**options).config
+    assert said in ' '.join(str(model_card(MODEL, config, Evidence(), 1, None)).split())
+
+
+def test_the_paper_sets_and_clip_are_named_as_the_hub_knows_them(experiment):
+    record = json.loads((experiment / 'training.json').read_text())
+    record['data']['train']['type'] = 'AVACommentsDataset'
+    record['network'].update(pretrained='clip', clip_weights='openai')
+    card = model_card(MODEL, AMHPConfig(), Evidence(record, 3), 1, None)
+    assert card.data.datasets == ['ava']
+    assert card.data.base_model == 'timm/vit_base_patch16_clip_224.openai'
+    assert "CLIP's own weights (`openai`)" in str(card)
+
+
+@pytest.mark.parametrize('licence', ['', 'Apache 2.0', 'mit\n', '../x', '[x](y)'])
+def test_a_licence_of_another_form_is_refused(best, licence):
+    with pytest.raises(AMHPError, match=r'such as apache-2\.0'):
+        card_of(best, Evidence(), licence)
+
+
+# Whose records they are
+
+
+def test_records_beside_the_checkpoint_are_found(best):
+    evidence = evidence_of(best)
+    assert evidence.training['name'] == 'tiny'
+    assert evidence.iteration == 3
+    assert [row['data']['split'] for row in evidence.measured] == ['val']
+
+
+def test_a_copy_elsewhere_is_known_by_its_weights(best, experiment, results, tmp_path):
+    copy = weights.add_to_store(best, 'ava')
+    assert evidence_of(copy).training is None
+    assert 'no training.json beside' in evidence_of(copy).notes[0]
+    evidence = evidence_of(copy, experiment=experiment, results=[results])
+    assert [row['data']['split'] for row in evidence.measured] == ['test', 'val']
+    for place in (experiment / 'training.json', experiment):
+        assert evidence_of(copy, experiment=place).iteration == 3
+
+
+def test_other_weights_get_no_figures_of_these(best, experiment, results, tmp_path):
+    checkpoint = weights.read_checkpoint(best)
+    config = torch.tensor(list(json.dumps(checkpoint.config).encode()), dtype=torch.uint8)
+    state = {**checkpoint.state, weights.CONFIG_KEY: config}
+    state['fc.bias'] = state['fc.bias'] + 1
+    (tmp_path / 'models').mkdir()
+    other = weights.save_checkpoint(tmp_path / 'models' / 'net_best.pth', state)
+    (tmp_path / 'training.json').write_text((experiment / 'training.json').read_text())
+    evidence = evidence_of(other)
+    assert evidence.training is None and evidence.measured == ()
+    assert 'is of other weights and was not used' in evidence.notes[0]
+    with pytest.raises(AMHPError, match='is of other weights'):
+        evidence_of(other, experiment=experiment)
+    with pytest.raises(AMHPError, match='what was measured there are other weights'):
+        evidence_of(other, results=[results])
+
+
+def test_an_earlier_checkpoint_has_its_own_iteration_and_no_later_figures(experiment):
+    evidence = evidence_of(experiment / 'models' / 'net_2.pth')
+    assert evidence.iteration == 2
+    assert evidence.measured == ()
+
+
+def test_a_place_without_a_record_is_called_so(best, tmp_path):
+    with pytest.raises(AMHPError, match=r'expected the training\.json that `amhp train` writes'):
+        evidence_of(best, experiment=tmp_path)
+    with pytest.raises(AMHPError, match=r'expected the testing\.json that `amhp test` writes'):
+        evidence_of(best, results=[tmp_path / 'absent'])
+
+
+# What others wrote into a record
+
+
+def test_names_of_markdown_html_and_yaml_are_shown_as_text(best, experiment):
+    record = json.loads((experiment / 'training.json').read_text())
+    record['data']['train'].update(name=EVIL, meta_info_file=EVIL, batch_size_per_gpu=EVIL)
+    record['train']['optim'] = {'type': EVIL, 'lr': [EVIL]}
+    record['versions'] = {EVIL: EVIL}
+    row = copy.deepcopy(record['measured'][0])
+    row['data'].update(name=EVIL, split=EVIL, text_source=EVIL)
+    row['metrics'][EVIL] = 0.5
+    card = card_of(best, Evidence(record, 3, (row,)))
+    text = str(card)
+    again = ModelCard(text)
+    assert set(again.data.to_dict()) == set(card.data.to_dict())
+    assert again.data.license is None
+    assert '\x1b' not in text
+    assert [line for line in text.split('\n') if line.startswith('# ')] == ['# a-model']
+    body = text.split('\n---\n', 1)[1]
+    lines = body.split('All options:')[0].split('\n')
+    evil = [(line, at.start()) for line in lines for at in re.finditer('<script>', line)]
+    assert len(evil) > 5
+    assert all(line[:at].count('`') % 2 == 1 for line, at in evil)  # between backticks
+    width = {len(line) for line in rows(card, 'Results')}
+    fence = body.split('All options:\n\n')[1].split('\n')[0].removesuffix('yaml')
+    assert len(fence) > 3 and set(fence) == {'`'}  # longer than what is in it
+    assert body.count(f'\n{fence}\n') == 1
+    assert len(width) == 1
+
+
+@pytest.mark.parametrize('value', [None, 3, 'x', [], {}, [[]], {'a': {}}, True, 1e400], ids=str)
+def test_anything_in_the_place_of_anything_is_no_crash(best, experiment, value):
+    record = json.loads((experiment / 'training.json').read_text())
+    for key in list(record):
+        card_of(best, Evidence({**record, key: value}, 3, ()))
+    for key in record['measured'][0]:
+        card_of(best, Evidence(record, 3, ({**record['measured'][0], key: value},)))
+    for part in ('data', 'train', 'network', 'validation'):
+        for key in record[part]:
+            changed = {**record, part: {**record[part], key: value}}
+            card_of(best, Evidence(changed, 3, ()))
+    for key in record['data']['train']:
+        changed = copy.deepcopy(record)
+        changed['data']['train'][key] = value
+        card_of(best, Evidence(changed, 3, ()))
