@@ -13,6 +13,7 @@ from pyiqa_amhp.cli_options import (
     SaidTexts,
     Weights,
     images_and_texts,
+    pairs,
 )  # fmt: skip
 from pyiqa_amhp.cli_output import console, escape, list_problems, problems, progress
 from pyiqa_amhp.errors import AMHPError
@@ -24,7 +25,10 @@ def score(
     texts: SaidTexts = None,
     weights: Weights = None,
     metric: Annotated[str, typer.Option(help='Any no-reference metric of pyiqa.')] = 'amhp',
-    out: Annotated[Path | None, typer.Option(help='FILE.csv, .json, .jsonl or .parquet')] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(help='FILE.csv, .json, .jsonl or .parquet; with --engine ray a folder.'),
+    ] = None,
     resume: Annotated[
         bool, typer.Option('--resume', help='Go on with --out where a run was interrupted.')
     ] = False,
@@ -43,20 +47,60 @@ def score(
         typer.Option(min=1, help='Larger images are not read.', show_default='178,956,970'),
     ] = None,
     precision: Annotated[str | None, typer.Option(help='fp32, bf16, fp16 or int8')] = None,
-    engine: Annotated[str | None, typer.Option(help='torch, openvino or onnxruntime')] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(help='torch, openvino, onnxruntime, or on a cluster: ray, ray+openvino ...'),
+    ] = None,
     compiled: Annotated[bool, typer.Option('--compile', help='Use torch.compile.')] = False,
     device: Device = None,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(help='A running cluster (host:6379, auto).', show_default='this machine'),
+    ] = None,
+    ray_actors: Annotated[
+        int | None,
+        typer.Option(min=1, help='Models on the cluster.', show_default='one a GPU, or 4 CPUs'),
+    ] = None,
+    ray_rows: Annotated[
+        int | None,
+        typer.Option(min=1, help='Images of a part.', show_default='32 to 1,000'),
+    ] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(help='With ray, of tables of images: path=NAME, text=NAME or image=NAME.'),
+    ] = None,
 ) -> None:
     """Score images; a file that cannot be read becomes a row with its error, and exit code 1."""
-    from pyiqa_amhp import score as scoring
     from pyiqa_amhp import score_file
 
     if resume and out is None:
         raise AMHPError('--resume goes on with a file: give its name with --out')
+    if text is not None and texts is not None:
+        raise AMHPError('give --text (one for all images) or --texts (a CSV), not both')
+    options = {'precision': precision, 'engine': engine, 'compile': compiled or None}
+    if engine is not None and engine.partition('+')[0] == 'ray':
+        options.update(engine=engine.partition('+')[2] or None, device=device)
+        reading = {'batch_size': batch_size, 'exact': exact, 'max_pixels': max_pixels}
+        _score_on_ray(
+            paths,
+            out,
+            (metric, weights and str(weights), options, {**reading, 'workers': workers}),
+            text=text,
+            texts=texts,
+            columns=pairs('column', column),
+            part_rows=ray_rows,
+            address=ray_address,
+            actors=ray_actors,
+            top=top or 10,
+        )
+        return
+    from pyiqa_amhp import score as scoring
+
+    if ray_address or ray_actors or ray_rows or column:
+        raise AMHPError('--ray-address, --ray-actors, --ray-rows, --column: only with --engine ray')
     if out is not None:
         score_file.check_output(out)
     images, said = images_and_texts(paths, text, texts)
-    options = {'precision': precision, 'engine': engine, 'compile': compiled or None}
     model = scoring.create_metric(metric, weights, device, **options)
     file = None
     if out is not None:
@@ -77,10 +121,35 @@ def score(
     if file is not None:
         file.finish(scoring.level_words(model))
         console.print(f'{summary.rows} rows written to {escape(str(out))}')
-    if summary.failed:
-        title = f'[bold red]{summary.failed} of {summary.rows} images could not be scored[/]'
-        list_problems(title, summary.errors)
-        raise typer.Exit(1)
+    _report_failures(summary)
+
+
+def _score_on_ray(paths: list[str], out: str | None, judgement: tuple, **job) -> None:
+    """Score on a cluster into a folder, and say what came of it."""
+    from pyiqa_amhp.cluster.run import score_folder
+    from pyiqa_amhp.cluster.scorer import Judgement
+
+    if out is None:
+        raise AMHPError('--engine ray writes a folder of Parquet files: give its name with --out')
+    metric, weights, options, scoring = judgement
+    options = {name: value for name, value in options.items() if value is not None}
+    scoring = {name: value for name, value in scoring.items() if value}
+    report = score_folder(paths, out, Judgement(metric, weights, None, options, scoring), **job)
+    for warning in report.warnings:
+        problems.print(escape(warning), soft_wrap=True)
+    _print_scores(report.summary.best, f'{metric}, scale {report.scale}')
+    before = f', {report.before} of them from an earlier run' if report.before else ''
+    console.print(
+        f'{report.summary.rows} rows in {report.parts} parts{before}: {escape(report.folder)}',
+        soft_wrap=True,
+    )
+    _report_failures(report.summary)
+
+
+def _report_failures(summary) -> None:
+    title = f'[bold red]{summary.failed} of {summary.rows} images could not be scored[/]'
+    list_problems(title, summary.errors)
+    raise typer.Exit(1)
 
 
 def _kept(file, rows):

@@ -149,7 +149,9 @@ class Files:
             try:
                 with filesystem.open_input_file(path) as file:
                     if file.size() > MOST_BYTES:
-                        raise ImageReadError(f'{name}: {file.size():,} bytes, {MOST_BYTES:,} at most')
+                        raise ImageReadError(
+                            f'{name}: {file.size():,} bytes, {MOST_BYTES:,} at most'
+                        )
                     return Content(file.read(), name)
             except FileNotFoundError as error:
                 raise ImageReadError(f'{name}: no such file; check the path') from error

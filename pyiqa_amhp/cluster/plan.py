@@ -107,10 +107,14 @@ class Source:
                         )
                     row = {key: record[column] for key, column in names.items()}
                     yield self._listed(name, row, reader.line_num)
+        except FileNotFoundError as error:
+            raise AMHPError(f'{name}: no such file') from error
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise AMHPError(f'{name}: cannot be read as CSV ({error})') from error
 
-    def _listed(self, table: str, record: dict[str, Any], line: int | None = None) -> dict[str, Any]:
+    def _listed(
+        self, table: str, record: dict[str, Any], line: int | None = None
+    ) -> dict[str, Any]:
         """A row of a list of paths, which are relative to the list's own folder."""
         path = record['path']
         if not path:
@@ -160,6 +164,8 @@ class ParquetTable:
         try:
             # A buffer: else a whole column of a row group is read at once.
             self._file = pq.ParquetFile(filesystem.open_input_file(path), buffer_size=2**20)
+        except FileNotFoundError as error:
+            raise AMHPError(f'{name}: no such file') from error
         except (OSError, pa.ArrowInvalid) as error:
             raise AMHPError(f'{name}: cannot be read as Parquet ({error})') from error
         schema = self._file.schema_arrow

@@ -3,6 +3,8 @@
 import json
 import logging
 import os
+import re
+import socket
 import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +19,7 @@ import pyarrow.parquet as pq
 from pyiqa_amhp.cluster.files import Files, hidden
 from pyiqa_amhp.cluster.plan import Plan, Source, read_plan, write_plan
 from pyiqa_amhp.cluster.scorer import METADATA, BatchScorer, Judgement, PartScorer
-from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.errors import AMHPError, ImageReadError
 from pyiqa_amhp.info import version_of
 from pyiqa_amhp.score_file import Summary, check_settings, digest, named, summarise
 from pyiqa_amhp.score_row import Score
@@ -39,11 +41,13 @@ class Report:
     """What became of a job.
 
     Attributes:
-        rows, failed, best, errors: see ``Summary``.
+        folder: of the parts, without what is secret in its address.
+        summary: of all rows.
         scale: of the metric. warnings: what it said while it worked.
         parts: how many there are. before: how many of them an earlier run had written.
     """
 
+    folder: str
     summary: Summary
     scale: str
     parts: int
@@ -222,8 +226,9 @@ def _done(files: Files, out: str) -> set[int]:
 @contextmanager
 def _cluster(address: str | None) -> Iterator[None]:
     """The cluster of this process: one that is there, the one that is named, or a local one."""
-    quiet = logging.getLogger('ray.data')
-    quiet.setLevel(logging.WARNING)
+    logging.getLogger('ray.data').setLevel(logging.CRITICAL)  # errors come as exceptions
+    # Ray's native part writes to the terminal what its own data sets do wrong.
+    os.environ.setdefault('RAY_BACKEND_LOG_LEVEL', 'fatal')
     if ray.is_initialized():
         yield
         return
@@ -231,7 +236,9 @@ def _cluster(address: str | None) -> Iterator[None]:
     here = address is None and 'RAY_ADDRESS' not in os.environ
     options = {'include_dashboard': False} if here else {}
     try:
-        ray.init(address, logging_level='error', log_to_driver=False, **options)
+        _knock(address)
+        with _quiet_start():
+            ray.init(address, logging_level='error', log_to_driver=False, **options)
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         raise AMHPError(
             f'no Ray cluster at {address or "this machine"} ({str(error).splitlines()[0]}); '
@@ -241,6 +248,12 @@ def _cluster(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str | None) -> None:
+    """Raise in seconds where nobody listens at ``host:port``, for which Ray waits many minutes."""
+    if found := re.fullmatch(r'(?:ray://)?\[?([^/]+?)\]?:(\d+)', address or ''):
+        socket.create_connection((found[1], int(found[2])), timeout=10).close()
 
 
 def _run(plan: Plan, files: Files, judgement: Judgement, missing: list[int], actors) -> None:
@@ -271,13 +284,26 @@ def _run(plan: Plan, files: Files, judgement: Judgement, missing: list[int], act
 
 
 def _cause(error: BaseException) -> str:
-    """What went wrong in an actor, in the words of where it did."""
-    while error is not None:
-        for found in (error, getattr(error, 'cause', None)):
-            if isinstance(found, AMHPError):
-                return str(found)
-        last, error = error, error.__cause__ or getattr(error, 'cause', None)
-    return f'{type(last).__name__}: {str(last).strip().splitlines()[-1]}'
+    """What went wrong on another machine, from the traceback that Ray passes on as a text."""
+    first = str(error).strip().partition('\n\nThe above exception')[0]
+    if found := re.findall(r'^(?:\w+\.)*(\w+): (.+?)\Z', first, re.MULTILINE | re.DOTALL):
+        kind, text = found[-1]
+        return text if kind in (AMHPError.__name__, ImageReadError.__name__) else f'{kind}: {text}'
+    return f'{type(error).__name__}: {first.splitlines()[-1] if first else ""}'
+
+
+@contextmanager
+def _quiet_start() -> Iterator[None]:
+    """Ray's native part says on the terminal how much it will say there."""
+    sys.stderr.flush()
+    saved, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nothing)
 
 
 def _share_weights(judgement: Judgement) -> None:
@@ -352,7 +378,7 @@ def _finish(files: Files, plan: Plan, top: int | None) -> Report:
         'parts': entries,
     }
     files.write(f'{plan.folder}/{MANIFEST}', json.dumps(manifest, indent=1).encode())
-    return Report(summary, said['scale'], plan.parts, 0, list(warnings))
+    return Report(plan.folder, summary, said['scale'], plan.parts, 0, list(warnings))
 
 
 def _read_parts(files: Files, plan: Plan) -> Iterator[tuple]:
