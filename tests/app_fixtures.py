@@ -30,9 +30,7 @@ def serve_in_thread(app):
     from pyiqa_amhp.app.server import listen
 
     listening = listen('127.0.0.1', 0)
-    server = uvicorn.Server(
-        uvicorn.Config(app, log_level='critical', timeout_graceful_shutdown=1)
-    )
+    server = uvicorn.Server(uvicorn.Config(app, log_level='critical', timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, kwargs={'sockets': [listening]}, daemon=True)
     thread.start()
     until(lambda: server.started)
