@@ -147,6 +147,8 @@ def _score_on_ray(paths: list[str], out: str | None, judgement: tuple, **job) ->
 
 
 def _report_failures(summary) -> None:
+    if not summary.failed:
+        return
     title = f'[bold red]{summary.failed} of {summary.rows} images could not be scored[/]'
     list_problems(title, summary.errors)
     raise typer.Exit(1)
