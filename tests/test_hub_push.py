@@ -33,15 +33,24 @@ def best(trained_and_tested):
     return trained_and_tested / 'experiments' / 'tiny' / 'models' / 'net_best.pth'
 
 
-@pytest.fixture
-def written(make_amhp, tmp_path):
-    """Write the repository of a tiny AMHP; gives the network and the folder."""
+@pytest.fixture(scope='module')
+def repositories(tmp_path_factory):
+    """Those that ``written`` made: to be read only."""
+    return {}, tmp_path_factory.mktemp('repositories')
 
-    def write(seed=0, **options):
-        net, folder = make_amhp(seed, **options), tmp_path / f'repository{seed}'
-        file = weights.save_checkpoint(tmp_path / f'net{seed}.pth', net.state_dict())
-        write_repository(file, MODEL, folder)
-        return net, folder
+
+@pytest.fixture
+def written(make_amhp, repositories):
+    """The repository of a tiny AMHP: the network and the folder, the same for a seed."""
+    made, place = repositories
+
+    def write(seed=0):
+        if seed not in made:
+            net, folder = make_amhp(seed, quick_gelu=True), place / str(seed)
+            file = weights.save_checkpoint(place / f'net{seed}.pth', net.state_dict())
+            write_repository(file, MODEL, folder)
+            made[seed] = net, folder
+        return made[seed]
 
     return write
 
@@ -127,7 +136,7 @@ def test_a_revision_stays_what_it_was_and_the_newest_is_fetched_when_asked(hub, 
 @pytest.fixture
 def shared(hub, written):
     """A network whose weights are on the hub."""
-    net, folder = written(7, quick_gelu=True)
+    net, folder = written(7)
     hub.add(MODEL.repo, files_of(folder))
     return net
 
@@ -138,6 +147,7 @@ def test_pyiqas_metric_takes_an_id(shared, monkeypatch):
     expected = score(shared)
     given = pyiqa.create_metric('amhp', pretrained_model_path=ID, device='cpu')
     assert torch.equal(score(given.net), expected)
+    assert given.net.weights_from == ID
     monkeypatch.setenv('PYIQA_AMHP_WEIGHTS', ID)
     assert torch.equal(score(pyiqa.create_metric('amhp', device='cpu').net), expected)
 
@@ -159,12 +169,19 @@ def test_the_commands_take_an_id(shared, amhp, shared_rated_images, tmp_path, mo
     ):  # fmt: skip
         code, out, err = amhp(*command)
         assert code == 0, err
-    assert ID in (tmp_path / 'benchmark' / 'benchmark.csv').read_text()
+    assert ID in (tmp_path / 'benchmark' / 'results.csv').read_text()
     assert torch.equal(
         score(AMHP(pretrained_model_path=str(weights.store_path('mine')))), score(shared)
     )
     monkeypatch.setenv('PYIQA_AMHP_WEIGHTS', ID)
     assert str(Path('snapshots')) in amhp('info')[1]
+
+
+def test_a_training_goes_on_from_an_id(shared, build):
+    model = build(path={'pretrain_network': ID}, network={'quick_gelu': True})
+    ours, theirs = model.net.state_dict(), shared.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert model.record.content['continued_from'] == ID
 
 
 @pytest.mark.parametrize('metric', ['tanet', 'nima'])

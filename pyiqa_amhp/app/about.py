@@ -29,16 +29,15 @@ def describe(net, scale: tuple[float, float], name: str | None = None) -> About:
 
     Args:
         net: an AMHP. scale: the ends of its scale.
-        name: of the weights, as it is to be read; None: the name of the file that they came from,
-            without its folder, which is nobody's business.
+        name: of the weights, as it is to be read; None: the id on the hub or the name of the file
+            that they came from, without its folder, which is nobody's business.
     """
     config, reads = net.config, reads_text(net)
     low, high = (f'{end:g}' for end in scale)
     on = f'Scores lie on a scale from {low} to {high}'
     if config.level_values == SCALES[config.dataset].level_values:
         on += f' ({config.dataset.upper()})'
-    if name is None and net.weights_from is not None:
-        name = net.weights_from.name
+    name = name or net.weights_from
     if name is not None:
         kind, title = 'trained', f'Trained weights: {name}'
         line = f'{on}. Variant {config.variant}, protocol {config.protocol}.'

@@ -70,7 +70,8 @@ class AMHP(nn.Module):
         **options: see :class:`pyiqa_amhp.model.config.AMHPConfig`.
 
     Attributes:
-        weights_from: the file of the trained weights that it began with; None without any.
+        weights_from: the name of the trained weights that it began with, a file's without its
+            folder or an id of the hub; None without any.
         zero_shot: whether it began with CLIP's own weights instead.
 
     Raises:
@@ -132,7 +133,7 @@ class AMHP(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(start))
         self.predictor = build_predictor(config, n, self.backbone.clip_logit_scale)
         self.text_source = config.text_source
-        self.weights_from = found.path if found else None
+        self.weights_from = found.name if found else None
         self.zero_shot = bool(pretrained) and not found
         self._sentence_cache: dict[tuple[str, ...], tuple] = {}
 

@@ -5,7 +5,7 @@ import logging
 import os
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,15 @@ _said: set[str] = set()
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Trained weights as read from a file: ``config`` as stored, ``state`` without it."""
+    """Trained weights as read from a file: ``config`` as stored, ``state`` without it.
+
+    ``name`` is what people call them: the file's name, or an id of the hub.
+    """
 
     path: Path
     config: dict[str, Any]
     state: dict[str, torch.Tensor]
+    name: str = ''
 
 
 def read_checkpoint(path: str | Path, newest: bool = False) -> Checkpoint:
@@ -53,7 +57,7 @@ def read_checkpoint(path: str | Path, newest: bool = False) -> Checkpoint:
         model = hub.hub_id(path)
         checkpoint = read_checkpoint(hub.fetch_model(model, newest))
         hub.check_config(checkpoint.path, model, checkpoint.config)
-        return checkpoint
+        return replace(checkpoint, name=str(model))
     state = dict(read_tensors(path))
     raw = state.pop(CONFIG_KEY, None)
     try:
@@ -63,7 +67,7 @@ def read_checkpoint(path: str | Path, newest: bool = False) -> Checkpoint:
             f'{path}: no AMHP configuration in it; expected a checkpoint that AMHP was saved to '
             '(CLIP weights go to clip_weights=)'
         ) from error
-    return Checkpoint(Path(path).expanduser(), config, state)
+    return Checkpoint(Path(path).expanduser(), config, state, Path(path).name)
 
 
 def save_checkpoint(path: str | Path, state: dict[str, torch.Tensor]) -> Path:
