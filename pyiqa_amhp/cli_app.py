@@ -1,6 +1,5 @@
 """The command that serves the page."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -52,15 +51,10 @@ def app(
     )
     with server.listen(host, port) as listening, TemporaryDirectory(prefix='amhp-app-') as folder:
         model = create_metric(metric, weights, device)
-        page = server.build_app(model, limits, folder, _name(weights), root_path)
+        page = server.build_app(model, limits, folder, root_path=root_path)
         _say(host, listening.getsockname()[1])
         server.serve(page, listening)
     console.print('Stopped. What was uploaded is deleted.')
-
-
-def _name(weights: str | None) -> str | None:
-    """An id of the hub as it is; of a file, its name."""
-    return weights and (weights if weights.startswith('hf-hub:') else Path(weights).name)
 
 
 def _say(host: str, port: int) -> None:

@@ -111,10 +111,15 @@ def test_only_these_three_can_be_asked(app_server):
 
 
 @pytest.mark.parametrize('meta', [{'meta': META}, {}], ids=['as a file', 'bare'])
-@pytest.mark.parametrize('path', ['photo0.png', '../photo0.png', 'http://127.0.0.1:1/x.jpg'])
-def test_no_file_of_the_server_and_no_address_is_read(app_server, app_photos, path, meta):
-    path = path if '://' in path else str(app_photos / 'sub' / path)
-    (app_photos / 'sub').mkdir(exist_ok=True)
+@pytest.mark.parametrize('way', ['straight', 'around', 'address'])
+def test_no_file_of_the_server_and_no_address_is_read(app_server, app_photos, way, meta):
+    path = {
+        'straight': str(app_photos / 'photo0.png'),
+        'around': os.path.join(
+            app_server.folder, os.path.relpath(app_photos / 'photo0.png', app_server.folder)
+        ),
+        'address': 'http://127.0.0.1:1/x.jpg',
+    }[way]
     for given in ({'path': path, **meta}, {'path': path, 'url': path, **meta}):
         assert ask(app_server, 'score', [given, '']) == NOT_UPLOADED
         # None: Gradio itself finds no file in it, and says nothing about it
