@@ -173,7 +173,7 @@ def test_the_readme_and_the_site_say_much_to_run():
 def test_no_block_of_commands_is_missed():
     for page in PAGES:
         for fence in docs_blocks.FENCE.finditer(page.read_text(encoding='utf-8')):
-            assert fence[2] in ('', 'sh', 'python', 'math'), f'{page.name}: {fence[2]}'
+            assert fence[2] in ('', 'sh', 'python', 'math', 'nginx'), f'{page.name}: {fence[2]}'
             if not fence[2]:
                 assert not fence[3].lstrip().startswith(('amhp ', 'pip ', 'python ', '$ '))
 
