@@ -129,7 +129,7 @@ def test_a_folder_without_images_is_an_error_wherever_it_is(tmp_path):
 
 
 def test_a_remote_file_that_is_gone_is_an_error_of_its_row():
-    with pytest.raises(ImageReadError, match='memory://gone.png: no such file'):
+    with pytest.raises(ImageReadError, match=r'memory://gone\.png: no such file'):
         Files([]).open_image('memory://gone.png')
 
 

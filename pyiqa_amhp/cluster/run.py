@@ -130,7 +130,7 @@ def score_dataset(
         ds: rows with images as bytes, paths (see ``cluster.files``), or decoded pixels as
             ``ray.data.read_images`` gives them.
         metric: any no-reference metric of pyiqa. weights: a checkpoint, or an ``hf-hub:`` id.
-        image: the column of images; None: ``bytes``, ``image`` or ``path``, the first that is there.
+        image: the column of images; None: ``bytes``, ``image`` or ``path``, the first of them.
         text: the column of texts; None: ``text`` where there is one.
         batch_rows: rows of a call, which are read ahead of each other.
         actors: how many models; None: one for each GPU of the cluster, else for each four CPUs.
@@ -157,7 +157,7 @@ def score_dataset(
         fn_constructor_args=(judgement, image, text, Files([])),
         batch_size=batch_rows,
         batch_format='pyarrow',
-        **_actors(actors),
+        **_actors(actors, spare=1),
     )
 
 
@@ -313,17 +313,22 @@ def _share_weights(judgement: Judgement) -> None:
         judgement.content = ray.put(Path(weights).read_bytes())
 
 
-def _actors(wanted: int | None) -> dict[str, Any]:
-    """How many actors with how many CPUs and GPUs, for ``map_batches``."""
+def _actors(wanted: int | None, spare: int = 0) -> dict[str, Any]:
+    """How many actors with how many CPUs and GPUs, for ``map_batches``.
+
+    Args:
+        spare: CPUs that each machine keeps for tasks that read and write; an actor takes none where
+            none would be left.
+    """
     nodes = [node['Resources'] for node in ray.nodes() if node['Alive']]
     gpus = int(sum(node.get('GPU', 0) for node in nodes))
+    cpus = [node['CPU'] - spare for node in nodes if node.get('CPU', 0) > spare] or [0]
     if gpus:
-        cpus = [node.get('CPU', 1) // node['GPU'] for node in nodes if node.get('GPU', 0)]
-        each, size = max(1, int(min(cpus))), gpus
+        shares = [(node.get('CPU', 0) - spare) // node['GPU'] for node in nodes if node.get('GPU')]
+        each, size = max(0, int(min(shares))), gpus
     else:
-        cpus = [node['CPU'] for node in nodes if node.get('CPU', 0) >= 1] or [1]
         each = int(min(MOST_CPUS, *cpus))
-        size = int(sum(cpu // each for cpu in cpus))
+        size = int(sum(cpu // each for cpu in cpus)) if each else 1
     size = wanted or size
     return {
         'num_cpus': each,
