@@ -9,6 +9,7 @@ import http.server
 import json
 import re
 import threading
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -46,7 +47,8 @@ class HubDouble:
         repos: by name. uploaded: large files by their SHA-256, which no commit may hold yet.
         requests: ``METHOD path`` of all that came in.
         refuse: statuses with which requests whose ``METHOD path`` matches a pattern are refused.
-        tokens: what came with each request. before_commit: is called before one is taken.
+        tokens: what came with each request.
+        when: what to do before such a request is answered, by its pattern.
         xet: hash and size in Xet's storage of large files that came that way, by their SHA-256.
         storage: the address of that storage.
     """
@@ -57,7 +59,7 @@ class HubDouble:
         self.requests: list[str] = []
         self.refuse: dict[str, int] = {}
         self.tokens: list[str] = []
-        self.before_commit = lambda: None
+        self.when: dict[str, Callable[[], object]] = {}
         self.xet: dict[str, tuple[str, int]] = {}
         self.storage = ''
         self.endpoint = self.elsewhere = ''
@@ -99,6 +101,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         token = (self.headers.get('Authorization') or '').removeprefix('Bearer ')
         self.token = token
         self.hub.tokens.append(token)
+        for pattern, act in self.hub.when.items():
+            if re.search(pattern, f'{self.command} {path}'):
+                act()
         for pattern, status in self.hub.refuse.items():
             if re.search(pattern, f'{self.command} {path}'):
                 return self.refused(status, 'refused by the test')
@@ -189,7 +194,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
         place = self.visible(repo)
         if place is None or not self.may_write(repo):
             return
-        self.hub.before_commit()
         sha, files = place.files()
         files = dict(files)
         for line in map(json.loads, self.body.splitlines()):

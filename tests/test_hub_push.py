@@ -133,6 +133,14 @@ def test_a_revision_stays_what_it_was_and_the_newest_is_fetched_when_asked(hub, 
     assert torch.equal(score(AMHP(pretrained_model_path=ID)), score(second))
 
 
+def test_both_files_are_of_one_commit_whatever_is_pushed_meanwhile(hub, written):
+    first, folder = written(1)
+    hub.add(MODEL.repo, files_of(folder))
+    later = files_of(written(2)[1])
+    hub.when = {'HEAD .*/model.safetensors': lambda: hub.add(MODEL.repo, later)}
+    assert torch.equal(score(AMHP(pretrained_model_path=ID)), score(first))
+
+
 @pytest.fixture
 def shared(hub, written):
     """A network whose weights are on the hub."""
@@ -253,7 +261,7 @@ def test_a_push_that_breaks_off_leaves_the_model_before_as_it_was(hub, written):
 
 def test_who_pushed_in_between_is_not_written_over(hub, written):
     _, folder = written()
-    hub.before_commit = lambda: hub.add(MODEL.repo, {'README.md': b'theirs'})
+    hub.when = {'POST .*/commit/main': lambda: hub.add(MODEL.repo, {'README.md': b'theirs'})}
     with pytest.raises(AMHPError, match=r'changed by somebody else meanwhile.*run it again'):
         push(folder, MODEL)
     assert hub.repos[MODEL.repo].files()[1] == {'README.md': b'theirs'}

@@ -65,7 +65,7 @@ def hub_id(text: str | os.PathLike) -> HubId:
         good = is_hub_id(text) and repo.count('/') == 1
     except HFValidationError:
         good = False
-    if not good or (at and (not REVISION.fullmatch(revision) or '..' in revision)):
+    if not good or (at and not REVISION.fullmatch(revision)):
         raise AMHPError(
             f'{os.fspath(text)!r}: expected {PREFIX}owner/name, maybe with @revision (a branch, '
             'tag or commit); names are of letters, digits, "-", "_" and "."'
