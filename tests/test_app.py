@@ -189,7 +189,7 @@ def test_names_comments_and_errors_of_others_are_only_text(app_judge, app_photos
     for page in (show.score_panel(one), show.why_panel(one), many, show.problem(HOSTILE)):
         assert '<script>alert' not in page and 'src=x' not in re.sub(r'&lt;img src=x', '', page)
     assert html.unescape(
-        re.search(r'amhp-on">.*?<span>(.*?)</span>', show.score_panel(one))[1]
+        re.search(r'amhp-on">.*?<span title=".*?">(.*?)</span>', show.score_panel(one))[1]
     ) == (HOSTILE)
     assert html.unescape(re.search(r'amhp-name" title="(.*?)"', many)[1]) == HOSTILE
 

@@ -73,8 +73,12 @@ def shown_score(page):
 
 
 def fits(page):
-    """Whether nothing has to be scrolled sideways for."""
-    return page.evaluate('document.documentElement.scrollWidth <= window.innerWidth')
+    """Whether nothing has to be scrolled sideways for, or is cut off."""
+    return page.evaluate(
+        """() => document.documentElement.scrollWidth <= innerWidth
+            && [...document.querySelectorAll('[class^="amhp-"], .amhp-panel *, main button')]
+                .every(shown => shown.getBoundingClientRect().right <= innerWidth)"""
+    )
 
 
 @pytest.mark.parametrize('size', [WIDE, NARROW], ids=['wide', 'narrow'])
