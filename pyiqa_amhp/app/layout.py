@@ -1,7 +1,6 @@
 """The page: what is on it, and what happens when something is done there."""
 
 from collections.abc import Callable
-from functools import wraps
 
 import gradio as gr
 
@@ -126,7 +125,7 @@ def build_blocks(page: Page, about: About) -> gr.Blocks:
         _api(page.api_score, [photo, comment], 'score')
         _api(page.api_explain, [photo, comment], 'explain')
         _api(page.api_score_many, [photos, texts], 'score_many')
-        blocks.unload(_with_request(page.end))
+        blocks.unload(page.end)
     return blocks.queue(max_size=limits.waiting, api_open=False)
 
 
@@ -222,16 +221,6 @@ def _api(function: Callable, inputs: list, name: str) -> None:
         api_description=function.__doc__,
         **ONE_AT_A_TIME,
     )
-
-
-def _with_request(function: Callable) -> Callable:
-    """A function of its own, since Gradio looks for the request among the arguments."""
-
-    @wraps(function)
-    def call(request: gr.Request):
-        return function(request)
-
-    return call
 
 
 def theme() -> gr.themes.Base:
