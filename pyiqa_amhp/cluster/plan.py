@@ -333,5 +333,10 @@ def _parts(rows: Iterator[dict[str, Any]], size: int | None) -> Iterator[list[di
         yield part
 
 
+def part_name(number: int) -> str:
+    """The file of a part's scores."""
+    return f'part-{number:06d}.parquet'
+
+
 def _file_of(folder: str, number: int) -> str:
     return f'{folder}/{FOLDER}/{number:06d}.parquet'

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+from tqdm import tqdm
 
 from pyiqa_amhp.cluster.files import Files, hidden
-from pyiqa_amhp.cluster.plan import Plan, Source, read_plan, write_plan
+from pyiqa_amhp.cluster.plan import Plan, Source, part_name, read_plan, write_plan
 from pyiqa_amhp.cluster.scorer import METADATA, BatchScorer, Judgement, PartScorer
 from pyiqa_amhp.errors import AMHPError, ImageReadError
 from pyiqa_amhp.info import version_of
@@ -27,7 +28,6 @@ from pyiqa_amhp.score_row import Score
 try:
     import ray
     import ray.data
-    from ray.data.datasource import Datasink
 except ImportError as error:
     raise AMHPError("Ray is missing: pip install 'pyiqa-amhp[ray]'") from error
 
@@ -184,7 +184,7 @@ def _settings(inputs, judgement: Judgement, text, texts: Path | None, columns) -
     """What the scores depend on, without what is secret in addresses."""
     weights = judgement.weights
     if weights and not weights.startswith(HUB_PREFIX):
-        weights = digest(Path(weights).read_bytes())
+        weights = _digest_of(weights)
     given = {
         **judgement.options,
         **judgement.scoring,
@@ -204,17 +204,23 @@ def _settings(inputs, judgement: Judgement, text, texts: Path | None, columns) -
     )  # fmt: skip
 
 
+def _digest_of(weights: str) -> str:
+    """Of some 1,000 places of a large file, and its size: training changes all of it."""
+    size = os.path.getsize(weights)
+    with open(weights, 'rb') as file:
+        sample = [str(size).encode()]
+        for place in range(0, size, max(4096, size // 1000)):
+            file.seek(place)
+            sample.append(file.read(4096))
+    return digest(b''.join(sample))
+
+
 def _given_texts(path: Path | None):
     if path is None:
         return None
     from pyiqa_amhp.text.given import GivenTexts
 
     return GivenTexts(path)
-
-
-def part_name(number: int) -> str:
-    """The file of a part."""
-    return f'part-{number:06d}.parquet'
 
 
 def _done(files: Files, out: str) -> set[int]:
@@ -258,24 +264,20 @@ def _knock(address: str | None) -> None:
 
 def _run(plan: Plan, files: Files, judgement: Judgement, missing: list[int], actors) -> None:
     """Score and write these parts."""
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = sys.stderr.isatty()
+    ray.data.DataContext.get_current().enable_progress_bars = False  # ours counts images
     _share_weights(judgement)
     parts = ray.data.from_items(
         [{'part': number} for number in missing],
         override_num_blocks=len(missing),  # one for each task, which is what is done again
     )
-    pool = _actors(actors)
     scored = parts.map_batches(
-        PartScorer, fn_constructor_args=(judgement, plan, files), batch_size=1, **pool
+        PartScorer, fn_constructor_args=(judgement, plan, files), batch_size=1, **_actors(actors)
     )
+    about = round(plan.rows * len(missing) / plan.parts)
     try:
-        # The actors may hold all CPUs. A part is small: as many writers as actors are plenty.
-        scored.write_datasink(
-            Parts(plan, files),
-            ray_remote_args={'num_cpus': 0},
-            concurrency=pool['compute'].max_size,
-        )
+        with tqdm(total=about, desc='Scoring', disable=None, leave=False) as bar:
+            for batch in scored.iter_batches(batch_size=None):
+                bar.update(int(batch['rows'].sum()))
     except (ray.exceptions.RayError, RuntimeError, ValueError) as error:
         raise AMHPError(
             f'{_cause(error)} (the parts that are done stay in {plan.folder}; the same command '
@@ -335,20 +337,6 @@ def _actors(wanted: int | None, spare: int = 0) -> dict[str, Any]:
         'num_gpus': 1 if gpus else 0,
         'compute': ray.data.ActorPoolStrategy(min_size=1, max_size=size, initial_size=size),
     }
-
-
-class Parts(Datasink):
-    """Writes parts, each whole or not at all, under a name that depends on nothing else: what is
-    done twice, since a machine died, is there once."""
-
-    def __init__(self, plan: Plan, files: Files):
-        self.plan, self.files = plan, files
-
-    def write(self, blocks, ctx) -> None:
-        for block in blocks:
-            for row in block.to_pylist():
-                name = f'{self.plan.folder}/{part_name(row["part"])}'
-                self.files.write(name, row['parquet'])
 
 
 def _finish(files: Files, plan: Plan, top: int | None) -> Report:
