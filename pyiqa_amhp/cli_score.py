@@ -98,6 +98,8 @@ def score(
 
     if ray_address or ray_actors or ray_rows or column:
         raise AMHPError('--ray-address, --ray-actors, --ray-rows, --column: only with --engine ray')
+    if table := next((path for path in paths if path.endswith(('.csv', '.parquet'))), None):
+        raise AMHPError(f'{table}: tables of images take --engine ray; texts go to --texts')
     if out is not None:
         score_file.check_output(out)
     images, said = images_and_texts(paths, text, texts)
@@ -126,6 +128,7 @@ def score(
 
 def _score_on_ray(paths: list[str], out: str | None, judgement: tuple, **job) -> None:
     """Score on a cluster into a folder, and say what came of it."""
+    from pyiqa_amhp.cluster.files import hidden
     from pyiqa_amhp.cluster.run import score_folder
     from pyiqa_amhp.cluster.scorer import Judgement
 
@@ -134,7 +137,12 @@ def _score_on_ray(paths: list[str], out: str | None, judgement: tuple, **job) ->
     metric, weights, options, scoring = judgement
     options = {name: value for name, value in options.items() if value is not None}
     scoring = {name: value for name, value in scoring.items() if value}
-    report = score_folder(paths, out, Judgement(metric, weights, None, options, scoring), **job)
+    try:
+        report = score_folder(paths, out, Judgement(metric, weights, None, options, scoring), **job)
+    except KeyboardInterrupt:
+        kept = f'the parts so far are kept in {escape(hidden(out))}'
+        problems.print(f'{kept}; the same command goes on with them', soft_wrap=True)
+        raise
     for warning in report.warnings:
         problems.print(escape(warning), soft_wrap=True)
     _print_scores(report.summary.best, f'{metric}, scale {report.scale}')

@@ -68,7 +68,7 @@ def cluster():
 
 
 def table(folder):
-    return pd.concat([pd.read_parquet(part) for part in parts(folder)], ignore_index=True)
+    return pd.read_parquet(folder)  # names that begin with _ are no data
 
 
 def parts(folder):
@@ -106,7 +106,7 @@ def test_the_command_scores_as_in_one_process_and_says_what_failed(
     assert '2 of 42 images could not be scored' in err and 'the file is empty' in err
     expect_scores(table(tmp_path / 'out'), weights, images, ['lovely light'] * len(images))
 
-    manifest = json.loads((tmp_path / 'out' / 'manifest.json').read_text())
+    manifest = json.loads((tmp_path / 'out' / '_manifest.json').read_text())
     assert [(part['rows'], part['failed']) for part in manifest['parts']] == [
         (15, 0), (15, 0), (12, 2),
     ]  # fmt: skip
@@ -223,6 +223,7 @@ def test_nobody_at_an_address_is_said_at_once(amhp, photos, weights, tmp_path):
         (('--engine', 'ray'), 'give its name with --out'),
         (('--engine', 'ray', '--column', 'path'), 'expected NAME=VALUE'),
         (('--ray-rows', '3'), 'only with --engine ray'),
+        (('list.csv',), 'list.csv: tables of images take --engine ray'),
     ],
 )
 def test_options_that_do_not_go_together_are_said(amhp, photos, options, message):
@@ -303,7 +304,7 @@ def test_a_driver_that_is_killed_is_run_again_and_does_what_is_missing(many, wei
     run.send_signal(signal.SIGKILL)
     run.communicate()
     assert run.returncode == -signal.SIGKILL, 'the driver was to be killed before the end'
-    assert not (out / 'manifest.json').exists()
+    assert not (out / '_manifest.json').exists()
     while any(map(is_at_work, started)):  # Ray's own processes end with their driver
         threading.Event().wait(0.05)
     kept = {part.name: part.stat().st_mtime_ns for part in parts(out)}
@@ -315,4 +316,4 @@ def test_a_driver_that_is_killed_is_run_again_and_does_what_is_missing(many, wei
     assert {name: (out / name).stat().st_mtime_ns for name in kept} == kept
     found = table(out)
     assert list(found['path']) == sorted(str(image) for image in many.iterdir())
-    assert json.loads((out / 'manifest.json').read_text())['rows'] == 2000
+    assert json.loads((out / '_manifest.json').read_text())['rows'] == 2000

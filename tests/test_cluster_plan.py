@@ -133,6 +133,11 @@ def test_a_remote_file_that_is_gone_is_an_error_of_its_row():
         Files([]).open_image('memory://gone.png')
 
 
+def test_a_name_that_nothing_opens_is_an_error_of_its_row():
+    with pytest.raises(ImageReadError, match='nothere://x: cannot be opened'):
+        Files([]).open_image('nothere://x')
+
+
 def test_a_file_is_written_whole_wherever_it_is(tmp_path):
     import fsspec
 

@@ -140,9 +140,13 @@ class Files:
         """What ``read_image`` reads for a name: a local path, or a remote file's content.
 
         Raises:
-            ImageReadError: a remote file is gone, too large, or cannot be read.
+            ImageReadError: nothing opens such names; or a remote file is gone, too large, or cannot
+                be read.
         """
-        filesystem, path = self.at(name)
+        try:
+            filesystem, path = self.at(name)
+        except AMHPError as error:
+            raise ImageReadError(str(error)) from error
         if isinstance(filesystem, fs.LocalFileSystem):
             return path
         for attempt in range(ATTEMPTS):

@@ -217,7 +217,8 @@ class ParquetTable:
                 path = record[column] if column else path
                 text = record.get(self._columns.get('text', ''))
                 number = before + at + i
-                yield str(path or f'{self.name}#{number}'), text or '', content or b''
+                name = str(path or f'{self.name}#{number}')
+                yield name, '' if text is None else str(text), content or b''
             at += batch.num_rows
             if at >= first + rows:
                 return

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,12 @@ from typing import Any
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from pyiqa_amhp.cluster.files import Files, hidden
+from pyiqa_amhp.cluster.files import Files, hidden, scheme_of
 from pyiqa_amhp.cluster.plan import Plan, Source, part_name, read_plan, write_plan
 from pyiqa_amhp.cluster.scorer import METADATA, BatchScorer, Judgement, PartScorer
 from pyiqa_amhp.errors import AMHPError, ImageReadError
 from pyiqa_amhp.info import version_of
+from pyiqa_amhp.model.hub import fetch_model, hub_id, is_hub_id
 from pyiqa_amhp.score_file import Summary, check_settings, digest, named, summarise
 from pyiqa_amhp.score_row import Score
 
@@ -31,9 +32,8 @@ try:
 except ImportError as error:
     raise AMHPError("Ray is missing: pip install 'pyiqa-amhp[ray]'") from error
 
-MANIFEST = 'manifest.json'
+MANIFEST = '_manifest.json'
 MOST_CPUS = 4  # of an actor without a GPU: more threads than that gain little (our choice)
-HUB_PREFIX = 'hf-hub:'
 
 
 @dataclass
@@ -69,13 +69,14 @@ def score_folder(
 ) -> Report:
     """Score images on a Ray cluster into a folder of Parquet files, ``part-000000.parquet`` ...
 
-    The same call goes on where an earlier one ended. ``manifest.json`` is there once all parts are.
+    The same call goes on where an earlier one ended. ``_manifest.json`` is there once all parts
+    are.
 
     Args:
         inputs: images, folders, globs; ``.csv`` and ``.parquet`` files of paths and texts, or with
             images in them. Local names or addresses, see ``cluster.files``.
         out: the folder, which all machines of the cluster must see.
-        judgement: the metric and its options; ``content`` is filled in here.
+        judgement: the metric and its options.
         text: said about all images. texts: a CSV with ``img_name`` and ``text``.
         columns: of tables, see ``plan.COLUMNS``.
         part_rows: rows of a part; None: see ``plan.SHARES``.
@@ -91,23 +92,23 @@ def score_folder(
     inputs = [str(name) for name in inputs]
     files = Files([*inputs, str(out)])
     out = hidden(str(out)).rstrip('/')
-    judgement.weights = _weights(judgement)
+    if text is not None and texts is not None:
+        raise AMHPError('give one text for all images or a CSV of texts, not both')
+    judgement = replace(judgement, weights=_weights(judgement))
     given = None if texts is None else Path(texts)
     settings = _settings(inputs, judgement, text, given, columns)
     plan, done = read_plan(files, out), _done(files, out)
-    if plan is None or not done:
-        if done:
-            raise AMHPError(f'{out}: parts without a plan lie here; give another folder')
-        if text is not None and given is not None:
-            raise AMHPError('give one text for all images or a CSV of texts, not both')
+    if plan and done:
+        check_settings(plan.settings, settings, out, 'the folder')
+    elif done:
+        raise AMHPError(f'{out}: parts without a plan lie here; give another folder')
+    elif plan is None or plan.settings != settings or part_rows:
         source = Source(files, inputs, text, _given_texts(given), columns, part_rows)
         plan = write_plan(source, out, settings)
-    else:
-        check_settings(plan.settings, settings, out, 'the folder')
     missing = [number for number in range(plan.parts) if number not in done]
     if missing:
-        with _cluster(address):
-            _run(plan, files, judgement, missing, actors)
+        with _cluster(address) as alone:
+            _run(plan, files, judgement if alone else _shared(judgement), missing, actors)
     report = _finish(files, plan, top)
     report.before = plan.parts - len(missing)
     return report
@@ -150,8 +151,7 @@ def score_dataset(
     if missing := {image or 'bytes, image or path', text or image} - {*there, None}:
         raise AMHPError(f'no column {", ".join(sorted(missing))}; there are {", ".join(there)}')
     judgement = Judgement(metric, weights, options=options, scoring=scoring or {})
-    judgement.weights = _weights(judgement)
-    _share_weights(judgement)
+    judgement = _shared(replace(judgement, weights=_weights(judgement)))
     return ds.map_batches(
         BatchScorer,
         fn_constructor_args=(judgement, image, text, Files([])),
@@ -172,8 +172,10 @@ def _weights(judgement: Judgement) -> str | None:
 
         stored = store_path(config.get('dataset', 'ava'))
         weights = os.environ.get(WEIGHTS_VARIABLE) or (str(stored) if stored.is_file() else None)
-    if weights is None or str(weights).startswith(HUB_PREFIX):
-        return weights
+    if weights is None:
+        return None
+    if is_hub_id(weights):
+        return str(fetch_model(hub_id(weights)))  # once, not by every machine
     path = Path(weights).expanduser().absolute()
     if not path.is_file():
         raise AMHPError(f'{weights}: no such file')
@@ -183,7 +185,7 @@ def _weights(judgement: Judgement) -> str | None:
 def _settings(inputs, judgement: Judgement, text, texts: Path | None, columns) -> dict[str, Any]:
     """What the scores depend on, without what is secret in addresses."""
     weights = judgement.weights
-    if weights and not weights.startswith(HUB_PREFIX):
+    if weights:
         weights = _digest_of(weights)
     given = {
         **judgement.options,
@@ -192,7 +194,10 @@ def _settings(inputs, judgement: Judgement, text, texts: Path | None, columns) -
         'texts': texts and digest(texts.read_bytes()),
         'columns': columns,
     }
-    given.pop('batch_size', None)  # nothing of a score depends on it
+    for name in ('batch_size', 'workers'):  # nothing of a score depends on them
+        given.pop(name, None)
+    if not all(scheme_of(name) or os.path.isabs(name) for name in inputs):
+        given['folder'] = os.getcwd()  # of relative names
     return json.loads(
         json.dumps({
             'inputs': named([hidden(name) for name in inputs]),
@@ -230,13 +235,17 @@ def _done(files: Files, out: str) -> set[int]:
 
 
 @contextmanager
-def _cluster(address: str | None) -> Iterator[None]:
-    """The cluster of this process: one that is there, the one that is named, or a local one."""
+def _cluster(address: str | None) -> Iterator[bool]:
+    """The cluster of this process: one that is there, the one that is named, or a local one.
+
+    Yields:
+        Whether it is this machine alone, and stays so.
+    """
     logging.getLogger('ray.data').setLevel(logging.CRITICAL)  # errors come as exceptions
     # Ray's native part writes to the terminal what its own data sets do wrong.
     os.environ.setdefault('RAY_BACKEND_LOG_LEVEL', 'fatal')
     if ray.is_initialized():
-        yield
+        yield False
         return
     os.environ.setdefault('RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO', '0')  # its wish, as it warns
     here = address is None and 'RAY_ADDRESS' not in os.environ
@@ -251,7 +260,7 @@ def _cluster(address: str | None) -> Iterator[None]:
             'expected the address of a running one (host:6379, ray://host:10001, auto)'
         ) from error
     try:
-        yield
+        yield here
     finally:
         ray.shutdown()
 
@@ -265,7 +274,6 @@ def _knock(address: str | None) -> None:
 def _run(plan: Plan, files: Files, judgement: Judgement, missing: list[int], actors) -> None:
     """Score and write these parts."""
     ray.data.DataContext.get_current().enable_progress_bars = False  # ours counts images
-    _share_weights(judgement)
     parts = ray.data.from_items(
         [{'part': number} for number in missing],
         override_num_blocks=len(missing),  # one for each task, which is what is done again
@@ -308,11 +316,11 @@ def _quiet_start() -> Iterator[None]:
         os.close(nothing)
 
 
-def _share_weights(judgement: Judgement) -> None:
-    """Put the weights where every machine gets them, unless there is this one only."""
-    weights = judgement.weights
-    if weights and not weights.startswith(HUB_PREFIX) and len(ray.nodes()) > 1:
-        judgement.content = ray.put(Path(weights).read_bytes())
+def _shared(judgement: Judgement) -> Judgement:
+    """With the weights where every machine gets them, also one that joins later."""
+    if judgement.weights is None:
+        return judgement
+    return replace(judgement, content=ray.put(Path(judgement.weights).read_bytes()))
 
 
 def _actors(wanted: int | None, spare: int = 0) -> dict[str, Any]:
@@ -378,10 +386,16 @@ def _read_parts(files: Files, plan: Plan) -> Iterator[tuple]:
     """Of each part, in their order: what it says of itself, its size, what a summary needs."""
 
     def read(number: int):
-        filesystem, path = files.at(f'{plan.folder}/{part_name(number)}')
-        with filesystem.open_input_file(path) as source, pq.ParquetFile(source) as file:
-            metadata = json.loads(file.schema_arrow.metadata[METADATA])
-            return metadata, source.size(), file.read(['path', 'score', 'text_source', 'error'])
+        name = f'{plan.folder}/{part_name(number)}'
+        filesystem, path = files.at(name)
+        try:
+            with filesystem.open_input_file(path) as source, pq.ParquetFile(source) as file:
+                metadata = json.loads(file.schema_arrow.metadata[METADATA])
+                return metadata, source.size(), file.read(['path', 'score', 'text_source', 'error'])
+        except (ValueError, KeyError, TypeError) as error:  # pyarrow's are ValueErrors
+            raise AMHPError(
+                f'{name}: not a part of this job; delete it, and run the command again'
+            ) from error
 
     numbers = iter(range(plan.parts))
     with ThreadPoolExecutor(8) as pool:

@@ -30,7 +30,7 @@ class Judgement:
     """How images are judged: what every actor builds its metric from.
 
     Attributes:
-        metric: its name. weights: a file, an ``hf-hub:`` id or None.
+        metric: its name. weights: a file or None.
         content: the weights' bytes, or a reference of Ray to them, where the actors may not see the
             file.
         options: of ``create_metric``. scoring: of ``score_images``.
@@ -156,6 +156,7 @@ class BatchScorer:
 
         column = batch.column(self.image)
         texts = batch.column(self.text).to_pylist() if self.text else [None] * len(batch)
+        texts = ['' if text is None else str(text) for text in texts]
         if isinstance(column.type, pa.ExtensionType):  # decoded, as ray.data.read_images does
             values = BlockAccessor.for_block(batch).to_numpy(self.image)
         else:
@@ -175,14 +176,14 @@ class BatchScorer:
             kept = kept.append_column(name, scores.column(name))
         return kept
 
-    def _source(self, value, text: str | None, name: str, number: int) -> tuple[str, str, Any]:
+    def _source(self, value, text: str, name: str, number: int) -> tuple[str, str, Any]:
         if isinstance(value, dict):  # Hugging Face's images
             name, value = name or value.get('path') or '', value.get('bytes')
         if isinstance(value, str):
-            return value, text or '', self.files.open_image
+            return value, text, self.files.open_image
         if isinstance(value, np.ndarray):
             value = _as_file(value)
-        return name or f'image {number} of a batch', text or '', value or b''
+        return name or f'image {number} of a batch', text, value or b''
 
 
 def _as_file(pixels: np.ndarray) -> bytes:
