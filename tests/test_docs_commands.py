@@ -1,6 +1,5 @@
 """What the README and the documentation tell people to type, typed."""
 
-import logging
 import runpy
 import shutil
 
@@ -123,7 +122,7 @@ def own_log(monkeypatch):
     """pyiqa's log with this test's own handlers, which write to streams that end with it."""
     from pyiqa.utils import logger as pyiqa_logger
 
-    logger = logging.getLogger('pyiqa')
+    logger = pyiqa_logger.get_root_logger()  # else the next test makes it, for its own streams
     monkeypatch.setattr(pyiqa_logger, 'initialized_logger', {})
     monkeypatch.setattr(logger, 'handlers', [])
     yield
