@@ -5,6 +5,7 @@ import signal
 import stat
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -16,16 +17,19 @@ from pyiqa_amhp.model.weights import save_checkpoint
 resource = pytest.importorskip('resource', reason='limits the size of files')
 
 
-@pytest.fixture
+@contextmanager
 def little_room():
-    """No file may be larger than 100,000 bytes."""
+    """No file may be larger than 100,000 bytes; not for longer, since pytest's own log may be."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_what_was_there_stays_and_nothing_else_is_left(tmp_path, little_room):
+@little_room()
+def test_what_was_there_stays_and_nothing_else_is_left(tmp_path):
     path = write_atomically(tmp_path / 'scores.csv', lambda file: file.write_text('old'))
     with pytest.raises(AMHPError, match=r'scores.csv: could not be written .*too large.*raise'):
         write_atomically(path, lambda file: file.write_bytes(bytes(200_000)))
@@ -33,7 +37,8 @@ def test_what_was_there_stays_and_nothing_else_is_left(tmp_path, little_room):
 
 
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
-def test_weights_that_find_no_room_leave_the_old_ones(suffix, make_amhp, tmp_path, little_room):
+@little_room()
+def test_weights_that_find_no_room_leave_the_old_ones(suffix, make_amhp, tmp_path):
     path, state = tmp_path / f'net{suffix}', make_amhp().state_dict()
     path.write_text('old')
     with pytest.raises(AMHPError, match=f'net{suffix}: could not be written'):
