@@ -97,9 +97,9 @@ class Scorer:
 class PartScorer:
     """Parts of a plan, by their numbers, to files.
 
-    The actor writes them itself: Ray would start a process for each write, which took a tenth of
-    the time on two cores. A part has one name whoever writes it, and is written whole, so what is
-    done twice, since a machine died, is there once.
+    The actor writes them itself: Ray would start processes for writes, which costs the model time
+    on few cores. A part has one name whoever writes it, and is written whole, so what is done
+    twice, since a machine died, is there once.
     """
 
     def __init__(self, judgement: Judgement, plan: Plan, files: Files):
