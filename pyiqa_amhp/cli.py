@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from pyiqa_amhp.calm import calm_threads
 from pyiqa_amhp.cli_app import app as serve_page
 from pyiqa_amhp.cli_explain import explain
 from pyiqa_amhp.cli_options import Device, ListsOfWords, pairs
@@ -34,7 +35,7 @@ DEBUG_VARIABLE = 'PYIQA_AMHP_DEBUG'
 
 def main() -> None:
     """Run a command; what a user can mend ends in one message and exit code 1."""
-    _calm_threads()
+    calm_threads()
     try:
         app()
     except (KeyboardInterrupt, SystemExit) as end:
@@ -50,15 +51,6 @@ def main() -> None:
         if kind:
             problems.print(f'({DEBUG_VARIABLE}=1 shows where it happened)')
         sys.exit(1)
-
-
-def _calm_threads() -> None:
-    """Bound how long torch's threads spin while they wait for each other.
-
-    Spinning slows a machine that does something else too (reading images, another training),
-    tenfold and more; the bound costs nothing on an idle one. It holds since torch is loaded later.
-    """
-    os.environ.setdefault('GOMP_SPINCOUNT', '20000')
 
 
 @app.command()

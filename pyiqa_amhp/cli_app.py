@@ -5,9 +5,8 @@ from typing import Annotated
 import typer
 
 from pyiqa_amhp.app.limits import Limits
-from pyiqa_amhp.cli_options import Device, Weights
+from pyiqa_amhp.cli_options import Device, Weights, check_explains
 from pyiqa_amhp.cli_output import console, escape, problems
-from pyiqa_amhp.errors import AMHPError
 
 DEFAULT = Limits()
 
@@ -37,11 +36,10 @@ def app(
     from tempfile import TemporaryDirectory
 
     from pyiqa_amhp.app import server
-    from pyiqa_amhp.score import arch_of, create_metric
+    from pyiqa_amhp.score import create_metric
 
     server.import_gradio()
-    if arch_of(metric) not in ('AMHP', None):  # an unknown name is left to create_metric
-        raise AMHPError(f'metric {metric!r} cannot explain itself; only AMHP can')
+    check_explains(metric)
     limits = Limits(
         file_mb=max_file_mb,
         pixels=max_pixels,

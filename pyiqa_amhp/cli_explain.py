@@ -15,10 +15,10 @@ from pyiqa_amhp.cli_options import (
     SaidText,
     SaidTexts,
     Weights,
+    check_explains,
     images_and_texts,
 )  # fmt: skip
 from pyiqa_amhp.cli_output import console, escape, list_problems, progress
-from pyiqa_amhp.errors import AMHPError
 
 
 def explain(
@@ -34,11 +34,10 @@ def explain(
 ) -> None:
     """Say why images have their scores; a file that cannot be read is said, and exit code 1."""
     from pyiqa_amhp.explain import folder
-    from pyiqa_amhp.score import arch_of, create_metric
+    from pyiqa_amhp.score import create_metric
 
     images, said = images_and_texts(paths, text, texts)
-    if arch_of(metric) not in ('AMHP', None):  # an unknown name is left to create_metric
-        raise AMHPError(f'metric {metric!r} cannot explain itself; only AMHP can')
+    check_explains(metric)
     if out is not None:
         folder.check_output(out)
     net = create_metric(metric, weights, device).net

@@ -36,6 +36,18 @@ def images_and_texts(
     return images, [text] * len(images) if texts is None else read_texts(texts, images)
 
 
+def check_explains(metric: str) -> None:
+    """Refuse a metric that cannot say why; an unknown name is left to ``create_metric``.
+
+    Raises:
+        AMHPError: another arch than AMHP.
+    """
+    from pyiqa_amhp.score import arch_of
+
+    if arch_of(metric) not in ('AMHP', None):
+        raise AMHPError(f'metric {metric!r} cannot explain itself; only AMHP can')
+
+
 class ListsOfWords(TyperCommand):
     """A command without arguments, whose options may take several words: ``--metrics a b c``."""
 

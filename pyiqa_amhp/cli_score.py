@@ -75,16 +75,21 @@ def score(
 
     if resume and out is None:
         raise AMHPError('--resume goes on with a file: give its name with --out')
-    if text is not None and texts is not None:
-        raise AMHPError('give --text (one for all images) or --texts (a CSV), not both')
     options = {'precision': precision, 'engine': engine, 'compile': compiled or None}
     if engine is not None and engine.partition('+')[0] == 'ray':
         options.update(engine=engine.partition('+')[2] or None, device=device)
-        reading = {'batch_size': batch_size, 'exact': exact, 'max_pixels': max_pixels}
         _score_on_ray(
             paths,
             out,
-            (metric, weights and str(weights), options, {**reading, 'workers': workers}),
+            metric,
+            weights,
+            options,
+            {
+                'batch_size': batch_size,
+                'exact': exact,
+                'max_pixels': max_pixels,
+                'workers': workers,
+            },
             text=text,
             texts=texts,
             columns=pairs('column', column),
@@ -126,7 +131,9 @@ def score(
     _report_failures(summary)
 
 
-def _score_on_ray(paths: list[str], out: str | None, judgement: tuple, **job) -> None:
+def _score_on_ray(
+    paths: list[str], out: str | None, metric: str, weights, options, scoring, **job
+) -> None:
     """Score on a cluster into a folder, and say what came of it."""
     from pyiqa_amhp.cluster.files import hidden
     from pyiqa_amhp.cluster.run import score_folder
@@ -134,7 +141,6 @@ def _score_on_ray(paths: list[str], out: str | None, judgement: tuple, **job) ->
 
     if out is None:
         raise AMHPError('--engine ray writes a folder of Parquet files: give its name with --out')
-    metric, weights, options, scoring = judgement
     options = {name: value for name, value in options.items() if value is not None}
     scoring = {name: value for name, value in scoring.items() if value}
     try:

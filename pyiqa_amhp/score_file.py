@@ -30,15 +30,23 @@ def settings(inputs: Sequence[str], metric, options: dict[str, Any]) -> dict[str
     Raises:
         OSError: a file among the options that cannot be read.
     """
-    given = {
+    from pyiqa_amhp.fingerprint import fingerprint  # imports torch
+
+    return {
+        'inputs': named(inputs),
+        'metric': metric.metric_name,
+        'weights': fingerprint(metric),
+        **plain_options(options),
+    }
+
+
+def plain_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Those that are set; a digest in place of a file, of which the content counts."""
+    return {
         name: digest(value.read_bytes()) if isinstance(value, Path) else value
         for name, value in options.items()
         if value
     }
-    from pyiqa_amhp.fingerprint import fingerprint  # imports torch
-
-    weights = fingerprint(metric)
-    return {'inputs': named(inputs), 'metric': metric.metric_name, 'weights': weights, **given}
 
 
 def named(inputs: Sequence[str]) -> str:

@@ -56,28 +56,13 @@ def app_photos(tmp_path_factory):
 
 
 @pytest.fixture(scope='session')
-def app_weights(tmp_path_factory):
-    """A checkpoint of a tiny AMHP that texts move."""
-    import torch
-    from conftest import TINY
-
-    from pyiqa_amhp.model.amhp import AMHP
-    from pyiqa_amhp.model.weights import save_checkpoint
-
-    torch.manual_seed(0)
-    net = AMHP(pretrained=False, backbone=TINY)
-    torch.nn.init.normal_(net.fc.weight, std=0.2)
-    return save_checkpoint(tmp_path_factory.mktemp('weights') / 'tiny.pth', net.state_dict())
-
-
-@pytest.fixture(scope='session')
-def app_judge(app_weights):
+def app_judge(tiny_weights):
     """What is behind the page, asked without it."""
     from pyiqa_amhp.app.judge import Judge
     from pyiqa_amhp.app.limits import Limits
     from pyiqa_amhp.score import create_metric
 
-    return Judge(create_metric('amhp', app_weights, 'cpu'), Limits(**APP_LIMITS))
+    return Judge(create_metric('amhp', tiny_weights, 'cpu'), Limits(**APP_LIMITS))
 
 
 @pytest.fixture(scope='session')

@@ -75,21 +75,32 @@ def tiny():
     return {key: dict(value) if isinstance(value, dict) else value for key, value in TINY.items()}
 
 
-@pytest.fixture
-def make_amhp(tiny):
-    """Build a tiny AMHP with random weights, the same for the same options."""
+def build_tiny(seed=0, **options):
+    """A tiny AMHP with random weights that texts move, the same for the same options."""
     import torch
 
     from pyiqa_amhp.model.amhp import AMHP
 
-    def make(seed=0, **options):
-        torch.manual_seed(seed)
-        net = AMHP(pretrained=False, **{'backbone': tiny, **options})
-        if net.config.uses_attributes:  # zero at the start: then a text would change nothing
-            torch.nn.init.normal_(net.fc.weight, std=0.2)
-        return net.eval()
+    torch.manual_seed(seed)
+    net = AMHP(pretrained=False, **{'backbone': TINY, **options})
+    if net.config.uses_attributes:  # zero at the start: then a text would change nothing
+        torch.nn.init.normal_(net.fc.weight, std=0.2)
+    return net.eval()
 
-    return make
+
+@pytest.fixture
+def make_amhp():
+    """Build a tiny AMHP: see ``build_tiny``."""
+    return build_tiny
+
+
+@pytest.fixture(scope='session')
+def tiny_weights(tmp_path_factory):
+    """A checkpoint of a tiny AMHP, for all tests: to be read only."""
+    from pyiqa_amhp.model.weights import save_checkpoint
+
+    file = tmp_path_factory.mktemp('weights') / 'tiny.pth'
+    return save_checkpoint(file, build_tiny().state_dict())
 
 
 @pytest.fixture

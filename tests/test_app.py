@@ -110,12 +110,12 @@ def test_what_cannot_be_read_is_a_sentence_without_options_of_ours(app_judge, tm
 
 
 def test_the_table_is_the_one_that_amhp_score_writes(
-    app_judge, app_photos, app_weights, amhp, tmp_path, monkeypatch
+    app_judge, app_photos, tiny_weights, amhp, tmp_path, monkeypatch
 ):
     names = ['photo3.png', 'text.jpg', 'photo1.png']
     monkeypatch.chdir(app_photos)
     file = tmp_path / 'scores.csv'
-    options = ('--weights', app_weights, '--exact', '--device', 'cpu', '--out', file)
+    options = ('--weights', tiny_weights, '--exact', '--device', 'cpu', '--out', file)
     assert amhp('score', *names, *options)[0] == 1
     judged = app_judge.score_many(uploaded(app_photos, *names))
     ours = list(csv.DictReader(io.StringIO(app_judge.to_csv(one.row for one in judged))))

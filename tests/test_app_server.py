@@ -332,7 +332,7 @@ def test_a_server_that_is_told_to_end_does_so_with_connections_open(word):
 
 @pytest.mark.skipif(os.name == 'nt', reason='signals')
 def test_the_command_ends_cleanly_with_a_page_open(
-    amhp, app_weights, app_photos, tmp_path, monkeypatch
+    amhp, tiny_weights, app_photos, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
     monkeypatch.setenv('GRADIO_TEMP_DIR', 'as it was')
@@ -351,7 +351,7 @@ def test_the_command_ends_cleanly_with_a_page_open(
 
     visitor = threading.Thread(target=visit)
     visitor.start()
-    options = ('--weights', app_weights, '--device', 'cpu')
+    options = ('--weights', tiny_weights, '--device', 'cpu')
     code, out, err = amhp('app', '--port', port, '--host', '0.0.0.0', *options)
     visitor.join()
     assert code == 0 and len(seen) == 1

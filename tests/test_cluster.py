@@ -28,18 +28,9 @@ QUIET = {'logging_level': 'error', 'log_to_driver': False}
 
 
 @pytest.fixture(scope='module')
-def weights(tmp_path_factory):
-    """A tiny trained-looking checkpoint, for all tests of this file."""
-    import torch
-    from conftest import TINY
-
-    from pyiqa_amhp.model.amhp import AMHP
-    from pyiqa_amhp.model.weights import save_checkpoint
-
-    torch.manual_seed(0)
-    net = AMHP(pretrained=False, backbone=TINY)
-    torch.nn.init.normal_(net.fc.weight, std=0.2)
-    return save_checkpoint(tmp_path_factory.mktemp('weights') / 'tiny.pth', net.state_dict())
+def weights(tiny_weights):
+    """A checkpoint whose score a text moves."""
+    return tiny_weights
 
 
 @pytest.fixture(scope='module')

@@ -55,19 +55,11 @@ def write_photos(folder):
 
 
 @pytest.fixture(scope='module')
-def template(tmp_path_factory):
+def template(tmp_path_factory, tiny_weights):
     """A folder with all that the commands name, for all pages: to be copied."""
-    import torch
-
-    from pyiqa_amhp.model.amhp import AMHP
-    from pyiqa_amhp.model.weights import save_checkpoint
-
     folder = tmp_path_factory.mktemp('docs') / 'world'
     write_photos(folder)
-    torch.manual_seed(0)
-    net = AMHP(pretrained=False, backbone=TINY)
-    torch.nn.init.normal_(net.fc.weight, std=0.2)
-    save_checkpoint(folder / 'amhp.pth', net.state_dict())
+    shutil.copy(tiny_weights, folder / 'amhp.pth')
     (folder / 'amhp_demo').mkdir()
     for other in ('FILE', 'amhp_demo/amhp_demo.pth'):
         shutil.copy(folder / 'amhp.pth', folder / other)

@@ -19,7 +19,7 @@ class Limits:
 
     Attributes:
         file_mb: megabytes (2^20 bytes) of a file.
-        pixels: of a photograph; while it is judged, each takes some 50 bytes of memory (measured).
+        pixels: of a photograph, which is in memory several times while it is judged.
         files: photographs at once.
         requests: a minute and client, whatever each is about.
         waiting: requests that may wait for the model, which answers one at a time.

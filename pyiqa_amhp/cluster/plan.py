@@ -132,18 +132,19 @@ def _row(**values) -> dict[str, Any]:
     return {name: values.get(name) for name in SCHEMA.names}
 
 
-def _columns(name: str, there: Iterable[str], wanted: dict[str, str] | None) -> dict[str, str]:
+def _columns(
+    name: str, there: Iterable[str], wanted: dict[str, str] | None, needs_path: bool = True
+) -> dict[str, str]:
     """Which column is the path, which the text."""
     there = list(there)
     columns = dict(wanted or {})
     if missing := [column for key, column in columns.items() if column not in there]:
         raise AMHPError(f'{name}: no column {", ".join(missing)}; there are {", ".join(there)}')
     columns.pop('image', None)
-    if 'path' not in columns and (path := next((c for c in PATH_COLUMNS if c in there), None)):
-        columns['path'] = path
-    if 'text' not in columns and 'text' in there:
-        columns['text'] = 'text'
-    if 'path' not in columns:
+    for key, usual in (('path', PATH_COLUMNS), ('text', ('text',))):
+        if key not in columns and (found := next((c for c in usual if c in there), None)):
+            columns[key] = found
+    if needs_path and 'path' not in columns:
         raise AMHPError(
             f'{name}: no column {" or ".join(PATH_COLUMNS)}; there are {", ".join(there)} (say '
             'which one holds the paths: --column path=NAME)'
@@ -170,17 +171,7 @@ class ParquetTable:
             raise AMHPError(f'{name}: cannot be read as Parquet ({error})') from error
         schema = self._file.schema_arrow
         self.image = _image_column(name, schema, (columns or {}).get('image'))
-        self._columns = {} if self.image else _columns(name, schema.names, columns)
-        if self.image:
-            for key, usual in (('path', PATH_COLUMNS), ('text', ('text',))):
-                given = (columns or {}).get(key)
-                found = given or next((c for c in usual if c in schema.names), None)
-                if found and found not in schema.names:
-                    raise AMHPError(
-                        f'{name}: no column {found}; there are {", ".join(schema.names)}'
-                    )
-                if found:
-                    self._columns[key] = found
+        self._columns = _columns(name, schema.names, columns, needs_path=not self.image)
 
     def records(self) -> Iterator[dict[str, Any]]:
         """The rows of a list of paths."""

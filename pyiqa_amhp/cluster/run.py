@@ -23,7 +23,7 @@ from pyiqa_amhp.cluster.scorer import METADATA, BatchScorer, Judgement, PartScor
 from pyiqa_amhp.errors import AMHPError, ImageReadError
 from pyiqa_amhp.info import version_of
 from pyiqa_amhp.model.hub import fetch_model, hub_id, is_hub_id
-from pyiqa_amhp.score_file import Summary, check_settings, digest, named, summarise
+from pyiqa_amhp.score_file import Summary, check_settings, digest, named, plain_options, summarise
 from pyiqa_amhp.score_row import Score
 
 try:
@@ -109,9 +109,7 @@ def score_folder(
     if missing:
         with _cluster(address) as alone:
             _run(plan, files, judgement if alone else _shared(judgement), missing, actors)
-    report = _finish(files, plan, top)
-    report.before = plan.parts - len(missing)
-    return report
+    return _finish(files, plan, top, before=plan.parts - len(missing))
 
 
 def score_dataset(
@@ -168,10 +166,9 @@ def _weights(judgement: Judgement) -> str | None:
     weights = judgement.weights
     config = METRIC_CONFIGS.get(judgement.metric, {}).get('metric_opts', {})
     if weights is None and config.get('type') == 'AMHP' and 'pretrained' not in config:
-        from pyiqa_amhp.model.weights import WEIGHTS_VARIABLE, store_path
+        from pyiqa_amhp.model.weights import usual_weights
 
-        stored = store_path(config.get('dataset', 'ava'))
-        weights = os.environ.get(WEIGHTS_VARIABLE) or (str(stored) if stored.is_file() else None)
+        weights = usual_weights(config.get('dataset', 'ava'))
     if weights is None:
         return None
     if is_hub_id(weights):
@@ -187,13 +184,15 @@ def _settings(inputs, judgement: Judgement, text, texts: Path | None, columns) -
     weights = judgement.weights
     if weights:
         weights = _digest_of(weights)
-    given = {
-        **judgement.options,
-        **judgement.scoring,
-        'text': text,
-        'texts': texts and digest(texts.read_bytes()),
-        'columns': columns,
-    }
+    given = plain_options(
+        {
+            **judgement.options,
+            **judgement.scoring,
+            'text': text,
+            'texts': texts,
+            'columns': columns,
+        }
+    )
     for name in ('batch_size', 'workers'):  # nothing of a score depends on them
         given.pop(name, None)
     if not all(scheme_of(name) or os.path.isabs(name) for name in inputs):
@@ -204,7 +203,7 @@ def _settings(inputs, judgement: Judgement, text, texts: Path | None, columns) -
             'metric': judgement.metric,
             'weights': weights or 'none',
             'version': version_of('pyiqa-amhp'),
-            **{name: value for name, value in given.items() if value},
+            **given,
         })
     )  # fmt: skip
 
@@ -347,7 +346,7 @@ def _actors(wanted: int | None, spare: int = 0) -> dict[str, Any]:
     }
 
 
-def _finish(files: Files, plan: Plan, top: int | None) -> Report:
+def _finish(files: Files, plan: Plan, top: int | None, before: int) -> Report:
     """Look at all parts, and write the manifest."""
     if missing := sorted(set(range(plan.parts)) - _done(files, plan.folder)):
         raise AMHPError(
@@ -379,7 +378,7 @@ def _finish(files: Files, plan: Plan, top: int | None) -> Report:
         'parts': entries,
     }
     files.write(f'{plan.folder}/{MANIFEST}', json.dumps(manifest, indent=1).encode())
-    return Report(plan.folder, summary, said['scale'], plan.parts, 0, list(warnings))
+    return Report(plan.folder, summary, said['scale'], plan.parts, before, list(warnings))
 
 
 def _read_parts(files: Files, plan: Plan) -> Iterator[tuple]:

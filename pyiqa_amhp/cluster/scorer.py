@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pyiqa_amhp.calm import calm_threads
 from pyiqa_amhp.cluster.files import Content, Files
 from pyiqa_amhp.cluster.plan import ParquetTable, Plan, part_name
 from pyiqa_amhp.errors import AMHPError
@@ -197,7 +198,7 @@ def _as_file(pixels: np.ndarray) -> bytes:
 
 def _build(judgement: Judgement):
     """The metric; its weights' bytes go through a file, as all loading does."""
-    os.environ.setdefault('GOMP_SPINCOUNT', '20000')  # as the command does
+    calm_threads()
     from pyiqa_amhp.score import create_metric
 
     if judgement.content is None:

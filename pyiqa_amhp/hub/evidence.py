@@ -1,7 +1,7 @@
 """What is known of how weights came about: from the records that belong to them, and no others."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.train.record import TESTING, TRAINING, read_record
 
 
-@dataclass(frozen=True)
+@dataclass
 class Evidence:
     """What records say of some weights.
 
@@ -25,14 +25,6 @@ class Evidence:
     iteration: int | None = None
     measured: tuple[dict[str, Any], ...] = ()
     notes: tuple[str, ...] = ()
-
-
-@dataclass
-class _Found:
-    training: dict[str, Any] | None = None
-    iteration: int | None = None
-    measured: list[dict[str, Any]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
 
 
 def find_evidence(
@@ -53,13 +45,13 @@ def find_evidence(
     Raises:
         AMHPError: a record that is named but is not there, or is of other weights.
     """
-    found = _Found()
+    found = Evidence()
     for place in results:
         path, record = _named(place, TESTING)
         rows = _rows_of(record, digest)
         if not rows:
             raise AMHPError(f'{path}: what was measured there are other weights than {file}')
-        found.measured += rows
+        found.measured += tuple(rows)
     if experiment is not None:
         _take_training(found, *_named(experiment, TRAINING), digest)
         if found.training is None:
@@ -70,12 +62,13 @@ def find_evidence(
         if record:
             _take_training(found, path, record, digest)
         else:
-            found.notes.append(f'no {TRAINING} beside {file}; --experiment says where it is')
+            found.notes += (f'no {TRAINING} beside {file}; --experiment says where it is',)
     rows = {_which(row): row for row in found.measured}  # the last of each data set
-    return Evidence(found.training, found.iteration, tuple(rows.values()), tuple(found.notes))
+    found.measured = tuple(rows.values())
+    return found
 
 
-def _take_training(found: _Found, path: Path, record: dict[str, Any], digest: str) -> None:
+def _take_training(found: Evidence, path: Path, record: dict[str, Any], digest: str) -> None:
     known = record['checkpoints']
     same = [row for row in known.values() if row.get('weights') == digest]
     measured = _rows_of(record, digest)
@@ -83,14 +76,12 @@ def _take_training(found: _Found, path: Path, record: dict[str, Any], digest: st
         has = ', '.join(
             f'{name} of iteration {row.get("iteration")}' for name, row in known.items()
         )
-        found.notes.append(
-            f'{path} is of other weights and was not used (it knows {has or "none"})'
-        )
+        found.notes += (f'{path} is of other weights and was not used (it knows {has or "none"})',)
         return
     iteration = (same or measured)[0].get('iteration')
     found.training = record
     found.iteration = iteration if isinstance(iteration, int) else None
-    found.measured += measured
+    found.measured += tuple(measured)
 
 
 def _rows_of(record: dict[str, Any], digest: str) -> list[dict[str, Any]]:

@@ -157,10 +157,16 @@ def find(dataset: str, pretrained: bool | str, path: str | None) -> Checkpoint |
         return read_checkpoint(path)
     if pretrained is not True:
         return None
+    usual = usual_weights(dataset)
+    return None if usual is None else read_checkpoint(usual)
+
+
+def usual_weights(dataset: str) -> str | Path | None:
+    """What is used where nobody names weights: the environment's, else the user's store's."""
     if from_environment := os.environ.get(WEIGHTS_VARIABLE):
-        return read_checkpoint(from_environment)
+        return from_environment
     stored = store_path(dataset)
-    return read_checkpoint(stored) if stored.is_file() else None
+    return stored if stored.is_file() else None
 
 
 def say_zero_shot(config: AMHPConfig) -> None:
