@@ -30,7 +30,7 @@ class BuildKeywords(build_py):
     def run(self):
         super().run()
         if not self.editable_mode:  # there the package reads them where they are
-            target = f'{self.build_lib}/pyiqa_amhp/text'
+            target = f'{self.build_lib}/pyiqa_amhp/datasets'
             self.copy_file('datasets_meta/attribute_keywords.yml', target)
 
 

@@ -10,10 +10,10 @@ ARCHS = {
     'TANet': 'pyiqa_amhp.model.tanet:TANet',
 }
 DATASETS = {
-    'AMHPDataset': 'pyiqa_amhp.data.dataset:AMHPDataset',
-    'AVACommentsDataset': 'pyiqa_amhp.data.datasets:AVACommentsDataset',
-    'PARADataset': 'pyiqa_amhp.data.datasets:PARADataset',
-    'AADBDataset': 'pyiqa_amhp.data.datasets:AADBDataset',
+    'AMHPDataset': 'pyiqa_amhp.datasets.dataset:AMHPDataset',
+    'AVACommentsDataset': 'pyiqa_amhp.datasets.paper:AVACommentsDataset',
+    'PARADataset': 'pyiqa_amhp.datasets.paper:PARADataset',
+    'AADBDataset': 'pyiqa_amhp.datasets.paper:AADBDataset',
 }
 LOSSES = {'AMHPEMDLoss': 'pyiqa_amhp.train.loss:AMHPEMDLoss'}
 METRICS = {

@@ -60,7 +60,7 @@ def app_judge(tiny_weights):
     """What is behind the page, asked without it."""
     from pyiqa_amhp.app.judge import Judge
     from pyiqa_amhp.app.limits import Limits
-    from pyiqa_amhp.score import create_metric
+    from pyiqa_amhp.scoring.scorer import create_metric
 
     return Judge(create_metric('amhp', tiny_weights, 'cpu'), Limits(**APP_LIMITS))
 

@@ -56,7 +56,7 @@ def amhp(monkeypatch, capsys):
     """Run ``amhp`` with arguments; gives exit code, standard output, standard error."""
     monkeypatch.setenv('COLUMNS', '200')
 
-    from pyiqa_amhp import cli
+    from pyiqa_amhp.cli import main as cli
 
     def run(*arguments):
         monkeypatch.setattr('sys.argv', ['amhp', *map(str, arguments)])
@@ -97,10 +97,21 @@ def make_amhp():
 @pytest.fixture(scope='session')
 def tiny_weights(tmp_path_factory):
     """A checkpoint of a tiny AMHP, for all tests: to be read only."""
-    from pyiqa_amhp.model.weights import save_checkpoint
+    from pyiqa_amhp.weights.checkpoint import (
+        save_checkpoint,
+    )
 
     file = tmp_path_factory.mktemp('weights') / 'tiny.pth'
     return save_checkpoint(file, build_tiny().state_dict())
+
+
+def add_to_store(path, name):
+    """What ``amhp weights add PATH --as NAME`` does."""
+    from pyiqa_amhp.model.config import complete_checkpoint
+    from pyiqa_amhp.weights.checkpoint import read_checkpoint
+    from pyiqa_amhp.weights.store import add_to_store
+
+    return add_to_store(complete_checkpoint(read_checkpoint(path, newest=True)), name)
 
 
 @pytest.fixture
@@ -231,7 +242,7 @@ def training_options():
 @pytest.fixture(scope='session')
 def trained_and_tested(training_options, shared_rated_images, tmp_path_factory):
     """The folder of one tiny training and its test, for all tests: to be read only."""
-    from pyiqa_amhp.train.run import train_and_test
+    from pyiqa_amhp.train.pipeline import train_and_test
 
     root = tmp_path_factory.mktemp('trained')
     train = training_options(shared_rated_images)

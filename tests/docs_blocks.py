@@ -139,7 +139,7 @@ def find_command(words: list[str]) -> tuple:
     """The name of a command of ours, the command, and the words after it."""
     from typer.main import get_command
 
-    from pyiqa_amhp.cli import app
+    from pyiqa_amhp.cli.main import app
 
     command, name = get_command(app), 'amhp'
     while getattr(command, 'commands', None):

@@ -14,7 +14,7 @@ READ = 'the table of an `AMHPDataset`'
 
 
 def read(world: World, content: str | bytes, index: int = 0, **options):
-    from pyiqa_amhp.data.table import read_table
+    from pyiqa_amhp.datasets.rated_images import read_table
 
     (world.at / 'images').mkdir(exist_ok=True)
     opt = {'meta_info_file': world.write('rated.csv', content), 'level_values': [1, 2, 3]}
@@ -126,7 +126,7 @@ def _(world):
     'pickles are not read, since loading one can run code',
 )  # fmt: skip
 def _(world):
-    from pyiqa_amhp.data.dataset import AMHPDataset
+    from pyiqa_amhp.datasets.dataset import AMHPDataset
 
     csv = world.write('rated.csv', 'img_name,MOS\na.png,2\n')
     split = world.write('split.pkl', pickle.dumps(Code(world.trace)))
@@ -193,7 +193,7 @@ def _(world):
     'cut or damaged after image 0',
 )  # fmt: skip
 def _(world):
-    from pyiqa_amhp.text.comments import read_comments
+    from pyiqa_amhp.datasets.comments import read_comments
 
     return read_comments(world.write('comments.json', '{"images": ' + '[' * 100_000))
 
@@ -203,7 +203,7 @@ def _(world):
     'cut, damaged, or not an Arrow file',
 )  # fmt: skip
 def _(world):
-    from pyiqa_amhp.text.store import CommentStore
+    from pyiqa_amhp.datasets.comment_store import CommentStore
 
     return CommentStore(world.write('ava_comments.arrow', b'ARROW1\0\0' + b'\xff' * 500))
 
@@ -232,7 +232,7 @@ options('a list in place of options', '- a\n- b\n', 'expected sections such as')
     '`Lexicon(FILE)`', 'not YAML',
 )  # fmt: skip
 def _(world):
-    from pyiqa_amhp.text.lexicon import Lexicon
+    from pyiqa_amhp.datasets.keywords import Lexicon
 
     code = f'light: !!python/object/apply:os.system ["touch {world.trace}"]\n'
     return Lexicon(world.write('words.yml', code))
@@ -248,7 +248,7 @@ def image(what: str, gets: str, name: str = 'photo.png'):
 
     def add(make):
         def run(world: World) -> str:
-            from pyiqa_amhp.data.images import read_image
+            from pyiqa_amhp.datasets.images import read_image
 
             return read_image(world.write(name, make()))
 
@@ -312,7 +312,7 @@ def _(world):
     'scored again',
 )  # fmt: skip
 def _(world):
-    from pyiqa_amhp.score_file import ScoreFile
+    from pyiqa_amhp.scoring.writer import ScoreFile
 
     first, row = json.dumps({'settings': {}}), {'path': ['a'], 'score': 'x', 'bins': 7}
     world.write('scores.csv.partial.jsonl', f'{first}\n{json.dumps(row)}\n')
@@ -326,7 +326,7 @@ def _(world):
     'scored again',
 )  # fmt: skip
 def _(world):
-    from pyiqa_amhp.benchmark.scores import Journal
+    from pyiqa_amhp.evaluation.scores import Journal
 
     rows = [{'key': 'a', 'score': '9', 'bins': []}, {'key': ['b'], 'score': 1.0, 'bins': []}]
     journal = Journal(world.write('j.jsonl', ''.join(json.dumps(r) + '\n' for r in rows)))

@@ -52,7 +52,9 @@ def report(what: str, way: str, gets: str = SHOWN):
 
 @report('a file name and a comment of HTML and scripts', '`amhp explain --out DIR`: page and card')
 def _(world: World) -> str:
-    from pyiqa_amhp.model.weights import save_checkpoint
+    from pyiqa_amhp.weights.checkpoint import (
+        save_checkpoint,
+    )
 
     model = save_checkpoint(world.at / 'tiny.pth', world.make_amhp().state_dict())
     photo, out = world.photo(f'{NAME}.png'), world.at / 'out'
@@ -66,14 +68,14 @@ def _(world: World) -> str:
 
 def benchmarked(world: World):
     """The rows of a benchmark whose every name is hostile."""
-    from pyiqa_amhp.benchmark.tables import failed_row
+    from pyiqa_amhp.evaluation.tables import failed_row
 
     return [failed_row(f'{EVIL} | [a](javascript:alert(1))', f'{EVIL}\x1b]0;owned\x07')]
 
 
 @report('a method, a title and an error of HTML and scripts', '`amhp benchmark`: page')
 def _(world):
-    from pyiqa_amhp.benchmark.page import write_page
+    from pyiqa_amhp.evaluation.page import write_page
 
     rows = benchmarked(world)
     page = write_page(world.at / 'page.html', EVIL, [EVIL], None, rows, [], [])
@@ -82,7 +84,7 @@ def _(world):
 
 @report('the same, and links to scripts', '`amhp benchmark`: Markdown')
 def _(world):
-    from pyiqa_amhp.benchmark.tables import to_markdown
+    from pyiqa_amhp.evaluation.tables import to_markdown
 
     text = to_markdown(benchmarked(world), EVIL, [EVIL])
     assert not re.search(r'<[a-z/!]|\]\(', text)
@@ -92,7 +94,7 @@ def _(world):
 
 @report('the same, and `\\input{/etc/passwd}`', '`amhp benchmark`: LaTeX')
 def _(world):
-    from pyiqa_amhp.benchmark.tables import failed_row, to_latex
+    from pyiqa_amhp.evaluation.tables import failed_row, to_latex
 
     text = to_latex([failed_row(r'\input{/etc/passwd}$%&#_', EVIL)], r'\write18{ls}')
     assert r'\input' not in text and r'\write' not in text
@@ -105,7 +107,7 @@ def _(world):
 
     from rich.console import Console
 
-    from pyiqa_amhp.benchmark.tables import to_terminal
+    from pyiqa_amhp.evaluation.tables import to_terminal
 
     out = io.StringIO()
     Console(file=out, width=200).print(to_terminal(benchmarked(world), EVIL))
@@ -137,7 +139,7 @@ def _(world):
 
 @report('a comment and a data set of HTML and scripts', '`amhp reproduce fig3`: page and picture')
 def _(world):
-    from pyiqa_amhp.benchmark.figures import Card, write_fig3
+    from pyiqa_amhp.evaluation.figures import Card, write_fig3
 
     card = Card(world.photo(f'{NAME}.png'), EVIL, f'{EVIL} $x$ $', 0.5, 0.5, 0.5)
     files = write_fig3(world.at, EVIL, [card, card])
@@ -146,9 +148,9 @@ def _(world):
 
 @report('a data set, options and a version of HTML and scripts', '`amhp weights push`: model card')
 def _(world: World) -> str:
-    from pyiqa_amhp.hub.card import model_card
-    from pyiqa_amhp.hub.evidence import Evidence
-    from pyiqa_amhp.model.hub import HubId
+    from pyiqa_amhp.sharing.card import model_card
+    from pyiqa_amhp.sharing.evidence import Evidence
+    from pyiqa_amhp.weights.hub import HubId
 
     evil = EVIL + ' ```` ` | \n# Title\n'
     data = {'name': evil, 'type': evil, 'split': evil}

@@ -229,8 +229,10 @@ def on_hub(what: str, gets: str, fetched: str = 'model.safetensors'):
 
 def repository(world: World, **said) -> dict[str, bytes]:
     """A repository of a tiny AMHP, whose ``config.json`` may say something else."""
-    from pyiqa_amhp.model.config import stored_config
-    from pyiqa_amhp.model.weights import save_checkpoint
+    from pyiqa_amhp.weights.checkpoint import (
+        save_checkpoint,
+        stored_config,
+    )
 
     state = world.make_amhp().state_dict()
     file = save_checkpoint(world.at / 'model.safetensors', state)

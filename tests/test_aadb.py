@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 from layouts import AADB_LABELS, aadb_list, edit
 
-from pyiqa_amhp.data.aadb import ATTRIBUTES, read_aadb
+from pyiqa_amhp.datasets.aadb import ATTRIBUTES, read_aadb
 from pyiqa_amhp.errors import AMHPError
 
 VOTES = [f'c{i}' for i in range(1, 6)]

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from pyiqa.data import build_dataset
 
-from pyiqa_amhp.data.aadb import ATTRIBUTES, read_aadb
-from pyiqa_amhp.data.datasets import AADBDataset
+from pyiqa_amhp.datasets.aadb import ATTRIBUTES, read_aadb
+from pyiqa_amhp.datasets.paper import AADBDataset
 from pyiqa_amhp.errors import AMHPError
 
 VOTES = [f'c{i}' for i in range(1, 6)]
@@ -74,7 +74,7 @@ def test_any_of_the_eleven_in_any_order(options, names):
 def test_all_eleven_are_one_token_more_than_clip_reads():
     from open_clip.tokenizer import SimpleTokenizer
 
-    from pyiqa_amhp.text.attributes import attribute_sentences
+    from pyiqa_amhp.datasets.attributes import attribute_sentences
 
     tokenizer = SimpleTokenizer()
     said = attribute_sentences(dict.fromkeys(ATTRIBUTES, 'good'))

@@ -9,7 +9,7 @@ import pytest
 from layouts import AADB_LABELS, aadb_list, edit
 from scipy.io import loadmat, savemat
 
-from pyiqa_amhp.data.aadb import read_aadb
+from pyiqa_amhp.datasets.aadb import read_aadb
 from pyiqa_amhp.errors import AMHPError
 
 LISTS = 'imgListFiles_label'

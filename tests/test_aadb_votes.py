@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from layouts import aadb_url, edit
 
-from pyiqa_amhp.data.aadb import read_aadb
-from pyiqa_amhp.data.table import read_table
+from pyiqa_amhp.datasets.aadb import read_aadb
+from pyiqa_amhp.datasets.rated_images import read_table
 from pyiqa_amhp.errors import AMHPError
 
 VOTES = [f'c{i}' for i in range(1, 6)]

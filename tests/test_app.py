@@ -19,7 +19,7 @@ from pyiqa_amhp.app.limits import MB, Limits, Rate
 from pyiqa_amhp.app.uploads import Upload, Uploads
 from pyiqa_amhp.errors import AMHPError, ImageReadError
 from pyiqa_amhp.model.amhp import AMHP
-from pyiqa_amhp.score_row import Score
+from pyiqa_amhp.scoring.result import Score
 
 HOSTILE = '<img src=x onerror=alert(1)>&"\'.png'
 COMMENT = 'soft <script>alert(2)</script> light & "dark"'
@@ -231,7 +231,9 @@ def test_the_threshold_counts_what_reaches_it(scale, at_least, line):
 
 @pytest.mark.parametrize('dataset', ['ava', 'para', 'aadb'])
 def test_trained_weights_are_named_with_their_scale(make_amhp, tmp_path, dataset):
-    from pyiqa_amhp.model.weights import save_checkpoint
+    from pyiqa_amhp.weights.checkpoint import (
+        save_checkpoint,
+    )
 
     path = save_checkpoint(tmp_path / 'mine.pth', make_amhp(dataset=dataset).state_dict())
     judge = Judge(AMHP(pretrained_model_path=str(path)), Limits())

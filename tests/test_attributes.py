@@ -5,9 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyiqa_amhp.data.ratings import LEVELS
-from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.text.attributes import (
+from pyiqa_amhp.datasets.attributes import (
     TEMPLATE,
     attribute_levels,
     attribute_sentences,
@@ -15,6 +13,8 @@ from pyiqa_amhp.text.attributes import (
     levels_by_cuts,
     template_fields,
 )
+from pyiqa_amhp.datasets.ratings import LEVELS
+from pyiqa_amhp.errors import AMHPError
 
 
 def test_a_label_becomes_the_papers_sentence():

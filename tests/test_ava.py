@@ -6,11 +6,11 @@ import pytest
 import torch
 from layouts import write_ava
 
-from pyiqa_amhp.data import ava
-from pyiqa_amhp.data.ava import read_ava, read_ava_txt, read_id_list
-from pyiqa_amhp.data.datasets import AVACommentsDataset
-from pyiqa_amhp.data.prepare import prepare
-from pyiqa_amhp.data.publisher import TEST, TRAIN
+from pyiqa_amhp.datasets import ava
+from pyiqa_amhp.datasets.ava import read_ava, read_ava_txt, read_id_list
+from pyiqa_amhp.datasets.paper import AVACommentsDataset
+from pyiqa_amhp.datasets.prepare import prepare
+from pyiqa_amhp.datasets.raw import TEST, TRAIN
 from pyiqa_amhp.errors import AMHPError
 
 

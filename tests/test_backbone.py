@@ -7,7 +7,7 @@ import torch
 
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model.amhp import AMHP
-from pyiqa_amhp.model.backbone import Backbone, resolve_clip
+from pyiqa_amhp.model.clip import Backbone, resolve_clip
 from pyiqa_amhp.model.config import AMHPConfig
 
 TEXTS = [

@@ -9,9 +9,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pyiqa_amhp.data.images import read_image
+from pyiqa_amhp.datasets.images import read_image
 from pyiqa_amhp.errors import ImageReadError
-from pyiqa_amhp.model.weights import save_checkpoint
+from pyiqa_amhp.weights.checkpoint import (
+    save_checkpoint,
+)
 
 GOOD = 539
 

@@ -11,12 +11,15 @@ import pandas as pd
 import pytest
 from layouts import write_ava
 
-from pyiqa_amhp.benchmark import run, scores
-from pyiqa_amhp.benchmark.images import load_rated
-from pyiqa_amhp.benchmark.tables import format_value
-from pyiqa_amhp.data.prepare import prepare
+from pyiqa_amhp.datasets.prepare import prepare
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.model.weights import save_checkpoint
+from pyiqa_amhp.evaluation import benchmark as run
+from pyiqa_amhp.evaluation import scores
+from pyiqa_amhp.evaluation.rated_set import load_rated
+from pyiqa_amhp.evaluation.tables import format_value
+from pyiqa_amhp.weights.checkpoint import (
+    save_checkpoint,
+)
 
 
 @pytest.fixture
@@ -276,7 +279,7 @@ def test_data_that_are_not_there_are_named(rated_images, tmp_path, source, optio
 
 
 def test_values_are_written_with_interval_mark_and_bound():
-    from pyiqa_amhp.benchmark.evaluate import Value
+    from pyiqa_amhp.evaluation.measures import Value
 
     assert format_value('acc', Value(0.845, 0.84, 0.85)) == '84.5 [84.0, 85.0]'
     assert format_value('mse', Value(0.1864, mapped=True)) == '0.186*'

@@ -12,11 +12,14 @@ import torch
 from PIL import Image
 from scipy import stats
 
-from pyiqa_amhp.benchmark import network, run, scores
-from pyiqa_amhp.benchmark.images import load_rated
-from pyiqa_amhp.benchmark.network import bounded_downloads, reason_for
+from pyiqa_amhp.evaluation import benchmark as run
+from pyiqa_amhp.evaluation import network, scores
+from pyiqa_amhp.evaluation.network import bounded_downloads, reason_for
+from pyiqa_amhp.evaluation.rated_set import load_rated
 from pyiqa_amhp.model.tanet import TANet
-from pyiqa_amhp.model.weights import save_checkpoint
+from pyiqa_amhp.weights.checkpoint import (
+    save_checkpoint,
+)
 
 
 @pytest.fixture

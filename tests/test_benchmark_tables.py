@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from pyiqa_amhp.benchmark.evaluate import Value, evaluate, range_map
-from pyiqa_amhp.benchmark.published import published_rows
-from pyiqa_amhp.benchmark.tables import (
+from pyiqa_amhp.evaluation.measures import Value, evaluate, range_map
+from pyiqa_amhp.evaluation.published import published_rows
+from pyiqa_amhp.evaluation.tables import (
     Row,
     compare,
     difference_row,

@@ -10,7 +10,10 @@ import pytest
 from layouts import write_ava
 from PIL import Image
 
-from pyiqa_amhp.model.weights import read_checkpoint, save_checkpoint
+from pyiqa_amhp.weights.checkpoint import (
+    read_checkpoint,
+    save_checkpoint,
+)
 
 
 @pytest.fixture
@@ -261,6 +264,6 @@ def test_a_fault_of_ours_names_the_way_to_its_traceback(amhp, photos, checkpoint
     def broken(*args, **kwargs):
         raise RuntimeError('the device melted')
 
-    monkeypatch.setattr('pyiqa_amhp.score.score_images', broken)
+    monkeypatch.setattr('pyiqa_amhp.scoring.scorer.score_images', broken)
     code, _, err = amhp('score', photos, '--weights', checkpoint)
     assert code == 1 and 'RuntimeError: the device melted' in err and 'PYIQA_AMHP_DEBUG' in err

@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.model import weights
 from pyiqa_amhp.model.amhp import AMHP
-from pyiqa_amhp.model.backbone import Backbone
-from pyiqa_amhp.model.clip_source import resolve_clip
+from pyiqa_amhp.model.clip import Backbone
+from pyiqa_amhp.model.clip_weights import resolve_clip
 from pyiqa_amhp.model.config import AMHPConfig
+from pyiqa_amhp.weights.checkpoint import save_checkpoint
 
 pytestmark = pytest.mark.usefixtures('hub_cache')
 
@@ -269,7 +269,7 @@ def test_a_checkpoint_of_a_hub_model_needs_no_hub(plain, hub_cache, tmp_path):
     }
     put_into_hub_cache(hub_cache, 'someone/a-clip', files)
     net = AMHP(pretrained='clip', backbone='hf-hub:someone/a-clip').eval()
-    path = weights.save_checkpoint(tmp_path / 'trained.pth', net.state_dict())
+    path = save_checkpoint(tmp_path / 'trained.pth', net.state_dict())
     shutil.rmtree(hub_cache)
     plain.check(AMHP(pretrained_model_path=str(path)).eval().backbone)
 

@@ -17,12 +17,12 @@ import pytest
 import ray
 from PIL import Image
 
-from pyiqa_amhp.cluster.files import Files
-from pyiqa_amhp.cluster.plan import Source, write_plan
-from pyiqa_amhp.cluster.run import score_dataset, score_folder
-from pyiqa_amhp.cluster.scorer import Judgement
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.score import create_metric, score_images
+from pyiqa_amhp.scoring.ray.actors import Judgement
+from pyiqa_amhp.scoring.ray.job import score_dataset, score_folder
+from pyiqa_amhp.scoring.ray.plan import Source, write_plan
+from pyiqa_amhp.scoring.ray.storage import Files
+from pyiqa_amhp.scoring.scorer import create_metric, score_images
 
 QUIET = {'logging_level': 'error', 'log_to_driver': False}
 

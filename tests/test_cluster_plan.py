@@ -10,10 +10,16 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pyiqa_amhp.cluster.files import Files, hidden, scheme_of
-from pyiqa_amhp.cluster.plan import ParquetTable, Source, read_plan, rows_of_a_part, write_plan
+from pyiqa_amhp.datasets.texts import GivenTexts
 from pyiqa_amhp.errors import AMHPError, ImageReadError
-from pyiqa_amhp.text.given import GivenTexts
+from pyiqa_amhp.scoring.ray.plan import (
+    ParquetTable,
+    Source,
+    read_plan,
+    rows_of_a_part,
+    write_plan,
+)
+from pyiqa_amhp.scoring.ray.storage import Files, hidden, scheme_of
 
 SECRET = 's3://KEY:SECRET@bucket/photos/?endpoint_override=127.0.0.1:9000&scheme=http'
 
@@ -302,7 +308,7 @@ def test_something_else_in_place_of_a_plan_is_an_error(tmp_path, content):
 
 
 def test_a_plan_holds_no_secrets(photos, tmp_path, plan):
-    from pyiqa_amhp.cluster.run import Judgement, _settings
+    from pyiqa_amhp.scoring.ray.job import Judgement, _settings
 
     settings = _settings([SECRET], Judgement(), None, None, None)
     assert 's3://bucket/photos/' in json.dumps(settings)

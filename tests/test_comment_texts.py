@@ -10,9 +10,13 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from pyiqa_amhp.datasets.comment_store import (
+    CommentStore,
+    CommentTexts,
+    count_clip_tokens,
+    write_store,
+)
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.text.choice import CommentTexts, count_clip_tokens
-from pyiqa_amhp.text.store import CommentStore, write_store
 
 LIGHT, COLOR = 1, 2
 # Image 5 has attribute comments and others, 7 only others, 9 one of each attribute; 8 has none.

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from pyiqa_amhp.datasets import comments
+from pyiqa_amhp.datasets.comments import clean_comment, read_comments
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.text import comments
-from pyiqa_amhp.text.comments import clean_comment, read_comments
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from pyiqa.data import build_dataloader, build_dataset
 
-from pyiqa_amhp.data.dataset import AMHPDataset, GridCrop, build_augments
+from pyiqa_amhp.datasets.dataset import AMHPDataset, GridCrop, build_augments
 from pyiqa_amhp.errors import AMHPError, ImageReadError
 
 FIVE = [1, 2, 3, 4, 5]

@@ -155,7 +155,7 @@ def test_the_public_python_is_in_the_reference(built, pages):
 def test_every_command_is_on_its_page(built, pages):
     from typer.main import get_command
 
-    from pyiqa_amhp.cli import app
+    from pyiqa_amhp.cli.main import app
 
     words = ' '.join(''.join(pages[built[0] / 'commands.html'].text).split())
     for name, command in get_command(app).commands.items():

@@ -9,7 +9,7 @@ import torch
 
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model import engines
-from pyiqa_amhp.model.backbone import Backbone, resolve_clip
+from pyiqa_amhp.model.clip import Backbone, resolve_clip
 from pyiqa_amhp.model.config import AMHPConfig
 from pyiqa_amhp.model.runtime import Runner
 

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from pyiqa_amhp.benchmark.evaluate import MEASURES, Value, evaluate, range_map
 from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.evaluation.measures import MEASURES, Value, evaluate, range_map
 
 KEYS = [key for key, _, _ in MEASURES]
 

@@ -12,10 +12,12 @@ from PIL import Image
 
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.explain import folder, words
+from pyiqa_amhp.explain.canvas import fitted, flowed, text_width, wrapped
 from pyiqa_amhp.explain.card import WIDTH, draw_card, relevance_layer
-from pyiqa_amhp.explain.reasons import Attribute
-from pyiqa_amhp.explain.sheet import fitted, flowed, text_width, wrapped
-from pyiqa_amhp.model.weights import save_checkpoint
+from pyiqa_amhp.explain.explanation import Attribute
+from pyiqa_amhp.weights.checkpoint import (
+    save_checkpoint,
+)
 
 HOSTILE = '<b onclick=x>&\'"$a$'
 SPOKEN = '</p><script>alert(1)</script> "light" & $x$ {{ 7 * 7 }}'

@@ -10,9 +10,11 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from pyiqa_amhp.atomic import write_atomically
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.model.weights import save_checkpoint
+from pyiqa_amhp.utils.files import write_atomically
+from pyiqa_amhp.weights.checkpoint import (
+    save_checkpoint,
+)
 
 resource = pytest.importorskip('resource', reason='limits the size of files')
 

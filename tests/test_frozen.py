@@ -14,13 +14,15 @@ from pyiqa.models import build_model
 from torch.utils.data import DataLoader
 from torchvision.transforms.functional import to_tensor
 
-from pyiqa_amhp.data.images import read_image
+from pyiqa_amhp.datasets.dataset import (
+    frozen_towers,
+)
+from pyiqa_amhp.datasets.images import read_image
 from pyiqa_amhp.errors import AMHPError, ImageReadError
-from pyiqa_amhp.freeze import frozen_towers
 from pyiqa_amhp.model.config import VARIANTS
 from pyiqa_amhp.train import frozen
 from pyiqa_amhp.train.frozen import FrozenTowers
-from pyiqa_amhp.train.run import run_train
+from pyiqa_amhp.train.pipeline import run_train
 
 SHIPPED = Path(__file__).parents[1] / 'options'
 IMAGE, TEXT = 'backbone.clip.visual.', 'backbone.clip.'

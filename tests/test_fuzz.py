@@ -20,20 +20,25 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pyiqa_amhp.benchmark.scores import Journal
-from pyiqa_amhp.data import aadb, ava, para
-from pyiqa_amhp.data.images import read_image
-from pyiqa_amhp.data.table import read_table
+from pyiqa_amhp.datasets import aadb, ava, para
+from pyiqa_amhp.datasets.comment_store import CommentStore, write_store
+from pyiqa_amhp.datasets.comments import clean_comment, read_comments
+from pyiqa_amhp.datasets.images import read_image
+from pyiqa_amhp.datasets.keywords import Lexicon
+from pyiqa_amhp.datasets.rated_images import read_table
+from pyiqa_amhp.datasets.texts import read_texts
 from pyiqa_amhp.errors import AMHPError, ImageReadError
-from pyiqa_amhp.model.config import AMHPConfig, stored_config
-from pyiqa_amhp.model.files import read_tensors
-from pyiqa_amhp.score import Score
-from pyiqa_amhp.score_file import ScoreFile
-from pyiqa_amhp.text.comments import clean_comment, read_comments
-from pyiqa_amhp.text.given import read_texts
-from pyiqa_amhp.text.lexicon import Lexicon
-from pyiqa_amhp.text.store import CommentStore, write_store
-from pyiqa_amhp.train.run import read_options
+from pyiqa_amhp.evaluation.scores import Journal
+from pyiqa_amhp.model.config import (
+    AMHPConfig,
+)
+from pyiqa_amhp.scoring.scorer import Score
+from pyiqa_amhp.scoring.writer import ScoreFile
+from pyiqa_amhp.train.pipeline import read_options
+from pyiqa_amhp.weights.checkpoint import (
+    read_tensors,
+    stored_config,
+)
 
 EXAMPLES = int(os.environ.get('AMHP_FUZZ', '40'))
 fuzz = settings(
@@ -406,7 +411,7 @@ def test_cleaning(text):
 def store_bytes(tmp_path_factory):
     import pyarrow as pa
 
-    from pyiqa_amhp.text.comments import SCHEMA
+    from pyiqa_amhp.datasets.comments import SCHEMA
 
     path = tmp_path_factory.mktemp('store') / 'comments.arrow'
     said = pa.table([[1, 1, 2], ['soft light', 'nice', 'colour']], schema=SCHEMA)

@@ -17,10 +17,10 @@ from PIL import Image
 
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model.amhp import AMHP
-from pyiqa_amhp.model.backbone import Backbone
-from pyiqa_amhp.model.clip_source import cached_tag, resolve_clip
+from pyiqa_amhp.model.clip import Backbone
+from pyiqa_amhp.model.clip_weights import cached_tag, resolve_clip
 from pyiqa_amhp.model.config import AMHPConfig
-from pyiqa_amhp.model.hub import require_network
+from pyiqa_amhp.weights.hub import require_network
 
 pytestmark = pytest.mark.usefixtures('hub_cache')
 

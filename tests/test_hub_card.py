@@ -7,16 +7,21 @@ import re
 import pytest
 import torch
 import yaml
+from conftest import add_to_store
 from huggingface_hub import ModelCard
 
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.fingerprint import weights_digest
-from pyiqa_amhp.hub.card import model_card
-from pyiqa_amhp.hub.evidence import Evidence, find_evidence
-from pyiqa_amhp.hub.push import write_repository
-from pyiqa_amhp.model import weights
 from pyiqa_amhp.model.config import AMHPConfig
-from pyiqa_amhp.model.hub import HubId
+from pyiqa_amhp.sharing.card import model_card
+from pyiqa_amhp.sharing.evidence import Evidence, find_evidence
+from pyiqa_amhp.sharing.push import write_repository
+from pyiqa_amhp.weights.checkpoint import (
+    CONFIG_KEY,
+    read_checkpoint,
+    save_checkpoint,
+    weights_digest,
+)
+from pyiqa_amhp.weights.hub import HubId
 
 MODEL = HubId('someone/a-model')
 EVIL = '</code><script>alert(1)</script> | `` ``` [x](javascript:alert(2)) \x1b[31m\n# Title\n---\n'
@@ -46,11 +51,11 @@ def card(best, results, tmp_path_factory):
 
 
 def evidence_of(file, **places):
-    return find_evidence(file, weights_digest(weights.read_checkpoint(file).state), **places)
+    return find_evidence(file, weights_digest(read_checkpoint(file).state), **places)
 
 
 def card_of(file, evidence, licence=None):
-    config = AMHPConfig.from_options({}, weights.read_checkpoint(file).config)
+    config = AMHPConfig.from_options({}, read_checkpoint(file).config)
     return model_card(MODEL, config, evidence, 1_648_145, licence)
 
 
@@ -204,7 +209,7 @@ def test_records_beside_the_checkpoint_are_found(best):
 
 
 def test_a_copy_elsewhere_is_known_by_its_weights(best, experiment, results, tmp_path):
-    copy = weights.add_to_store(best, 'ava')
+    copy = add_to_store(best, 'ava')
     assert evidence_of(copy).training is None
     assert 'no training.json beside' in evidence_of(copy).notes[0]
     evidence = evidence_of(copy, experiment=experiment, results=[results])
@@ -214,12 +219,12 @@ def test_a_copy_elsewhere_is_known_by_its_weights(best, experiment, results, tmp
 
 
 def test_other_weights_get_no_figures_of_these(best, experiment, results, tmp_path):
-    checkpoint = weights.read_checkpoint(best)
+    checkpoint = read_checkpoint(best)
     config = torch.tensor(list(json.dumps(checkpoint.config).encode()), dtype=torch.uint8)
-    state = {**checkpoint.state, weights.CONFIG_KEY: config}
+    state = {**checkpoint.state, CONFIG_KEY: config}
     state['fc.bias'] = state['fc.bias'] + 1
     (tmp_path / 'models').mkdir()
-    other = weights.save_checkpoint(tmp_path / 'models' / 'net_best.pth', state)
+    other = save_checkpoint(tmp_path / 'models' / 'net_best.pth', state)
     (tmp_path / 'training.json').write_text((experiment / 'training.json').read_text())
     evidence = evidence_of(other)
     assert evidence.training is None and evidence.measured == ()

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import add_to_store
 from hub_double import OWNER, READER, STRANGER, WRITER, hub_in_reach, running_hub
 
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.hub.push import push, write_repository
-from pyiqa_amhp.model import weights
 from pyiqa_amhp.model.amhp import AMHP
-from pyiqa_amhp.model.hub import HubId, hub_id
+from pyiqa_amhp.sharing.push import push, write_repository
+from pyiqa_amhp.weights import store as weights
+from pyiqa_amhp.weights.checkpoint import read_checkpoint, save_checkpoint
+from pyiqa_amhp.weights.hub import HubId, hub_id
 
 MODEL = HubId(f'{OWNER}/a-model')
 ID = str(MODEL)
@@ -47,7 +49,7 @@ def written(make_amhp, repositories):
     def write(seed=0):
         if seed not in made:
             net, folder = make_amhp(seed, quick_gelu=True), place / str(seed)
-            file = weights.save_checkpoint(place / f'net{seed}.pth', net.state_dict())
+            file = save_checkpoint(place / f'net{seed}.pth', net.state_dict())
             write_repository(file, MODEL, folder)
             made[seed] = net, folder
         return made[seed]
@@ -128,7 +130,7 @@ def test_a_revision_stays_what_it_was_and_the_newest_is_fetched_when_asked(hub, 
     push(folder, MODEL)
     assert torch.equal(score(AMHP(pretrained_model_path=f'{ID}@{sha}')), score(first))
     assert torch.equal(score(AMHP(pretrained_model_path=ID)), score(first))  # from the cache
-    stored = weights.add_to_store(ID, 'ava')
+    stored = add_to_store(ID, 'ava')
     assert torch.equal(score(AMHP(pretrained_model_path=str(stored))), score(second))
     assert torch.equal(score(AMHP(pretrained_model_path=ID)), score(second))
 
@@ -325,7 +327,7 @@ def test_a_dry_run_writes_the_files_and_sends_nothing(hub, amhp, best, tmp_path)
     assert 'no licence is stated' in err
     assert set(files_of(tmp_path / 'dry')) == FILES
     described = json.loads((tmp_path / 'dry' / 'config.json').read_text())
-    assert described['amhp'] == weights.read_checkpoint(best).config
+    assert described['amhp'] == read_checkpoint(best).config
     assert hub.requests == []
     loaded = AMHP(pretrained_model_path=str(tmp_path / 'dry' / 'model.safetensors'))
     assert torch.equal(score(loaded), score(AMHP(pretrained_model_path=str(best))))
@@ -341,7 +343,7 @@ def test_a_folder_with_something_else_in_it_is_left_alone(best, tmp_path):
 def test_what_does_not_load_is_not_pushed(hub, amhp, make_amhp, tmp_path):
     state = make_amhp().state_dict()
     del state['fc.bias']
-    file = weights.save_checkpoint(tmp_path / 'net.pth', state)
+    file = save_checkpoint(tmp_path / 'net.pth', state)
     code, _, err = amhp('weights', 'push', file, ID)
     assert code == 1
     assert '1 missing: fc.bias' in err
@@ -378,7 +380,7 @@ from pyiqa_amhp.model import weights
 from pyiqa_amhp.model.hub import HubId
 model = HubId(sys.argv[1])
 push(Path(sys.argv[2]), model)
-print(weights.read_checkpoint(str(model)).path)
+print(read_checkpoint(str(model)).path)
 """
 
 

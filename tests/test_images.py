@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageFile
 
-from pyiqa_amhp.data.images import find_images, read_image
+from pyiqa_amhp.datasets.images import find_images, read_image
 from pyiqa_amhp.errors import AMHPError, ImageReadError
 
 RED, WHITE, BLACK = (255, 0, 0), (255, 255, 255), (0, 0, 0)
@@ -165,7 +165,7 @@ def test_lab_becomes_the_colour_that_it_stands_for():
 
 def test_hsv_becomes_rgb():
     # no common file holds HSV, so it is put in place of the decoder's result
-    from pyiqa_amhp.data.images import _to_rgb
+    from pyiqa_amhp.datasets.images import _to_rgb
 
     assert _to_rgb(Image.new('RGB', (1, 1), RED).convert('HSV')).getpixel((0, 0)) == RED
 

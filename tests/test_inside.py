@@ -3,8 +3,10 @@
 import pandas as pd
 import pytest
 
-from pyiqa_amhp.data.inside import stays_within
-from pyiqa_amhp.data.table import read_table
+from pyiqa_amhp.datasets.csv import (
+    stays_within,
+)
+from pyiqa_amhp.datasets.rated_images import read_table
 from pyiqa_amhp.errors import AMHPError
 
 

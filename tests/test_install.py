@@ -174,7 +174,7 @@ def test_wheel_has_every_module_and_data_file_of_the_package(wheel_names):
         if path.is_file() and '__pycache__' not in path.parts
     }
     assert 'pyiqa_amhp/demo/report.html' in here
-    here.add('pyiqa_amhp/text/attribute_keywords.yml')  # from datasets_meta
+    here.add('pyiqa_amhp/datasets/attribute_keywords.yml')  # from datasets_meta
     assert here == {name for name in wheel_names if name.startswith('pyiqa_amhp/')}
 
 

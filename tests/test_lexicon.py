@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyiqa_amhp.datasets.keywords import Lexicon
 from pyiqa_amhp.demo.phrases import PHRASES, PRAISE
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.text.lexicon import Lexicon
 
 
 @pytest.fixture(scope='module')

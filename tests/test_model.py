@@ -5,8 +5,10 @@ import torch
 
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model.amhp import AMHP
-from pyiqa_amhp.model.config import stored_config
 from pyiqa_amhp.plugin import METRIC_CONFIGS
+from pyiqa_amhp.weights.checkpoint import (
+    stored_config,
+)
 
 VARIANTS = ('image', 'image+attributes', 'image+levels', 'all')
 READS_TEXT = ('image+attributes', 'all')

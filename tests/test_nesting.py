@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyiqa_amhp.text import nesting
+from pyiqa_amhp.datasets import nesting
 
 TEXTS = st.text('[]{}"\\\\ab', max_size=6)
 JSON = st.recursive(

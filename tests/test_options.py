@@ -10,9 +10,11 @@ import yaml
 from conftest import TINY
 from layouts import write_aadb, write_ava, write_para
 
-from pyiqa_amhp.data.prepare import prepare
-from pyiqa_amhp.model.weights import read_checkpoint
-from pyiqa_amhp.train.run import run_test, run_train
+from pyiqa_amhp.datasets.prepare import prepare
+from pyiqa_amhp.train.pipeline import run_test, run_train
+from pyiqa_amhp.weights.checkpoint import (
+    read_checkpoint,
+)
 
 SHIPPED = Path(__file__).parents[1] / 'options'
 WRITERS = {'ava': write_ava, 'para': write_para, 'aadb': write_aadb}

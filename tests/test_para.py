@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pyiqa_amhp.data.para import ATTRIBUTES, read_para
+from pyiqa_amhp.datasets.para import ATTRIBUTES, read_para
 from pyiqa_amhp.errors import AMHPError
 
 VOTES = [f'c{i}' for i in range(1, 10)]

@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 from pyiqa.data import build_dataset
 
-from pyiqa_amhp.data.datasets import PARADataset
-from pyiqa_amhp.data.para import AUTHORS_SENTENCE, read_para
-from pyiqa_amhp.data.ratings import REFERENCE_PARA_LEVEL_VALUES
+from pyiqa_amhp.datasets.attributes import TEMPLATE
+from pyiqa_amhp.datasets.paper import PARADataset
+from pyiqa_amhp.datasets.para import AUTHORS_SENTENCE, read_para
+from pyiqa_amhp.datasets.ratings import REFERENCE_PARA_LEVEL_VALUES
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.text.attributes import TEMPLATE
 
 VOTES = [f'c{i}' for i in range(1, 10)]
 HALF_STEPS = np.arange(1, 5.5, 0.5)

@@ -9,7 +9,10 @@ import torch
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model import engines, runtime
 from pyiqa_amhp.model.amhp import AMHP
-from pyiqa_amhp.model.weights import read_checkpoint, save_checkpoint
+from pyiqa_amhp.weights.checkpoint import (
+    read_checkpoint,
+    save_checkpoint,
+)
 
 N = 24
 TEXTS = [f'light number {i}' for i in range(N)]

@@ -8,9 +8,11 @@ import torch
 from torch.nn.functional import normalize
 
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.model.predict import Prediction, feature_loss, level_loss
-from pyiqa_amhp.model.weights import save_checkpoint
-from pyiqa_amhp.train.run import train_and_test
+from pyiqa_amhp.model.prompt_predictor import Prediction, feature_loss, level_loss
+from pyiqa_amhp.train.pipeline import train_and_test
+from pyiqa_amhp.weights.checkpoint import (
+    save_checkpoint,
+)
 
 LEVELS = {'predictor': 'levels', 'attributes': ['light', 'depth_of_field']}
 

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 from layouts import write_aadb, write_ava, write_para
 
-from pyiqa_amhp.data import prepare as preparing
-from pyiqa_amhp.data.prepare import cut_validation, prepare, summary
+from pyiqa_amhp.datasets import prepare as preparing
+from pyiqa_amhp.datasets.comment_store import CommentStore
+from pyiqa_amhp.datasets.prepare import cut_validation, prepare, summary
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.text.store import CommentStore
 
 WRITERS = {'ava': write_ava, 'para': write_para, 'aadb': write_aadb}
 
@@ -189,5 +189,5 @@ def test_ava_without_a_number_cuts_a_tenth_of_a_small_copy(root, tmp_path):
 
 def test_preparing_needs_no_torch():
     """It starts at once, and its memory is that of the data."""
-    code = 'import sys, pyiqa_amhp.data.prepare; sys.exit("torch" in sys.modules)'
+    code = 'import sys, pyiqa_amhp.datasets.prepare; sys.exit("torch" in sys.modules)'
     assert subprocess.run([sys.executable, '-c', code], check=False).returncode == 0

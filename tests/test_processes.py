@@ -9,8 +9,8 @@ import pytest
 import torch
 import yaml
 
-from pyiqa_amhp.train.batches import EpochBatches, Part
-from pyiqa_amhp.train.run import run_train
+from pyiqa_amhp.train.pipeline import run_train
+from pyiqa_amhp.train.sampler import EpochBatches, Part
 
 
 def losses(root):

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from pyiqa_amhp.benchmark.published import FILE, published_data, published_rows, published_tables
 from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.evaluation.published import FILE, published_data, published_rows, published_tables
 
 
 def test_the_papers_tables_and_newer_results_are_there():

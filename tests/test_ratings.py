@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyiqa_amhp.data.ratings import (
+from pyiqa_amhp.datasets.ratings import (
     LEVELS,
     REFERENCE_PARA_LEVEL_VALUES,
     REFERENCE_PARA_VOTE_MATRIX,
@@ -197,6 +197,6 @@ def test_the_score_is_the_expected_level_value():
 
 
 def test_importing_it_needs_neither_torch_nor_pyiqa():
-    code = 'import sys, pyiqa_amhp.data.ratings; print({"torch", "pyiqa"} & set(sys.modules))'
+    code = 'import sys, pyiqa_amhp.datasets.ratings; print({"torch", "pyiqa"} & set(sys.modules))'
     result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert result.stdout.strip() == 'set()', result.stderr

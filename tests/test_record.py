@@ -4,11 +4,14 @@ import json
 
 import pytest
 import yaml
+from conftest import add_to_store
 
-from pyiqa_amhp.fingerprint import weights_digest
-from pyiqa_amhp.model import weights
+from pyiqa_amhp.train.pipeline import run_train
 from pyiqa_amhp.train.record import read_record
-from pyiqa_amhp.train.run import run_train
+from pyiqa_amhp.weights.checkpoint import (
+    read_checkpoint,
+    weights_digest,
+)
 
 
 @pytest.fixture(scope='module')
@@ -17,7 +20,7 @@ def record(trained_and_tested):
 
 
 def digest_of(file):
-    return weights_digest(weights.read_checkpoint(file).state)
+    return weights_digest(read_checkpoint(file).state)
 
 
 def test_every_checkpoint_is_known_by_its_weights_and_iteration(trained_and_tested, record):
@@ -67,9 +70,9 @@ def test_a_test_says_which_weights_it_measured(trained_and_tested, record):
 
 def test_the_digest_is_of_the_weights_and_not_of_the_file(trained_and_tested, tmp_path):
     best = trained_and_tested / 'experiments' / 'tiny' / 'models' / 'net_best.pth'
-    stored = weights.add_to_store(best, 'ava')
+    stored = add_to_store(best, 'ava')
     assert digest_of(stored) == digest_of(best)
-    checkpoint = weights.read_checkpoint(best)
+    checkpoint = read_checkpoint(best)
     checkpoint.state['fc.bias'][3] += 1e-6
     assert weights_digest(checkpoint.state) != digest_of(best)
 

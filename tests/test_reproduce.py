@@ -11,11 +11,11 @@ from layouts import write_aadb, write_ava, write_para
 from PIL import Image
 from test_options import SHIPPED, in_small
 
-from pyiqa_amhp.benchmark.plans import PLANS, full_options, small_options
-from pyiqa_amhp.benchmark.published import published_rows
-from pyiqa_amhp.benchmark.reproduce import reproduce, table_rows
-from pyiqa_amhp.data.prepare import prepare
+from pyiqa_amhp.datasets.prepare import prepare
 from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.evaluation.plans import PLANS, full_options, small_options
+from pyiqa_amhp.evaluation.published import published_rows
+from pyiqa_amhp.evaluation.reproduce import reproduce, table_rows
 
 TABLES = [name for name in PLANS if name.startswith('table')]
 

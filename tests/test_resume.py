@@ -12,7 +12,7 @@ import yaml
 
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.train.loop import Training
-from pyiqa_amhp.train.run import run_train
+from pyiqa_amhp.train.pipeline import run_train
 from pyiqa_amhp.train.state import newest_state, random_states, read_state, set_random_states
 
 LATEST = ('experiments', 'tiny', 'models', 'net_latest.pth')

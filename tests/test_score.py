@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.score import create_metric, score_images
+from pyiqa_amhp.scoring.scorer import create_metric, score_images
 
 
 def detailed(width, height, seed):

@@ -12,11 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pyiqa_amhp import score_file
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.model.weights import save_checkpoint
-from pyiqa_amhp.score import Score
-from pyiqa_amhp.score_file import ScoreFile, summarise
+from pyiqa_amhp.scoring import writer as score_file
+from pyiqa_amhp.scoring.scorer import Score
+from pyiqa_amhp.scoring.writer import ScoreFile, summarise
+from pyiqa_amhp.weights.checkpoint import (
+    save_checkpoint,
+)
 
 SUFFIXES = ('csv', 'json', 'jsonl', 'parquet')
 ROWS = [
@@ -160,7 +162,7 @@ def checkpoint(make_amhp, tmp_path):
 
 def interrupt_after(monkeypatch, count):
     """Ctrl-C once that many rows have come; gives a list of the paths that are scored."""
-    from pyiqa_amhp import score
+    from pyiqa_amhp.scoring import scorer as score
 
     whole, scored = score.score_images, []
 

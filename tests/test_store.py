@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pyiqa_amhp.datasets.comment_store import CommentStore, write_store
+from pyiqa_amhp.datasets.comments import read_comments
+from pyiqa_amhp.datasets.keywords import Lexicon
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.text.comments import read_comments
-from pyiqa_amhp.text.lexicon import Lexicon
-from pyiqa_amhp.text.store import CommentStore, write_store
 
 LIGHT, COLOR = 1, 2
 ROWS = [

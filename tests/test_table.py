@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from pyiqa.data.base_iqa_dataset import BaseIQADataset
 
-from pyiqa_amhp.data.ratings import REFERENCE_PARA_LEVEL_VALUES, SCALES, expected_score
-from pyiqa_amhp.data.table import read_table
+from pyiqa_amhp.datasets.rated_images import read_table
+from pyiqa_amhp.datasets.ratings import REFERENCE_PARA_LEVEL_VALUES, SCALES, expected_score
 
 FIVE = [1, 2, 3, 4, 5]
 AVA_VALUES = SCALES['ava'].level_values

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pyiqa_amhp.data.table import read_table
+from pyiqa_amhp.datasets.rated_images import read_table
 from pyiqa_amhp.errors import AMHPError
 
 FIVE = [1, 2, 3, 4, 5]

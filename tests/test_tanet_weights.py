@@ -177,7 +177,7 @@ def test_mistakes_end_in_a_message_and_no_file(
 def test_pyiqas_trainer_trains_it(training_options, shared_rated_images, tmp_path, said):
     import yaml
 
-    from pyiqa_amhp.train.run import run_train
+    from pyiqa_amhp.train.pipeline import run_train
 
     opt = training_options(shared_rated_images, 'tanet')
     for data in opt['datasets'].values():

@@ -14,7 +14,7 @@ from scipy.stats import spearmanr
 
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model.amhp import AMHP
-from pyiqa_amhp.train.run import run_test, run_train
+from pyiqa_amhp.train.pipeline import run_test, run_train
 
 SHIPPED = Path(__file__).parents[1] / 'options'
 METRICS = ('acc', 'srcc', 'plcc', 'krcc', 'mse', 'emd1', 'emd2')

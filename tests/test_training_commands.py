@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.train.run import read_options, run_test, run_train
+from pyiqa_amhp.train.pipeline import read_options, run_test, run_train
 
 SHIPPED = Path(__file__).parents[1] / 'options'
 BEST = Path('experiments', 'tiny', 'models', 'net_best.pth')

@@ -7,7 +7,7 @@ import pytest
 import torch
 from pyiqa.models import build_model
 
-from pyiqa_amhp.data.ratings import REFERENCE_PARA_LEVEL_VALUES
+from pyiqa_amhp.datasets.ratings import REFERENCE_PARA_LEVEL_VALUES
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model.amhp import AMHP
 from pyiqa_amhp.model.config import VARIANTS

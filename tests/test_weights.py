@@ -8,10 +8,12 @@ import open_clip
 import pytest
 import safetensors.torch
 import torch
+from conftest import add_to_store
 
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.model import weights
 from pyiqa_amhp.model.amhp import AMHP
+from pyiqa_amhp.weights import store as weights
+from pyiqa_amhp.weights.checkpoint import read_checkpoint, save_checkpoint
 
 TEXTS = ['soft evening light', None, 'the horizon is tilted']
 ODD = {
@@ -34,7 +36,7 @@ def score(net):
 
 
 def save(net, path):
-    return weights.save_checkpoint(path, net.state_dict())
+    return save_checkpoint(path, net.state_dict())
 
 
 @pytest.fixture
@@ -76,7 +78,7 @@ def test_a_checkpoint_gives_identical_scores(make_amhp, tmp_path, suffix, option
 @SUFFIXES
 def test_a_checkpoint_carries_its_configuration(make_amhp, tmp_path, tiny, suffix):
     path = save(make_amhp(dataset='para', **ODD), tmp_path / f'net{suffix}')
-    config = weights.read_checkpoint(path).config
+    config = read_checkpoint(path).config
     assert config['dataset'] == 'para'
     assert config['backbone'] == tiny
     for name, value in ODD.items():
@@ -123,7 +125,7 @@ def test_a_checkpoint_of_another_place_in_memory_is_the_same(make_amhp, tmp_path
     }
     state['fc.weight'] = state['fc.weight'].T.contiguous().T  # another layout
     for suffix in ('.pth', '.safetensors'):
-        path = weights.save_checkpoint(tmp_path / f'net{suffix}', state)
+        path = save_checkpoint(tmp_path / f'net{suffix}', state)
         assert torch.equal(score(AMHP(pretrained_model_path=str(path))), score(net))
 
 
@@ -230,7 +232,7 @@ def test_a_pickle_with_code_in_it_is_refused_and_never_runs(make_amhp, tmp_path,
 def test_a_whole_model_in_a_pickle_is_refused_by_what_it_holds(make_amhp, tmp_path):
     torch.save(make_amhp(), tmp_path / 'model.pth')
     with pytest.raises(AMHPError, match=r'refused, since it holds more than tensors.*AMHP'):
-        weights.read_checkpoint(tmp_path / 'model.pth')
+        read_checkpoint(tmp_path / 'model.pth')
 
 
 def test_keys_that_do_not_fit_are_named(make_amhp, tmp_path):
@@ -238,7 +240,7 @@ def test_keys_that_do_not_fit_are_named(make_amhp, tmp_path):
     del state['fc.bias']
     state['fc.extra'] = torch.ones(1)
     state['fc.weight'] = torch.ones(2, 2)
-    path = weights.save_checkpoint(tmp_path / 'net.pth', state)
+    path = save_checkpoint(tmp_path / 'net.pth', state)
     with pytest.raises(AMHPError) as caught:
         AMHP(pretrained_model_path=str(path))
     for part in (
@@ -303,7 +305,7 @@ def test_argument_before_environment_before_store_before_zero_shot(
     from_clip = score(zero_shot())
     assert 'zero-shot' in caplog.text
     caplog.clear()
-    weights.add_to_store(files['C'], 'ava')
+    add_to_store(files['C'], 'ava')
     assert torch.equal(score(zero_shot()), score(nets['C']))
     monkeypatch.setenv('PYIQA_AMHP_WEIGHTS', str(files['B']))
     assert torch.equal(score(zero_shot()), score(nets['B']))
@@ -321,7 +323,7 @@ def test_each_data_set_has_its_place_in_the_store(make_amhp, tmp_path, tiny):
         name: make_amhp(seed, dataset=name) for seed, name in enumerate(('ava', 'para', 'aadb'))
     }
     for name, net in nets.items():
-        weights.add_to_store(save(net, tmp_path / f'{name}.pth'), name)
+        add_to_store(save(net, tmp_path / f'{name}.pth'), name)
     for metric, name in (('amhp', 'ava'), ('amhp-para', 'para'), ('amhp-aadb', 'aadb')):
         assert torch.equal(score(pyiqa.create_metric(metric, device='cpu').net), score(nets[name]))
 

@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import add_to_store
 
-from pyiqa_amhp.atomic import write_atomically
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.model import weights
 from pyiqa_amhp.model.amhp import AMHP
+from pyiqa_amhp.utils.files import write_atomically
+from pyiqa_amhp.weights import store as weights
+from pyiqa_amhp.weights.checkpoint import save_checkpoint
 
 
 def score(net):
@@ -18,13 +20,13 @@ def score(net):
 
 
 def save(net, path):
-    return weights.save_checkpoint(path, net.state_dict())
+    return save_checkpoint(path, net.state_dict())
 
 
 def test_the_store_adds_lists_and_removes(make_amhp, tmp_path, own_home):
     assert weights.stored() == {}
     net = make_amhp(seed=1, protocol='reference', quick_gelu=True)
-    added = weights.add_to_store(save(net, tmp_path / 'net.pth'), 'my_own-2')
+    added = add_to_store(save(net, tmp_path / 'net.pth'), 'my_own-2')
     assert added == weights.store_path('my_own-2') == own_home / 'weights' / 'my_own-2.safetensors'
     assert weights.stored() == {'my_own-2': added}
     assert torch.equal(score(AMHP(pretrained_model_path=str(added))), score(net))
@@ -36,7 +38,7 @@ def test_the_store_adds_lists_and_removes(make_amhp, tmp_path, own_home):
 def test_adding_a_name_again_replaces_it(make_amhp, tmp_path):
     nets = [make_amhp(seed) for seed in range(2)]
     for i, net in enumerate(nets):
-        added = weights.add_to_store(save(net, tmp_path / f'{i}.safetensors'), 'ava')
+        added = add_to_store(save(net, tmp_path / f'{i}.safetensors'), 'ava')
     assert torch.equal(score(AMHP(pretrained_model_path=str(added))), score(nets[1]))
     assert list(added.parent.iterdir()) == [added]
 
@@ -47,7 +49,7 @@ def test_a_bad_name_is_refused_before_anything_is_done(make_amhp, tmp_path, own_
     for use in (
         weights.store_path,
         weights.remove_from_store,
-        lambda n: weights.add_to_store(path, n),
+        lambda n: add_to_store(path, n),
     ):
         with pytest.raises(AMHPError, match='use lower-case letters, digits'):
             use(name)
@@ -57,7 +59,7 @@ def test_a_bad_name_is_refused_before_anything_is_done(make_amhp, tmp_path, own_
 def test_removing_what_is_not_there_names_what_is(make_amhp, tmp_path):
     with pytest.raises(AMHPError, match=r"no weights are stored as 'para' \(stored: nothing\)"):
         weights.remove_from_store('para')
-    weights.add_to_store(save(make_amhp(), tmp_path / 'net.pth'), 'ava')
+    add_to_store(save(make_amhp(), tmp_path / 'net.pth'), 'ava')
     with pytest.raises(AMHPError, match=r'\(stored: ava\)'):
         weights.remove_from_store('para')
 
@@ -65,7 +67,7 @@ def test_removing_what_is_not_there_names_what_is(make_amhp, tmp_path):
 def test_what_is_no_checkpoint_does_not_get_into_the_store(tmp_path):
     torch.save({'params': {'weight': torch.ones(2)}}, tmp_path / 'other.pth')
     with pytest.raises(AMHPError, match='no AMHP configuration'):
-        weights.add_to_store(tmp_path / 'other.pth', 'ava')
+        add_to_store(tmp_path / 'other.pth', 'ava')
     assert weights.stored() == {}
 
 

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 MARK = '<!-- commands -->'
-WRITE = [sys.executable, '-m', 'typer', 'pyiqa_amhp.cli', 'utils', 'docs', '--name', 'amhp']
+WRITE = [sys.executable, '-m', 'typer', 'pyiqa_amhp.cli.main', 'utils', 'docs', '--name', 'amhp']
 HELP = '* `--help`: Show this message and exit.\n'
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pyiqa_amhp.data.ratings import LEVELS, SCALES
-from pyiqa_amhp.drawing import INK, LINE, MUTED, PREDICTED, RATED, SERIES, drawing
+from pyiqa_amhp.datasets.ratings import LEVELS, SCALES
 from pyiqa_amhp.model.amhp import level_distribution, level_logits
 from pyiqa_amhp.train.loss import emd
+from pyiqa_amhp.utils.plotting import INK, LINE, MUTED, PREDICTED, RATED, SERIES, drawing
 
 HERE = Path(__file__).parent
 VALUES = SCALES['ava'].level_values

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from pyiqa_amhp.data.ratings import SCALES
-from pyiqa_amhp.explain.reasons import reads_text
+from pyiqa_amhp.datasets.ratings import SCALES
+from pyiqa_amhp.explain.explanation import reads_text
 
 
 @dataclass(frozen=True)

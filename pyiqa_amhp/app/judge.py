@@ -13,14 +13,16 @@ from PIL import Image
 
 from pyiqa_amhp.app.limits import Limits
 from pyiqa_amhp.app.uploads import Upload
-from pyiqa_amhp.data.images import read_image
+from pyiqa_amhp.datasets.images import read_image
+from pyiqa_amhp.datasets.texts import read_texts
 from pyiqa_amhp.errors import AMHPError, ImageReadError
-from pyiqa_amhp.explain.aside import judging
+from pyiqa_amhp.explain.explanation import Explanation, as_tensor, explain, reads_text
 from pyiqa_amhp.explain.folder import thumbnail
-from pyiqa_amhp.explain.reasons import Explanation, as_tensor, explain, reads_text
-from pyiqa_amhp.score import level_words, scale_ends, score_images
-from pyiqa_amhp.score_row import Score, table_columns, to_record
-from pyiqa_amhp.text.given import read_texts
+from pyiqa_amhp.explain.relevance import (
+    judging,
+)
+from pyiqa_amhp.scoring.result import Score, table_columns, to_record
+from pyiqa_amhp.scoring.scorer import level_words, scale_ends, score_images
 
 THUMBNAIL = 320  # pixels that both sides of a decoded photograph keep for its small picture
 READERS = 2  # threads: whole photographs are in memory while they wait

@@ -10,9 +10,9 @@ from PIL import Image
 from pyiqa_amhp.app.about import About
 from pyiqa_amhp.app.judge import Explained, Judge, Judged
 from pyiqa_amhp.app.limits import Limits
-from pyiqa_amhp.drawing import bytes_uri, render_page
 from pyiqa_amhp.explain import words
 from pyiqa_amhp.explain.card import relevance_layer
+from pyiqa_amhp.utils.plotting import bytes_uri, render_page
 
 MAP_SIDE = 900  # pixels of the longer side
 FOLDER = Path(__file__).parent

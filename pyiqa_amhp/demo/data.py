@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from pyiqa_amhp.atomic import write_atomically
 from pyiqa_amhp.demo.comments import comment_kinds, write_comments
 from pyiqa_amhp.demo.photos import EDITS, make_photos
 from pyiqa_amhp.demo.raters import (
@@ -15,6 +14,7 @@ from pyiqa_amhp.demo.raters import (
     vote_statistics,
 )
 from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.utils.files import write_atomically
 
 CSV_NAME = 'meta_info_demo.csv'
 PER_SOURCE = {'train': 200, 'val': 120, 'test': 150}

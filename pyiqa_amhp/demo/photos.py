@@ -15,8 +15,8 @@ import pandas as pd
 from PIL import Image
 from scipy import ndimage
 
-from pyiqa_amhp.atomic import write_atomically
 from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.utils.files import write_atomically
 
 
 @dataclass(frozen=True)

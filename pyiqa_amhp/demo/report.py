@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pyiqa_amhp.atomic import write_atomically
-from pyiqa_amhp.data.images import read_image
-from pyiqa_amhp.drawing import (
+from pyiqa_amhp.datasets.images import read_image
+from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.utils.files import write_atomically
+from pyiqa_amhp.utils.plotting import (
     MUTED,
     PREDICTED,
     RATED,
@@ -22,7 +23,6 @@ from pyiqa_amhp.drawing import (
     render_page,
     svg_uri,
 )
-from pyiqa_amhp.errors import AMHPError
 
 # Key in ModelResult.metrics, its name, and whether more is better.
 METRICS = (

@@ -10,12 +10,12 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from pyiqa_amhp.atomic import write_atomically
-from pyiqa_amhp.data.ratings import LEVELS
+from pyiqa_amhp.datasets.ratings import LEVELS
 from pyiqa_amhp.demo.data import make_demo_data
 from pyiqa_amhp.demo.report import Example, ModelResult, Report, write_card, write_report
 from pyiqa_amhp.demo.training import METRICS, test_options, train_options
-from pyiqa_amhp.train.run import read_curve, train_and_test
+from pyiqa_amhp.train.pipeline import read_curve, train_and_test
+from pyiqa_amhp.utils.files import write_atomically
 
 # What is trained: the paper's model, and the same without any text (Table 4, last and first row).
 VARIANTS = {'full': 'all', 'image': 'image'}

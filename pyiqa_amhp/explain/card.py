@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pyiqa_amhp.drawing import INK, LINE, MUTED, PREDICTED, SERIES, demo_module, drawing
-from pyiqa_amhp.explain.reasons import Explanation, Word
-from pyiqa_amhp.explain.sheet import Sheet, fitted, flowed, text_width, wrapped
+from pyiqa_amhp.explain.canvas import Sheet, fitted, flowed, text_width, wrapped
+from pyiqa_amhp.explain.explanation import Explanation, Word
 from pyiqa_amhp.explain.words import (
     attributes_line,
     largest_effect,
@@ -21,6 +20,7 @@ from pyiqa_amhp.explain.words import (
     signed,
     source_line,
 )
+from pyiqa_amhp.utils.plotting import INK, LINE, MUTED, PREDICTED, SERIES, demo_module, drawing
 
 WIDTH, MARGIN, GAP = 1200, 44, 40  # pixels
 PICTURE, TALLEST, THINNEST = (WIDTH - 2 * MARGIN - GAP) // 2, 520, 12

@@ -11,12 +11,12 @@ from urllib.parse import quote
 
 from PIL import Image
 
-from pyiqa_amhp.atomic import write_atomically
-from pyiqa_amhp.data.images import read_image
-from pyiqa_amhp.drawing import bytes_uri, demo_module, render_page
+from pyiqa_amhp.datasets.images import read_image
 from pyiqa_amhp.errors import ImageReadError
 from pyiqa_amhp.explain import words
-from pyiqa_amhp.explain.reasons import Explanation, explain
+from pyiqa_amhp.explain.explanation import Explanation, explain
+from pyiqa_amhp.utils.files import write_atomically
+from pyiqa_amhp.utils.plotting import bytes_uri, demo_module, render_page
 
 CARDS, JSON_NAME, PAGE_NAME = 'cards', 'explanations.json', 'index.html'
 THUMBNAIL = 320  # pixels of the longer side

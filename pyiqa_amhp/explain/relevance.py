@@ -18,8 +18,8 @@ from torch import nn
 from torch.nn.functional import linear
 
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.explain.aside import judging
-from pyiqa_amhp.model.predict import Prompt
+from pyiqa_amhp.model.prompt_predictor import Prompt
+from pyiqa_amhp.model.runtime import Runner
 
 FILLS = ('mean', 'grey')
 
@@ -171,3 +171,26 @@ def _places(relevance: torch.Tensor, share: float, largest: bool) -> torch.Tenso
     count = max(1, round(share * flat.shape[1]))
     chosen = flat.topk(count, largest=largest).indices
     return torch.zeros_like(flat, dtype=torch.bool).scatter(1, chosen, True).view_as(relevance)
+
+
+@contextmanager
+def judging(net) -> Iterator[None]:
+    """Have an AMHP judge by torch in fp32, which has gradients; then put back all it was.
+
+    No gradient is stored in it, and inside ``torch.inference_mode`` autograd works again.
+    """
+    modes = [(module, module.training) for module in net.modules()]
+    backbone = net.backbone
+    runner, truncated = backbone.runner, backbone.truncated_texts
+    try:
+        for module, _ in modes:  # not net.eval(), which would forget kept sentences
+            module.training = False
+        backbone.runner = Runner()
+        with torch.inference_mode(False), torch.no_grad():
+            yield
+    finally:
+        backbone.runner = runner
+        # What was cut here was nobody's text; but that something was cut has now been said.
+        backbone.truncated_texts = max(truncated, min(1, backbone.truncated_texts))
+        for module, mode in modes:
+            module.training = mode

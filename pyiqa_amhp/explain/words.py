@@ -1,6 +1,6 @@
 """What explanations say in words, the same in the terminal, on cards and on the page."""
 
-from pyiqa_amhp.explain.reasons import Explanation
+from pyiqa_amhp.explain.explanation import Explanation
 
 SOURCES = {
     'given': 'Judged with the text that was given',

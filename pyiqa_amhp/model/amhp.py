@@ -15,13 +15,19 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.model import weights
-from pyiqa_amhp.model.backbone import Backbone, check_form, resolve_clip
-from pyiqa_amhp.model.config import AMHPConfig, stored_config
-from pyiqa_amhp.model.predict import LevelPredictor, Prediction, Prompt, build_predictor
+from pyiqa_amhp.model.clip import Backbone, check_form, resolve_clip
+from pyiqa_amhp.model.config import (
+    AMHPConfig,
+)
 from pyiqa_amhp.model.preprocess import Preprocess, check_images
+from pyiqa_amhp.model.prompt_predictor import LevelPredictor, Prediction, Prompt, build_predictor
 from pyiqa_amhp.model.prompts import image_texts, level_sentences
 from pyiqa_amhp.model.runtime import Runner, mark_of
+from pyiqa_amhp.weights import store as weights
+from pyiqa_amhp.weights.checkpoint import (
+    load_into,
+    stored_config,
+)
 
 
 def fuse(Fx: torch.Tensor, Ft: torch.Tensor, fc: nn.Module) -> torch.Tensor:
@@ -91,7 +97,7 @@ class AMHP(nn.Module):
         super().__init__()
         runner = Runner(precision, compile, engine)
         dataset = AMHPConfig.from_options({'dataset': options.get('dataset')}).dataset
-        found = weights.find(dataset, pretrained, pretrained_model_path)
+        found = weights.find_checkpoint(dataset, pretrained, pretrained_model_path)
         config = AMHPConfig.from_options(options, found and found.config)
         zero_shot = pretrained is True and not found
         if zero_shot and not config.uses_levels:
@@ -138,9 +144,9 @@ class AMHP(nn.Module):
         self._sentence_cache: dict[tuple[str, ...], tuple] = {}
 
         if found:
-            weights.load_into(self, found)
+            load_into(self, found)
         elif zero_shot:
-            weights.say_zero_shot(self.config)
+            weights.warn_zero_shot(self.config)
 
     def forward(
         self,
@@ -193,9 +199,9 @@ class AMHP(nn.Module):
     def explain(self, image, text: str | None = None):
         """Why one image (a file, a Pillow image, or ``(1, 3, H, W)``) has its score.
 
-        See :func:`pyiqa_amhp.explain.reasons.explain`.
+        See :func:`pyiqa_amhp.explain.explanation.explain`.
         """
-        from pyiqa_amhp.explain.reasons import explain
+        from pyiqa_amhp.explain.explanation import explain
 
         return explain(self, image, text)
 

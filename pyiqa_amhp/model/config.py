@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
-from pyiqa_amhp.data.ratings import LEVELS, REFERENCE_PARA_LEVEL_VALUES, SCALES
+from pyiqa_amhp.datasets.attributes import TEMPLATE
+from pyiqa_amhp.datasets.ratings import LEVELS, REFERENCE_PARA_LEVEL_VALUES, SCALES
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.text.attributes import TEMPLATE
+from pyiqa_amhp.weights.checkpoint import Checkpoint, config_to_tensor
 
 # The paper's formulas, with the four slips of the authors' code mended; and what they ran.
 PROTOCOLS = {
@@ -272,22 +273,15 @@ class AMHPConfig:
         return self.variant in ('image+levels', 'all')
 
     def to_tensor(self) -> torch.Tensor:
-        """As a uint8 tensor of JSON, the one form that every checkpoint format can carry."""
-        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
-        return torch.tensor(list(text.encode()), dtype=torch.uint8)
+        """As a tensor, for checkpoints."""
+        return config_to_tensor(dataclasses.asdict(self))
 
 
-def stored_config(tensor: torch.Tensor) -> dict[str, Any]:
-    """Undo ``to_tensor``: the fields as a dict, for ``from_options``.
+def complete_checkpoint(checkpoint: Checkpoint) -> Checkpoint:
+    """Check a checkpoint's configuration, and fill in the options that are newer than it.
 
     Raises:
-        AMHPError: something else.
+        AMHPError: a configuration that this version does not accept.
     """
-    try:
-        # bytes(tensor.tolist()) of a single number n would be n zeros
-        config = json.loads(tensor.cpu().numpy().tobytes()) if tensor.dtype == torch.uint8 else None
-    except (AttributeError, ValueError, TypeError, RecursionError):
-        config = None
-    if not isinstance(config, dict):
-        raise AMHPError('not an AMHP configuration')
-    return config
+    config = AMHPConfig.from_options({}, checkpoint.config)
+    return dataclasses.replace(checkpoint, config=dataclasses.asdict(config))

@@ -12,13 +12,17 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from pyiqa_amhp.atomic import write_atomically
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.info import version_of
 from pyiqa_amhp.model.amhp import AMHP
-from pyiqa_amhp.model.backbone import encode_images, encode_tokens
-from pyiqa_amhp.model.config import stored_config
+from pyiqa_amhp.model.clip import encode_images, encode_tokens
 from pyiqa_amhp.model.engines import Tower, needs, to_onnx
+from pyiqa_amhp.utils.environment import (
+    version_of,
+)
+from pyiqa_amhp.utils.files import write_atomically
+from pyiqa_amhp.weights.checkpoint import (
+    stored_config,
+)
 
 TOLERANCE = 1e-3  # on a scale of 1 to 10
 CHECK_TEXTS = ('Lovely soft light', '', 'The horizon is tilted, and the subject is lost in it.')

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torchvision.transforms import functional as TF
 
-from pyiqa_amhp.data.images import read_image
+from pyiqa_amhp.datasets.images import read_image
 from pyiqa_amhp.errors import AMHPError
 
 LONGEST = 32  # short sides that are looked at of a long one, with resize='shortest' (our choice)

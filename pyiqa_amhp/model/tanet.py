@@ -39,8 +39,8 @@ from torchvision.models import resnet18
 from torchvision.transforms import functional as TF
 
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.model.files import check_keys, read_tensors
 from pyiqa_amhp.model.preprocess import check_images
+from pyiqa_amhp.weights.checkpoint import check_keys, read_tensors
 
 SCORES = 10  # AVA's votes, 1..10
 SCENES = 365  # outputs of a network trained on Places365

@@ -15,13 +15,15 @@ import torch
 from pyiqa.utils import get_root_logger
 from torchvision.transforms import functional as TF
 
-from pyiqa_amhp.data.images import read_image
+from pyiqa_amhp.datasets.images import read_image
 from pyiqa_amhp.errors import AMHPError, ImageReadError
-from pyiqa_amhp.info import version_of
 from pyiqa_amhp.model.amhp import AMHP
 from pyiqa_amhp.model.runtime import mark_of
-from pyiqa_amhp.model.weights import HOME_VARIABLE
 from pyiqa_amhp.train.feature_cache import FeatureCache, Key
+from pyiqa_amhp.utils.environment import (
+    version_of,
+)
+from pyiqa_amhp.weights.store import HOME_VARIABLE
 
 FORMAT = 1  # to be raised where the same image or text would get other features
 BATCH = 32  # images or texts that go through a tower at once

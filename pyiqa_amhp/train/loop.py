@@ -26,11 +26,11 @@ from pyiqa.utils import (
 from pyiqa.utils.options import copy_opt_file, dict2str, parse_options
 from torch.utils.data import DataLoader
 
-from pyiqa_amhp.atomic import write_atomically
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.train import processes
-from pyiqa_amhp.train.batches import EpochBatches, test_loader, train_loader
+from pyiqa_amhp.train import distributed as processes
+from pyiqa_amhp.train.sampler import EpochBatches, test_loader, train_loader
 from pyiqa_amhp.train.state import newest_state, read_state, remove_leftovers
+from pyiqa_amhp.utils.files import write_atomically
 
 NEVER = float('inf')
 DEBUG_ITERATIONS = 8  # as in pyiqa

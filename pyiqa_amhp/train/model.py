@@ -12,18 +12,23 @@ from pyiqa.utils.dist_util import master_only
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LinearLR, SequentialLR
 
+from pyiqa_amhp.datasets.dataset import (
+    frozen_towers,
+)
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.freeze import frozen_towers
-from pyiqa_amhp.model.files import check_keys, read_tensors
-from pyiqa_amhp.model.hub import fetch_model, hub_id, is_hub_id
-from pyiqa_amhp.model.weights import save_checkpoint
+from pyiqa_amhp.train.distributed import summed, together
+from pyiqa_amhp.train.evaluation import MeasuringModel
 from pyiqa_amhp.train.frozen import FrozenTowers
-from pyiqa_amhp.train.measure import MeasuringModel
+from pyiqa_amhp.train.optim import Updates
 from pyiqa_amhp.train.options import one_of
 from pyiqa_amhp.train.predictor import PredictorTraining
-from pyiqa_amhp.train.processes import summed, together
 from pyiqa_amhp.train.state import random_states, set_random_states, write_state
-from pyiqa_amhp.train.update import Updates
+from pyiqa_amhp.weights.checkpoint import (
+    check_keys,
+    read_tensors,
+    save_checkpoint,
+)
+from pyiqa_amhp.weights.hub import fetch_model, hub_id, is_hub_id
 
 WEIGHT_DECAY = 1e-3  # paper, section 4.2.1
 KEEP_LAST = 2  # training states

@@ -14,7 +14,7 @@ import torch
 from pyiqa.utils import get_root_logger
 
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.model.predict import Prompt, feature_loss, level_loss
+from pyiqa_amhp.model.prompt_predictor import Prompt, feature_loss, level_loss
 from pyiqa_amhp.train.options import number
 
 PREDICTOR_WEIGHT, TEXT_DROPOUT = 1.0, 0.5

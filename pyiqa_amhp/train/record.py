@@ -13,11 +13,15 @@ from typing import Any
 
 import torch
 
-from pyiqa_amhp.atomic import write_atomically
-from pyiqa_amhp.fingerprint import weights_digest
-from pyiqa_amhp.info import version_of
-from pyiqa_amhp.model.hub import is_hub_id
-from pyiqa_amhp.train.batches import Part
+from pyiqa_amhp.train.sampler import Part
+from pyiqa_amhp.utils.environment import (
+    version_of,
+)
+from pyiqa_amhp.utils.files import write_atomically
+from pyiqa_amhp.weights.checkpoint import (
+    weights_digest,
+)
+from pyiqa_amhp.weights.hub import is_hub_id
 
 FORMAT = 1
 TRAINING, TESTING = 'training.json', 'testing.json'

@@ -13,8 +13,10 @@ import numpy as np
 import torch
 
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.model.files import read_plain
-from pyiqa_amhp.model.weights import write_torch
+from pyiqa_amhp.weights.checkpoint import (
+    read_plain,
+    write_torch,
+)
 
 SUFFIX = '.state'
 FORMAT = 1

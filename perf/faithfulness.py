@@ -1,0 +1,90 @@
+"""Whether relevance maps are faithful: delete the most, and the least, relevant patches.
+
+On the test images of a trained demo model: on how many per cent of them the score changes more
+without the 20 % most relevant patches than without the 20 % least relevant ones. Without
+``--weights`` the demo's models are trained first (minutes).
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from common import Claim, machine, table
+
+SHARE, BOUND, BATCH = 0.2, 70, 50
+
+
+def demo_models(out: Path) -> tuple[list[Path], Path]:
+    """Checkpoints of the demo, trained here, and the folder of its data."""
+    from pyiqa_amhp.demo.run import run_demo
+
+    run_demo(out)
+    runs = [out / 'experiments' / name for name in ('demo_full', 'demo_image')]
+    return [run / 'models' / 'net_best.pth' for run in runs], out / 'data'
+
+
+def test_images(data: Path):
+    """The files of the demo's test images and their comments, '' where there is none."""
+    import pandas as pd
+
+    from pyiqa_amhp.demo.data import CSV_NAME
+
+    rows = pd.read_csv(data / CSV_NAME, keep_default_na=False)
+    rows = rows[rows['split'] == 'test']
+    return [data / 'images' / name for name in rows['img_name']], list(rows['text'])
+
+
+def measure(weights: list[Path], files: list[Path], texts: list[str], fill: str) -> list[Claim]:
+    """A claim for each model, with its comments where it reads them, and without."""
+    import torch
+
+    from pyiqa_amhp.explain.explanation import as_tensor
+    from pyiqa_amhp.explain.relevance import faithfulness
+    from pyiqa_amhp.model.amhp import AMHP
+
+    claims = []
+    for path in weights:
+        net = AMHP(pretrained_model_path=str(path)).eval()
+        x = torch.cat([net.preprocess(as_tensor(file)) for file in files])
+        said = {'with comments': texts} if net.config.uses_attributes and any(texts) else {}
+        for name, words in {**said, 'image only': [''] * len(x)}.items():
+            pairs = [
+                faithfulness(net, x[i : i + BATCH], words[i : i + BATCH], SHARE, fill)
+                for i in range(0, len(x), BATCH)
+            ]
+            most, least = (torch.cat(changes).abs() for changes in zip(*pairs, strict=True))
+            note = f'changes {most.mean():.3f} and {least.mean():.3f}'
+            print(f'{path}, {name}: {note}')
+            share = 100 * float((most > least).float().mean())
+            what = f'variant {net.config.variant}, {name}: most relevant patches matter more'
+            claims.append(Claim(what, share, BOUND, at_least=True, unit='%', note=note))
+    return claims
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
+    parser.add_argument('--weights', type=Path, nargs='+', help='trained checkpoints')
+    parser.add_argument('--data', type=Path, help="the demo's data folder (with --weights)")
+    parser.add_argument('--fill', default='mean', help="what takes a patch's place: mean or grey")
+    parser.add_argument('--images', nargs='+', help='other images, without texts')
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        weights, data = arguments.weights, arguments.data
+        if not weights:
+            weights, data = demo_models(Path(folder))
+        if arguments.images:
+            from pyiqa_amhp.datasets.images import find_images
+
+            files = find_images(arguments.images)
+            texts = [''] * len(files)
+        elif data:
+            files, texts = test_images(data)
+        else:
+            parser.error('--weights needs --data or --images')
+        claims = measure(weights, files, texts, arguments.fill)
+    print(f'{len(files)} images\n{machine()}\n\n{table(claims)}')
+
+
+if __name__ == '__main__':
+    main()

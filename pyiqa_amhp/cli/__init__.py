@@ -1,0 +1,1 @@
+"""The command ``amhp``: one file a command."""

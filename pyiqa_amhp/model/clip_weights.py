@@ -1,0 +1,243 @@
+"""Where CLIP's weights come from, and what must be known about them.
+
+OpenAI's weights need QuickGELU, and a state dict does not say whose it is (open_clip issue 771),
+so the activation is taken from what accompanies the weights and is never guessed.
+"""
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import open_clip
+import torch
+from open_clip.convert import convert_state_dict
+from open_clip.factory import get_model_config
+from open_clip.model import convert_to_custom_text_state_dict
+from open_clip.pretrained import download_pretrained, download_pretrained_from_hf
+
+from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.model.config import AMHPConfig
+from pyiqa_amhp.weights.checkpoint import check_keys, read_tensors
+from pyiqa_amhp.weights.hub import PREFIX, cached, fetch_elsewhere, require_network
+
+# Buffers that only the archives of OpenAI hold.
+OPENAI_ONLY = ('input_resolution', 'context_length', 'vocab_size')
+HUB_FILES = ('open_clip_model.safetensors', 'open_clip_pytorch_model.bin')
+HUB_CONFIG = 'open_clip_config.json'
+
+
+@dataclass(frozen=True)
+class ClipSource:
+    """A CLIP to build: its form, the configuration with all that was found out, its weights."""
+
+    config: AMHPConfig
+    model_cfg: dict[str, Any]
+    path: Path | None = None
+    state: dict[str, torch.Tensor] | None = None
+
+
+def resolve_clip(config: AMHPConfig, load: bool) -> ClipSource:
+    """Find the CLIP that ``config`` names.
+
+    Args:
+        config: its ``backbone``, ``clip_weights`` and ``quick_gelu`` count.
+        load: whether weights are wanted; if not, nothing is read and no network is used,
+            unless the backbone itself is on the hub.
+
+    Raises:
+        AMHPError: an unknown model or tag, a text tower that is not causal (SigLIP, CLIPA,
+            Hugging Face's encoders ...), weights out of reach, or an unknown activation.
+    """
+    name, weights = config.backbone, config.clip_weights
+    for hub_id in (name, weights if load else None):
+        if isinstance(hub_id, str) and hub_id.startswith(PREFIX):
+            return _from_hub(config, hub_id.removeprefix(PREFIX), load)
+    model_cfg = _model_cfg(name)
+    _check_text_tower(name, model_cfg)  # before anything large is downloaded or built
+    if not load:
+        return _source(config, model_cfg, quick_gelu=model_cfg.get('quick_gelu', False))
+    if weights is None:
+        raise AMHPError('clip_weights: expected an open_clip tag or a file, got none')
+    if Path(weights).expanduser().is_file():
+        return _from_file(config, model_cfg, Path(weights).expanduser())
+    return _from_tag(config, model_cfg)
+
+
+def _model_cfg(backbone: str | dict) -> dict[str, Any]:
+    if isinstance(backbone, str):
+        model_cfg = get_model_config(backbone)
+        if model_cfg is None:
+            raise AMHPError(
+                f'backbone {backbone!r}: not a model of open_clip; see open_clip.list_models()'
+            )
+        return model_cfg
+    if missing := [k for k in ('embed_dim', 'vision_cfg', 'text_cfg') if k not in backbone]:
+        raise AMHPError(f'backbone: a dict needs {", ".join(missing)}, as in open_clip model files')
+    return json.loads(json.dumps(backbone))
+
+
+def _check_text_tower(name: str | dict, model_cfg: dict[str, Any]) -> None:
+    """Refuse a text tower that is not causal, or whose feature is not that of the end token."""
+    text_cfg = model_cfg['text_cfg']
+    others = ('hf_model_name', 'no_causal_mask', 'embed_cls')
+    pool = text_cfg.get('pool_type', 'argmax')
+    if any(map(text_cfg.get, others)) or pool not in ('argmax', 'eos'):
+        raise AMHPError(
+            f'backbone {name if isinstance(name, str) else "of your own"}: expected a CLIP with a '
+            'causal text tower that is read at its end token, such as ViT-B-16, ViT-L-14, RN50 '
+            'or EVA02-B-16'
+        )
+
+
+def _source(config, model_cfg, quick_gelu, preprocess=None, **found) -> ClipSource:
+    """Write what was found out into the configuration, over nothing that the user said."""
+    preprocess = preprocess or {}
+    model_cfg.pop('quick_gelu', None)
+    config = dataclasses.replace(
+        config,
+        quick_gelu=quick_gelu if config.quick_gelu is None else config.quick_gelu,
+        image_mean=config.image_mean or preprocess.get('mean') or open_clip.OPENAI_DATASET_MEAN,
+        image_std=config.image_std or preprocess.get('std') or open_clip.OPENAI_DATASET_STD,
+    )
+    return ClipSource(config, model_cfg, **found)
+
+
+def _from_file(config: AMHPConfig, model_cfg: dict, path: Path) -> ClipSource:
+    """A local file: OpenAI's archive, a state dict, or safetensors."""
+    config = dataclasses.replace(config, clip_weights=path.name)  # no paths in checkpoints
+    state = read_tensors(path)
+    quick_gelu = config.quick_gelu
+    beside = path.with_name(HUB_CONFIG)
+    if quick_gelu is None and (state.keys() & set(OPENAI_ONLY) or model_cfg.get('quick_gelu')):
+        quick_gelu = True
+    if quick_gelu is None and beside.is_file():
+        quick_gelu = _described(beside)['model_cfg'].get('quick_gelu', False)
+    if quick_gelu is None:
+        raise AMHPError(
+            f'{path}: the file does not say which activation its weights were trained with; give '
+            'quick_gelu=True (OpenAI, MetaCLIP, DFN) or quick_gelu=False (LAION, DataComp)'
+        )
+    return _source(config, model_cfg, quick_gelu, path=path, state=state)
+
+
+def _from_tag(config: AMHPConfig, model_cfg: dict) -> ClipSource:
+    """A tag of open_clip's list, from the local caches or the network."""
+    name, tag = config.backbone, config.clip_weights
+    model = name if isinstance(name, str) else None
+    tag_cfg = _tag_cfg(model, tag)
+    if not tag_cfg:
+        tags = open_clip.list_pretrained_tags_by_model(model) if model else []
+        raise AMHPError(
+            f'clip_weights {tag!r}: neither a file nor an open_clip tag of backbone {name!r} '
+            f'(tags: {", ".join(tags) or "none"})'
+        )
+    path = _cached_tag(tag_cfg)
+    if path is None:
+        _require_network(f'CLIP weights {tag!r} of {name}', _hub_files(tag_cfg)[0])
+        path = Path(download_pretrained(tag_cfg))
+    quick_gelu = tag_cfg.get('quick_gelu', False)
+    return _source(config, model_cfg, quick_gelu, tag_cfg, path=path)
+
+
+def cached_tag(model: str, tag: str) -> Path | None:
+    """The file of an open_clip tag, if this machine has it."""
+    return _cached_tag(_tag_cfg(model, tag))
+
+
+def repository_of(config: AMHPConfig) -> str | None:
+    """The repository of the hub that CLIP's own weights come from; None: unknown."""
+    weights = config.clip_weights or ''
+    if weights.startswith(PREFIX):
+        return weights.removeprefix(PREFIX)
+    model = config.backbone if isinstance(config.backbone, str) else None
+    return _hub_files(_tag_cfg(model, weights))[0] or None
+
+
+def _tag_cfg(model: str | None, tag: str) -> dict[str, Any]:
+    # open_clip lists the tags of some models under `X` only, though `X-quickgelu` is the same.
+    names = (model, model.removesuffix('-quickgelu')) if model else ()
+    return next((cfg for name in names if (cfg := open_clip.get_pretrained_cfg(name, tag))), {})
+
+
+def _cached_tag(tag_cfg: dict[str, Any]) -> Path | None:
+    return cached(*_hub_files(tag_cfg)) or _openai_cache(tag_cfg.get('url', ''))
+
+
+def _hub_files(tag_cfg: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
+    """A tag's repository and the files to look for: open_clip writes ``owner/name/[file]``."""
+    repo, file = os.path.split(tag_cfg.get('hf_hub', ''))
+    return repo, (str(Path(file).with_suffix('.safetensors')), file) if file else HUB_FILES
+
+
+def _from_hub(config: AMHPConfig, repo: str, load: bool) -> ClipSource:
+    """``hf-hub:owner/name``: the repository says what its model is."""
+    path = cached(repo, (HUB_CONFIG,))
+    weights = cached(repo, HUB_FILES)
+    if path is None or (load and weights is None):
+        _require_network(f'CLIP model hf-hub:{repo}', repo)
+    path = path or Path(huggingface_hub.hf_hub_download(repo, HUB_CONFIG))
+    described = _described(path)
+    model_cfg = described['model_cfg']
+    _check_text_tower(PREFIX + repo, model_cfg)
+    if load and weights is None:
+        weights = Path(download_pretrained_from_hf(repo))
+    quick_gelu = model_cfg.get('quick_gelu', False)
+    # The form itself goes into checkpoints, so that they load without the hub.
+    config = dataclasses.replace(
+        config, backbone=json.loads(json.dumps(model_cfg)), clip_weights=PREFIX + repo
+    )
+    preprocess = described.get('preprocess_cfg')
+    found = {'path': weights, 'state': read_tensors(weights)} if load else {}
+    return _source(config, model_cfg, quick_gelu, preprocess, **found)
+
+
+def _described(path: Path) -> dict[str, Any]:
+    """What an ``open_clip_config.json`` says: ``model_cfg``, maybe ``preprocess_cfg``."""
+    try:
+        described = json.loads(path.read_text(encoding='utf-8'))
+        towers = [described['model_cfg'][part] for part in ('vision_cfg', 'text_cfg')]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        towers = [None]
+    if not all(isinstance(tower, dict) for tower in towers):
+        raise AMHPError(f'{path}: expected JSON with model_cfg and its vision_cfg and text_cfg')
+    return described
+
+
+def load_clip_state(clip: torch.nn.Module, source: ClipSource) -> float:
+    """Load the weights into open_clip's model; gives CLIP's own logit scale (a logarithm).
+
+    Raises:
+        AMHPError: keys or shapes that do not fit, by name.
+    """
+    state = source.state if source.state is not None else read_tensors(source.path)
+    state = {key: value.float() for key, value in state.items() if key not in OPENAI_ONLY}
+    state = convert_state_dict(clip, state)
+    if 'positional_embedding' in state and not hasattr(clip, 'positional_embedding'):
+        state = convert_to_custom_text_state_dict(state)
+    scale = float(state.pop('logit_scale', clip.logit_scale.detach()))
+    state.pop('logit_bias', None)
+    check_keys(clip, state, source.path, ignore=('logit_scale', 'logit_bias'))
+    clip.load_state_dict(state, strict=False)
+    return scale
+
+
+def _openai_cache(url: str) -> Path | None:
+    """The file that OpenAI's own package has downloaded, if it did."""
+    path = Path.home() / '.cache' / 'clip' / os.path.basename(url)
+    return path if url and path.is_file() else None
+
+
+def _require_network(what: str, repo: str) -> None:
+    require_network(
+        what,
+        (
+            fetch_elsewhere(repo),
+            "give a local file: clip_weights=FILE, OpenAI's ViT-B-16.pt or any other",
+            'use trained AMHP weights, which need no CLIP file: pretrained_model_path=FILE, '
+            '`amhp score --weights FILE`, or `amhp weights add FILE --as ava`',
+        ),
+    )

@@ -1,0 +1,1 @@
+"""Scores of images: any metric, files to results."""

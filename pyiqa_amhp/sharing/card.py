@@ -1,0 +1,373 @@
+"""The model card of a trained AMHP: what its records say, and "not recorded" for all else."""
+
+import math
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from pyiqa_amhp.datasets.ratings import SCALES
+from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.model.clip_weights import repository_of
+from pyiqa_amhp.model.config import AMHPConfig
+from pyiqa_amhp.sharing.evidence import Evidence
+from pyiqa_amhp.utils.files import (
+    visible,
+)
+from pyiqa_amhp.weights.hub import HubId
+
+TASK = 'image-classification'  # the hub's nearest: a probability for each quality level
+TAGS = ['image-aesthetics', 'image-quality-assessment', 'aesthetics', 'pyiqa', 'amhp', 'clip']
+METRIC_IDS = {  # the hub's own names, where it has some
+    'calculate_acc': 'accuracy', 'calculate_mse': 'mse', 'calculate_srcc': 'spearmanr',
+    'calculate_plcc': 'pearsonr',
+}  # fmt: skip
+DATASETS = {'AVACommentsDataset': 'ava', 'PARADataset': 'para', 'AADBDataset': 'aadb'}
+METRICS = {'para': 'amhp-para', 'aadb': 'amhp-aadb'}
+UNKNOWN = 'not recorded'
+TEXTS = {
+    'comments': "the images' own comments", 'labels': "labels of the images' own attributes",
+    'none': 'none', 'given': 'given', 'predicted': 'predicted by the model',
+}  # fmt: skip
+LONGEST = 200  # characters of a name or a value in the card
+
+CARD = """# {title}
+
+An [AMHP](#citation) that judges how beautiful a photograph is, on a scale from {low:g} to {high:g}:
+from the image{and_text}. **Independent implementation**: made with pyiqa-amhp, not by the
+paper's authors.
+
+## Use
+
+With pyiqa-amhp installed:
+
+```python
+import pyiqa
+
+metric = pyiqa.create_metric('{metric}', pretrained_model_path='{id}')
+metric('photo.jpg'{text})
+```
+
+```sh
+amhp score photos/ --metric {metric} --weights {id}
+amhp weights add {id} --as {store}       # from now on the weights of `{metric}`
+```
+
+Without pyiqa-amhp, `model.safetensors` holds the tensors and `config.json` says what they are for.
+
+## Results
+
+{results}
+
+## Model
+
+{model}
+
+## Training
+
+{training}
+
+## Limits
+
+{limits}
+
+## Licence
+
+{licence}
+
+## Citation
+
+```bibtex
+@inproceedings{{amhp2024,
+  title     = {{Attribute-Driven Multimodal Hierarchical Prompts for Image Aesthetic Quality
+               Assessment}},
+  booktitle = {{ACM Multimedia}},
+  year      = {{2024}}
+}}
+```
+
+The paper describes the method. These weights and this implementation are not its authors' work.
+"""
+
+
+def model_card(
+    model: HubId, config: AMHPConfig, evidence: Evidence, parameters: int, licence: str | None
+) -> ModelCard:
+    """The card of weights.
+
+    Args:
+        model: where they will be. config: what they carry. evidence: what is known of them.
+        parameters: how many numbers they are.
+        licence: the hub's name of one, such as ``apache-2.0``; None: none is stated.
+
+    Raises:
+        AMHPError: a licence that is no such name.
+    """
+    if licence is not None and not re.fullmatch(r'[a-z0-9][a-z0-9.-]*', licence):
+        raise AMHPError(
+            f"licence {licence!r}: expected one of the hub's names, such as apache-2.0, mit, "
+            'cc-by-nc-4.0 or other'
+        )
+    scale = SCALES[config.dataset]
+    ends = config.level_values
+    if ends == scale.level_values:
+        ends = scale.vote_values
+    body = CARD.format(
+        title=model.repo.split('/')[1],
+        id=model,
+        metric=METRICS.get(config.dataset, 'amhp'),
+        store=config.dataset,
+        low=ends[0],
+        high=ends[-1],
+        and_text=' and what people say about it' if config.uses_attributes else ' alone',
+        text=", text='Lovely soft light, strong diagonals'" if config.uses_attributes else '',
+        results=_results(config, evidence),
+        model=_model(config, parameters),
+        training=_training(evidence),
+        limits='\n'.join(f'- {limit}' for limit in _limits(config, evidence)),
+        licence=_licence(licence),
+    )
+    data = _metadata(model, config, evidence, licence)
+    return ModelCard(f'---\n{data.to_yaml()}\n---\n\n{body}')
+
+
+def _metadata(
+    model: HubId, config: AMHPConfig, evidence: Evidence, licence: str | None
+) -> ModelCardData:
+    training = evidence.training or {}
+    of_data = _look_up(DATASETS, _part(training, 'data', 'train').get('type'))
+    results = [result for row in evidence.measured for result in _eval_results(row, config)]
+    from_clip = _part(training, 'network').get('pretrained') == 'clip'
+    return ModelCardData(
+        license=licence,
+        library_name='pyiqa-amhp',
+        pipeline_tag=TASK,
+        tags=TAGS,
+        datasets=[of_data] if of_data else None,
+        metrics=list(dict.fromkeys(result.metric_type for result in results)) or None,
+        base_model=repository_of(config) if from_clip else None,
+        model_name=model.repo.split('/')[1] if results else None,
+        eval_results=results or None,
+    )
+
+
+def _eval_results(row: dict[str, Any], config: AMHPConfig) -> Iterable[EvalResult]:
+    """One row of what was measured, for the ``model-index``."""
+    data = _part(row, 'data')
+    kinds = _part(row, 'metric_options')
+    for text, metrics in _by_text(row, config):
+        for name, value in metrics.items():
+            if value is None:
+                continue
+            options = dict(_part(kinds, name))
+            kind = str(options.pop('type', name))
+            options.pop('better', None)
+            yield EvalResult(
+                task_type=TASK,
+                task_name='Image aesthetic quality assessment',
+                dataset_type=_name(_look_up(DATASETS, data.get('type')) or data.get('name')),
+                dataset_name=_name(data.get('name')),
+                dataset_split=_name(data.get('split')),
+                dataset_config=f'text: {text}',
+                metric_type=METRIC_IDS.get(kind, _name(name)),
+                metric_name=_name(name).upper(),
+                metric_value=value,
+                metric_args=options or None,
+            )
+
+
+def _results(config: AMHPConfig, evidence: Evidence) -> str:
+    """What was measured, one line for each data set and kind of text."""
+    rows = [(row, *found) for row in evidence.measured for found in _by_text(row, config)]
+    if not rows:
+        return 'Not recorded.'
+    names = list(dict.fromkeys(name for *_, metrics in rows for name in metrics))
+    lines = [
+        [
+            _code(_part(row, 'data').get('name')),
+            _code(_part(row, 'data').get('split')),
+            text,
+            _number(row.get('images')),
+            *(_number(metrics.get(name)) for name in names),
+        ]
+        for row, text, metrics in rows
+    ]
+    table = _table(['data', 'split', 'text', 'images', *map(_code, names)], lines)
+    key = _part(evidence.training or {}, 'validation').get('key_metric')
+    chosen = (
+        f' The training keeps the checkpoint that is best by {_code(key)} on its validation '
+        'images, so that figures on those flatter.'
+        if key
+        else ''
+    )
+    return f'{table}\n\nMeasured by pyiqa-amhp on these very weights.{chosen}'
+
+
+def _by_text(row: dict[str, Any], config: AMHPConfig) -> list[tuple[str, dict[str, float | None]]]:
+    """What was measured with each kind of text: its name, and the metrics."""
+    source = _part(row, 'data').get('text_source')
+    if config.text_source in ('none', 'predicted'):  # whatever the data have
+        source = config.text_source
+    usual = (_look_up(TEXTS, source) or UNKNOWN) if config.uses_attributes else 'not read'
+    if config.predictor != 'none' and source in ('comments', 'labels'):
+        usual += ', predicted where there are none'
+    found = [(usual, row.get('metrics'))]
+    for kind, metrics in _part(row, 'by_text_source').items():
+        found.append((_look_up(TEXTS, kind) or UNKNOWN, metrics))
+    return [(text, _metrics(metrics)) for text, metrics in found]
+
+
+def _metrics(metrics: Any) -> dict[str, float | None]:
+    """By name; None for what is not defined."""
+    return {
+        str(name): float(value) if _is_number(value) else None
+        for name, value in (metrics.items() if isinstance(metrics, dict) else ())
+    }
+
+
+def _model(config: AMHPConfig, parameters: int) -> str:
+    own = 'a CLIP of its own form (in config.json)'
+    rows = {
+        'protocol': _code(config.protocol),
+        'variant': _code(config.variant),
+        'image and text towers': _code(config.backbone)
+        if isinstance(config.backbone, str)
+        else own,
+        'weights': f'{parameters:,} numbers',
+        'quality levels': ', '.join(map(_code, config.levels)),
+        'their values': ', '.join(f'{value:g}' for value in config.level_values),
+        'sentence of a level': _code(config.template),
+        'predicts missing texts': _code(config.predictor),
+    }
+    return _table(['', ''], rows.items())
+
+
+def _training(evidence: Evidence) -> str:
+    record = evidence.training
+    if record is None:
+        return f'How these weights were trained is {UNKNOWN}.'
+    data, train = _part(record, 'data', 'train'), _part(record, 'train')
+    rows = {
+        'data': _code(_look_up(DATASETS, data.get('type')) or data.get('name')),
+        'table': _code(data.get('meta_info_file')),
+        'split': f'{_code(data.get("split"))} of column {_code(data.get("split_index"))}',
+        'images': _number(data.get('images')),
+        'texts': _look_up(TEXTS, data.get('text_source')) or UNKNOWN,
+        'iterations': _number(evidence.iteration),
+        'epochs': _epochs(record, evidence.iteration),
+        'batch': f'{_code(data.get("batch_size_per_gpu"))} for each of '
+        f'{_number(record.get("processes"))} processes',
+        'seed': _code(record.get('seed')),
+        'began from': _start(record),
+        'optimiser': _code(_part(train, 'optim').get('type')),
+        'learning rate': _code(_part(train, 'optim').get('lr')),
+        'loss': _code(_part(train, 'mos_loss_opt').get('type')),
+        'frozen towers': _code(train.get('freeze') or 'none'),
+        'software': ', '.join(_code(f'{k} {v}') for k, v in _part(record, 'versions').items()),
+    }
+    options = {name: record.get(name) for name in ('network', 'train', 'validation', 'data')}
+    return f'{_table(["", ""], rows.items())}\n\nAll options:\n\n{_fenced(options)}'
+
+
+def _epochs(record: dict[str, Any], iteration: int | None) -> str:
+    each = record.get('iterations_per_epoch')
+    if not (_is_number(each) and each > 0 and iteration is not None):
+        return UNKNOWN
+    return f'{iteration / each:.4g}'
+
+
+def _start(record: dict[str, Any]) -> str:
+    network = _part(record, 'network')
+    if record.get('continued_from'):
+        return _code(record['continued_from'])
+    if network.get('pretrained') == 'clip':
+        return f"CLIP's own weights ({_code(network.get('clip_weights') or 'openai')})"
+    return 'random weights' if network.get('pretrained') is False else UNKNOWN
+
+
+def _limits(config: AMHPConfig, evidence: Evidence) -> Iterable[str]:
+    yield (
+        'A score is the taste of the people whose ratings were learned from, at their time, on '
+        'photographs like theirs. It is no measure of a photograph as such.'
+    )
+    if config.uses_attributes:
+        kinds = {str(_part(row, 'data').get('text_source')) for row in evidence.measured}
+        if kinds & {'comments', 'labels'}:
+            yield (
+                'Figures with comments or labels are of images about which people had spoken: the '
+                'model read what was said of that very image. A new photograph has no such text, '
+                'and the figures do not hold for it.'
+            )
+        if not any('none' in _part(row, 'by_text_source') for row in evidence.measured):
+            yield f'How well it judges photographs without any text is {UNKNOWN}.'
+        yield "Texts past CLIP's 77 tokens are cut."
+    else:
+        yield 'It reads no text about a photograph.'
+    if config.test_flip or config.crop == 'corner':
+        yield (
+            "Protocol `reference` has slips of the authors' code: every other image is mirrored or "
+            'the top-left corner judged in testing.'
+        )
+    yield "What CLIP's towers cannot tell apart, or judge unfairly, limits this model too."
+
+
+def _licence(licence: str | None) -> str:
+    said = f'`{licence}`.' if licence else 'Not stated by those who shared these weights.'
+    return (
+        f"{said} The ratings and photographs that they were trained on, and CLIP's weights that "
+        'they may have begun from, have terms of their own.'
+    )
+
+
+def _part(record: Any, *names: str) -> dict[str, Any]:
+    """A part of a record, {} where there is something else: a file may hold anything."""
+    for name in names:
+        record = record.get(name) if isinstance(record, dict) else None
+    return record if isinstance(record, dict) else {}
+
+
+def _look_up(table: dict[str, str], key: Any) -> str | None:
+    return table.get(key) if isinstance(key, str) else None
+
+
+def _is_number(value: Any) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and math.isfinite(value)
+
+
+def _number(value: Any) -> str:
+    if not _is_number(value):
+        return UNKNOWN
+    return f'{value:,}' if isinstance(value, int) else f'{value:.4f}'
+
+
+def _name(value: Any) -> str:
+    """A value in one line of plain characters."""
+    text = ' '.join(visible(UNKNOWN if value is None else str(value)).split()) or UNKNOWN
+    return text if len(text) <= LONGEST else text[: LONGEST - 4] + ' ...'
+
+
+def _code(value: Any) -> str:
+    """Anything as code, in which Markdown and HTML mean nothing."""
+    if value is None:
+        return UNKNOWN
+    return f'`{_name(value).replace("`", chr(39))}`'
+
+
+def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    header = list(header)
+    lines = [header, ['---'] * len(header), *rows]
+    return '\n'.join(
+        '| ' + ' | '.join(cell.replace('|', '\\|') for cell in line) + ' |' for line in lines
+    )
+
+
+def _fenced(options: dict[str, Any]) -> str:
+    """Options as YAML, in a fence that is longer than any they hold."""
+    text = yaml.safe_dump(options, sort_keys=False, allow_unicode=True).rstrip()
+    text = '\n'.join(map(visible, text.split('\n')))
+    longest = max(map(len, re.findall('`+', text)), default=0)
+    fence = '`' * max(3, longest + 1)
+    return f'{fence}yaml\n{text}\n{fence}'

@@ -1,1 +1,0 @@
-"""From attribute labels and comments to the first-level prompt."""

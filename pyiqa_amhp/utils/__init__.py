@@ -1,0 +1,1 @@
+"""What every layer may use: files, optional packages, plots."""

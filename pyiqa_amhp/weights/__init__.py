@@ -1,0 +1,1 @@
+"""Trained weights: files, the user's store, the hub."""
