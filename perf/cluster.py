@@ -18,9 +18,7 @@ from common import Claim, machine, ratio, table
 
 from pyiqa_amhp.datasets.images import find_images
 from pyiqa_amhp.model.amhp import AMHP
-from pyiqa_amhp.weights.checkpoint import (
-    save_checkpoint,
-)
+from pyiqa_amhp.weights.checkpoint import save_checkpoint
 
 
 def seconds(command: list[str]) -> float:

@@ -1,4 +1,4 @@
-"""Training the head of ViT-B/16 with frozen towers: the first epoch beside the further ones.
+"""Training the head of ViT-B/16 with frozen encoders: the first epoch beside the further ones.
 
 ``AMHPModel`` with ``freeze: both`` on 48 JPEGs of 1200 x 800 pixels and a comment each, as pyiqa's
 trainer drives it, on an empty cache. The first epoch decodes and encodes; the others read features
@@ -72,7 +72,7 @@ def measure(rounds: int) -> list[Claim]:
                 model.optimize_parameters(step)
             seconds.append(time.perf_counter() - start)
     first, *further = seconds
-    what = f'frozen towers, {IMAGES} images: first epoch / a further one'
+    what = f'frozen encoders, {IMAGES} images: first epoch / a further one'
     return [ratio(what, [first] * rounds, further, bound=50, at_least=True)]
 
 

@@ -1,10 +1,10 @@
-"""What every test stands on: no network, no store but its own, small towers, small data."""
+"""What every test stands on: no network, no store but its own, small encoders, small data."""
 
 import os
 
 # Before huggingface_hub is imported, which reads it once.
 os.environ['HF_HUB_OFFLINE'] = '1'
-# Before torch is: threads gain nothing on towers this small, and lose much on a busy machine.
+# Before torch is: threads gain nothing on encoders this small, and lose much on a busy machine.
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 from pathlib import Path
@@ -97,9 +97,7 @@ def make_amhp():
 @pytest.fixture(scope='session')
 def tiny_weights(tmp_path_factory):
     """A checkpoint of a tiny AMHP, for all tests: to be read only."""
-    from pyiqa_amhp.weights.checkpoint import (
-        save_checkpoint,
-    )
+    from pyiqa_amhp.weights.checkpoint import save_checkpoint
 
     file = tmp_path_factory.mktemp('weights') / 'tiny.pth'
     return save_checkpoint(file, build_tiny().state_dict())
@@ -115,8 +113,8 @@ def add_to_store(path, name):
 
 
 @pytest.fixture
-def watch_text_tower():
-    """Note the ``(texts, tokens)`` of every batch that a model's text tower reads from now on."""
+def watch_text_encoder():
+    """Note the ``(texts, tokens)`` of every batch that a model's text encoder reads from now on."""
 
     def watch(net):
         read = []

@@ -229,13 +229,13 @@ options('a list in place of options', '- a\n- b\n', 'expected sections such as')
 
 @case(
     'Comments and options', 'a list of attributes in YAML that runs a command',
-    '`Lexicon(FILE)`', 'not YAML',
+    '`AttributeKeywords(FILE)`', 'not YAML',
 )  # fmt: skip
 def _(world):
-    from pyiqa_amhp.datasets.keywords import Lexicon
+    from pyiqa_amhp.datasets.keywords import AttributeKeywords
 
     code = f'light: !!python/object/apply:os.system ["touch {world.trace}"]\n'
-    return Lexicon(world.write('words.yml', code))
+    return AttributeKeywords(world.write('words.yml', code))
 
 
 # Images

@@ -52,9 +52,7 @@ def report(what: str, way: str, gets: str = SHOWN):
 
 @report('a file name and a comment of HTML and scripts', '`amhp explain --out DIR`: page and card')
 def _(world: World) -> str:
-    from pyiqa_amhp.weights.checkpoint import (
-        save_checkpoint,
-    )
+    from pyiqa_amhp.weights.checkpoint import save_checkpoint
 
     model = save_checkpoint(world.at / 'tiny.pth', world.make_amhp().state_dict())
     photo, out = world.photo(f'{NAME}.png'), world.at / 'out'

@@ -130,9 +130,9 @@ def changed_config(world: World, **changes) -> bytes:
     return saved({'params': state})
 
 
-def giant(what: str, **tower):
+def giant(what: str, **encoder):
     def run(world: World) -> str:
-        form = {**world.tiny, 'vision_cfg': {**world.tiny['vision_cfg'], **tower}}
+        form = {**world.tiny, 'vision_cfg': {**world.tiny['vision_cfg'], **encoder}}
         path = world.write('model.pth', changed_config(world, backbone=form))
         return world.refused('score', world.photo(), '--weights', path, '--device', 'cpu')
 
@@ -229,10 +229,7 @@ def on_hub(what: str, gets: str, fetched: str = 'model.safetensors'):
 
 def repository(world: World, **said) -> dict[str, bytes]:
     """A repository of a tiny AMHP, whose ``config.json`` may say something else."""
-    from pyiqa_amhp.weights.checkpoint import (
-        save_checkpoint,
-        stored_config,
-    )
+    from pyiqa_amhp.weights.checkpoint import save_checkpoint, stored_config
 
     state = world.make_amhp().state_dict()
     file = save_checkpoint(world.at / 'model.safetensors', state)

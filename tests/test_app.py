@@ -175,7 +175,7 @@ def test_the_map_lies_over_the_whole_photograph(app_judge, photo, make_amhp):
     assert address in show.why_panel(one)
 
 
-def test_a_tower_without_a_map_says_so(make_amhp, tiny, photo):
+def test_a_encoder_without_a_map_says_so(make_amhp, tiny, photo):
     tiny['vision_cfg'] = {'image_size': 32, 'layers': [1, 1, 1, 1], 'width': 16, 'patch_size': None}
     page = show.why_panel(Judge(make_amhp(backbone=tiny), Limits()).explain(photo))
     assert 'has no map' in page and '<img' not in page
@@ -231,9 +231,7 @@ def test_the_threshold_counts_what_reaches_it(scale, at_least, line):
 
 @pytest.mark.parametrize('dataset', ['ava', 'para', 'aadb'])
 def test_trained_weights_are_named_with_their_scale(make_amhp, tmp_path, dataset):
-    from pyiqa_amhp.weights.checkpoint import (
-        save_checkpoint,
-    )
+    from pyiqa_amhp.weights.checkpoint import save_checkpoint
 
     path = save_checkpoint(tmp_path / 'mine.pth', make_amhp(dataset=dataset).state_dict())
     judge = Judge(AMHP(pretrained_model_path=str(path)), Limits())

@@ -23,7 +23,7 @@ LONGEST = 'sky ' * 75  # 77 tokens with those of start and end
 
 @pytest.fixture
 def build(tiny):
-    """A tiny backbone with random weights; options go into its text tower's form."""
+    """A tiny backbone with random weights; options go into its text encoder's form."""
 
     def make(custom_text=False, **text_cfg):
         torch.manual_seed(0)
@@ -79,19 +79,19 @@ def test_the_end_token_is_the_one_that_the_form_names(build):
     torch.testing.assert_close(backbone.encode_text(texts), expected, atol=1e-5, rtol=0)
 
 
-def test_only_the_length_of_the_longest_text_is_read(build, watch_text_tower):
+def test_only_the_length_of_the_longest_text_is_read(build, watch_text_encoder):
     backbone = build()
-    read = watch_text_tower(backbone)
+    read = watch_text_encoder(backbone)
     for texts in (['sky'], ['sky', 'red sky'], ['sky', LONGEST], ['sky']):
         backbone.encode_text(texts)
     assert read == [(1, 3), (2, 4), (2, 77), (1, 3)]
 
 
-def test_a_text_that_comes_twice_is_encoded_once(build, watch_text_tower):
+def test_a_text_that_comes_twice_is_encoded_once(build, watch_text_encoder):
     backbone = build()
     texts = ['sky', 'red sky', 'sky', 'sky', 'a house', 'red sky']
     one_by_one = torch.cat([backbone.encode_text([text]) for text in texts])
-    read = watch_text_tower(backbone)
+    read = watch_text_encoder(backbone)
     torch.testing.assert_close(backbone.encode_text(texts), one_by_one, atol=1e-5, rtol=0)
     assert [batch for batch, _ in read] == [3]
 
@@ -157,7 +157,7 @@ def test_images_are_encoded_as_open_clip_encodes_them(tiny, vision_cfg, no_netwo
     torch.testing.assert_close(backbone.encode_image(x), model.encode_image(x), atol=1e-5, rtol=0)
 
 
-# Which towers
+# Which encoders
 
 
 @pytest.mark.parametrize(
@@ -174,8 +174,8 @@ def test_images_are_encoded_as_open_clip_encodes_them(tiny, vision_cfg, no_netwo
     ],
 )
 @pytest.mark.parametrize('pretrained', [False, 'clip', True])
-def test_a_model_without_a_causal_text_tower_is_refused(name, pretrained, no_network):
-    message = f'backbone {name}: expected a CLIP with a causal text tower'
+def test_a_model_without_a_causal_text_encoder_is_refused(name, pretrained, no_network):
+    message = f'backbone {name}: expected a CLIP with a causal text encoder'
     with pytest.raises(AMHPError, match=message):
         AMHP(pretrained=pretrained, backbone=name)
 
@@ -186,7 +186,7 @@ def test_a_model_without_a_causal_text_tower_is_refused(name, pretrained, no_net
     ids=str,
 )
 def test_a_form_that_is_not_read_at_its_end_token_is_refused(build, text_cfg):
-    with pytest.raises(AMHPError, match='of your own: expected a CLIP with a causal text tower'):
+    with pytest.raises(AMHPError, match='of your own: expected a CLIP with a causal text encoder'):
         build(custom_text=True, **text_cfg)
 
 

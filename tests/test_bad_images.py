@@ -11,9 +11,7 @@ from PIL import Image
 
 from pyiqa_amhp.datasets.images import read_image
 from pyiqa_amhp.errors import ImageReadError
-from pyiqa_amhp.weights.checkpoint import (
-    save_checkpoint,
-)
+from pyiqa_amhp.weights.checkpoint import save_checkpoint
 
 GOOD = 539
 

@@ -17,9 +17,7 @@ from pyiqa_amhp.evaluation import benchmark as run
 from pyiqa_amhp.evaluation import scores
 from pyiqa_amhp.evaluation.rated_set import load_rated
 from pyiqa_amhp.evaluation.tables import format_value
-from pyiqa_amhp.weights.checkpoint import (
-    save_checkpoint,
-)
+from pyiqa_amhp.weights.checkpoint import save_checkpoint
 
 
 @pytest.fixture

@@ -17,9 +17,7 @@ from pyiqa_amhp.evaluation import network, scores
 from pyiqa_amhp.evaluation.network import bounded_downloads, reason_for
 from pyiqa_amhp.evaluation.rated_set import load_rated
 from pyiqa_amhp.model.tanet import TANet
-from pyiqa_amhp.weights.checkpoint import (
-    save_checkpoint,
-)
+from pyiqa_amhp.weights.checkpoint import save_checkpoint
 
 
 @pytest.fixture

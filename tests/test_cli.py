@@ -10,10 +10,7 @@ import pytest
 from layouts import write_ava
 from PIL import Image
 
-from pyiqa_amhp.weights.checkpoint import (
-    read_checkpoint,
-    save_checkpoint,
-)
+from pyiqa_amhp.weights.checkpoint import read_checkpoint, save_checkpoint
 
 
 @pytest.fixture

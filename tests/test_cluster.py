@@ -18,7 +18,7 @@ import ray
 from PIL import Image
 
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.scoring.ray.actors import Judgement
+from pyiqa_amhp.scoring.ray.actors import ScorerConfig
 from pyiqa_amhp.scoring.ray.job import score_dataset, score_folder
 from pyiqa_amhp.scoring.ray.plan import Source, write_plan
 from pyiqa_amhp.scoring.ray.storage import Files
@@ -119,7 +119,7 @@ def test_images_within_a_table_are_scored_with_their_texts(cluster, photos, weig
     columns['path'] = [str(image) for image in images]
     pq.write_table(pa.table(columns), tmp_path / 'photos.parquet', row_group_size=25)
     report = score_folder(
-        [tmp_path / 'photos.parquet'], tmp_path / 'out', Judgement('amhp', str(weights)),
+        [tmp_path / 'photos.parquet'], tmp_path / 'out', ScorerConfig('amhp', str(weights)),
         columns={'image': 'jpg'},
     )  # fmt: skip
     assert (report.summary.rows, report.summary.failed) == (42, 2)
@@ -169,7 +169,7 @@ def test_images_come_from_an_object_store_and_scores_go_there(cluster, photos, w
                 file.write(image.read_bytes())
         report = score_folder(
             [f's3://key:word@photos/of us?{address}'], f's3://key:word@photos/scores?{address}',
-            Judgement('amhp', str(weights)), part_rows=100,
+            ScorerConfig('amhp', str(weights)), part_rows=100,
         )  # fmt: skip
         assert (report.summary.rows, report.summary.failed) == (42, 2)
         assert report.folder == 's3://photos/scores'
@@ -188,13 +188,13 @@ def test_images_come_from_an_object_store_and_scores_go_there(cluster, photos, w
 
 def test_weights_that_are_gone_are_said_before_anything_is_listed(photos, tmp_path):
     with pytest.raises(AMHPError, match=r'gone\.pth: no such file'):
-        score_folder([photos], tmp_path / 'out', Judgement('amhp', 'gone.pth'))
+        score_folder([photos], tmp_path / 'out', ScorerConfig('amhp', 'gone.pth'))
     assert not (tmp_path / 'out').exists()
 
 
 def test_a_metric_that_cannot_be_built_is_one_sentence(cluster, photos, tmp_path):
     with pytest.raises(AMHPError) as error:
-        score_folder([photos], tmp_path / 'out', Judgement('lpips'))
+        score_folder([photos], tmp_path / 'out', ScorerConfig('lpips'))
     assert str(error.value).startswith("metric 'lpips' needs a reference image")
     assert not parts(tmp_path / 'out')
 
@@ -256,7 +256,7 @@ def test_a_node_that_is_lost_in_the_middle_costs_no_row_and_doubles_none(many, w
     watcher = threading.Thread(target=remove_in_the_middle, daemon=True)
     watcher.start()
     try:
-        report = score_folder([many], out, Judgement('amhp', str(weights)), part_rows=50)
+        report = score_folder([many], out, ScorerConfig('amhp', str(weights)), part_rows=50)
         assert report.parts == 40
         assert removed and removed[0] < 40, 'the node was to be lost before the end'
     finally:

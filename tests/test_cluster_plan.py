@@ -10,15 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pyiqa_amhp.datasets.texts import GivenTexts
+from pyiqa_amhp.datasets.texts import TextLookup
 from pyiqa_amhp.errors import AMHPError, ImageReadError
-from pyiqa_amhp.scoring.ray.plan import (
-    ParquetTable,
-    Source,
-    read_plan,
-    rows_of_a_part,
-    write_plan,
-)
+from pyiqa_amhp.scoring.ray.plan import ParquetTable, Source, read_plan, rows_of_a_part, write_plan
 from pyiqa_amhp.scoring.ray.storage import Files, hidden, scheme_of
 
 SECRET = 's3://KEY:SECRET@bucket/photos/?endpoint_override=127.0.0.1:9000&scheme=http'
@@ -281,14 +275,14 @@ def test_tables_of_images_and_paths_go_together(photos, tmp_path, plan):
 
 def test_texts_are_found_by_name(photos, tmp_path, plan):
     (tmp_path / 'said.csv').write_text('img_name,text\nb/1.png,one\na.png,two\n')
-    _, parts = plan('photos', texts=GivenTexts(tmp_path / 'said.csv'))
+    _, parts = plan('photos', texts=TextLookup(tmp_path / 'said.csv'))
     assert [row['text'] for row in parts[0]] == ['two', 'one', None, None, None]
 
 
 def test_texts_of_which_none_fits_are_an_error(photos, tmp_path, plan):
     (tmp_path / 'said.csv').write_text('img_name,text\nx.png,one\n')
     with pytest.raises(AMHPError, match='no img_name fits any of the 5 images'):
-        plan('photos', texts=GivenTexts(tmp_path / 'said.csv'))
+        plan('photos', texts=TextLookup(tmp_path / 'said.csv'))
 
 
 def test_a_plan_that_was_not_written_to_its_end_does_not_count(photos, tmp_path):
@@ -308,8 +302,8 @@ def test_something_else_in_place_of_a_plan_is_an_error(tmp_path, content):
 
 
 def test_a_plan_holds_no_secrets(photos, tmp_path, plan):
-    from pyiqa_amhp.scoring.ray.job import Judgement, _settings
+    from pyiqa_amhp.scoring.ray.job import ScorerConfig, _settings
 
-    settings = _settings([SECRET], Judgement(), None, None, None)
+    settings = _settings([SECRET], ScorerConfig(), None, None, None)
     assert 's3://bucket/photos/' in json.dumps(settings)
     assert 'SECRET' not in json.dumps(settings)

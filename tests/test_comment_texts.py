@@ -10,12 +10,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from pyiqa_amhp.datasets.comment_store import (
-    CommentStore,
-    CommentTexts,
-    count_clip_tokens,
-    write_store,
-)
+from pyiqa_amhp.datasets.comment_sampler import CommentSampler, count_clip_tokens
+from pyiqa_amhp.datasets.comment_store import CommentStore, write_store
 from pyiqa_amhp.errors import AMHPError
 
 LIGHT, COLOR = 1, 2
@@ -67,7 +63,7 @@ def many(make_store):
 @pytest.mark.parametrize('training', [True, False])
 @pytest.mark.parametrize('mode', ['one', 'join'])
 def test_attribute_comments_come_first_then_any_other_then_nothing(store, mode, training):
-    texts = CommentTexts(store, IDS, mode=mode, training=training)
+    texts = CommentSampler(store, IDS, mode=mode, training=training)
     assert len(texts) == 4
     for _ in range(20):
         nine, eight, seven, five = (texts[i] for i in range(4))
@@ -80,7 +76,7 @@ def test_attribute_comments_come_first_then_any_other_then_nothing(store, mode, 
 
 def test_training_takes_every_attribute_comment_about_equally_often(store):
     torch.manual_seed(0)
-    texts = CommentTexts(store, IDS, training=True)
+    texts = CommentSampler(store, IDS, training=True)
     drawn = Counter(texts[3] for _ in range(600))
     assert drawn.keys() == set(ABOUT_5)
     assert min(drawn.values()) > 150
@@ -88,7 +84,7 @@ def test_training_takes_every_attribute_comment_about_equally_often(store):
 
 @pytest.mark.parametrize('mode', ['one', 'join'])
 def test_training_repeats_with_torchs_seed(many, mode):
-    texts = CommentTexts(many, range(200), mode=mode, training=True)
+    texts = CommentSampler(many, range(200), mode=mode, training=True)
 
     def epoch(seed):
         torch.manual_seed(seed)
@@ -100,43 +96,43 @@ def test_training_repeats_with_torchs_seed(many, mode):
 
 def test_the_one_other_comment_is_the_same_in_training_and_testing(many, make_store):
     others = make_store([(n, f'wow {i}', 0) for n in range(100) for i in range(4)])
-    expected = [CommentTexts(others, [n])[0] for n in range(100)]
+    expected = [CommentSampler(others, [n])[0] for n in range(100)]
     for mode in ('one', 'join'):
         for training in (True, False):
-            texts = CommentTexts(others, range(100), mode=mode, training=training)
+            texts = CommentSampler(others, range(100), mode=mode, training=training)
             assert [texts[n] for n in range(100)] == expected
     assert set(expected) == {f'wow {i}' for i in range(4)}
 
 
 def test_testing_picks_by_seed_and_image_on_every_machine(many):
     """Written down once: another Python, platform or version must not pick other comments."""
-    picks = [CommentTexts(many, range(8), seed=seed)[n][-1] for seed in (0, 1) for n in range(8)]
+    picks = [CommentSampler(many, range(8), seed=seed)[n][-1] for seed in (0, 1) for n in range(8)]
     assert ''.join(picks) == '1020224143042034'
 
 
 def test_testing_picks_the_same_wherever_the_image_stands(many, make_store):
-    texts = CommentTexts(many, range(200))
-    backwards = CommentTexts(many, range(199, -1, -1))
+    texts = CommentSampler(many, range(200))
+    backwards = CommentSampler(many, range(199, -1, -1))
     assert [backwards[199 - n] for n in range(200)] == [texts[n] for n in range(200)]
     alone = make_store([(77, f'light 77 {i}', LIGHT) for i in range(5)])
-    assert CommentTexts(alone, [77])[0] == texts[77]
+    assert CommentSampler(alone, [77])[0] == texts[77]
 
 
 def test_testing_picks_spread_over_the_comments(many):
-    texts = CommentTexts(many, range(200), seed=3)
+    texts = CommentSampler(many, range(200), seed=3)
     places = Counter(texts[n][-1] for n in range(200))
     assert len(places) == 5
     assert min(places.values()) > 20
 
 
 def test_testing_joins_in_the_order_of_the_file(store):
-    texts = CommentTexts(store, IDS, mode='join')
+    texts = CommentSampler(store, IDS, mode='join')
     assert [texts[i] for i in (0, 3)] == ['fine color hard light', ' '.join(ABOUT_5)]
 
 
 def test_training_joins_in_every_order(store):
     torch.manual_seed(0)
-    texts = CommentTexts(store, IDS, mode='join', training=True)
+    texts = CommentSampler(store, IDS, mode='join', training=True)
     assert {texts[0] for _ in range(30)} == {'fine color hard light', 'hard light fine color'}
     assert len({texts[3] for _ in range(100)}) == 6
 
@@ -146,7 +142,7 @@ def test_joined_comments_fit_clips_77_tokens(make_store, training):
     rows = [
         (n, 'light! ' * (1 + (n * i) % 17) + str(i), LIGHT) for n in range(30) for i in range(12)
     ]
-    texts = CommentTexts(make_store(rows), range(30), mode='join', training=training)
+    texts = CommentSampler(make_store(rows), range(30), mode='join', training=training)
     lengths = [count_clip_tokens(texts[n]) for n in range(30)]
     assert max(lengths) <= 75
     assert max(lengths) > 70
@@ -155,20 +151,20 @@ def test_joined_comments_fit_clips_77_tokens(make_store, training):
 
 def test_a_full_text_takes_75_tokens_and_no_more(make_store):
     rows = [(1, ' '.join(['light'] * n), LIGHT) for n in (40, 35, 1)]
-    assert CommentTexts(make_store(rows), [1], mode='join')[0].split() == ['light'] * 75
+    assert CommentSampler(make_store(rows), [1], mode='join')[0].split() == ['light'] * 75
     rows = [(1, ' '.join(['light'] * n), LIGHT) for n in (40, 36, 1)]
-    assert CommentTexts(make_store(rows), [1], mode='join')[0].split() == ['light'] * 40
+    assert CommentSampler(make_store(rows), [1], mode='join')[0].split() == ['light'] * 40
 
 
 def test_a_first_comment_that_is_too_long_stands_alone(make_store):
     store = make_store([(1, 'light ' * 100 + 'end', LIGHT), (1, 'color', COLOR)])
-    assert CommentTexts(store, [1], mode='join')[0] == 'light ' * 100 + 'end'
+    assert CommentSampler(store, [1], mode='join')[0] == 'light ' * 100 + 'end'
 
 
 def test_tokens_are_counted_as_asked(store):
-    texts = CommentTexts(store, IDS, mode='join', count_tokens=lambda text: 5 * len(text))
+    texts = CommentSampler(store, IDS, mode='join', count_tokens=lambda text: 5 * len(text))
     assert texts[3] == 'soft light'
-    texts = CommentTexts(store, IDS, mode='join', count_tokens=lambda text: 75)
+    texts = CommentSampler(store, IDS, mode='join', count_tokens=lambda text: 75)
     assert texts[3] == ' '.join(ABOUT_5)
 
 
@@ -181,7 +177,7 @@ def test_tokens_are_counted_as_asked(store):
     ],
 )
 def test_only_the_named_attributes_count(store, attributes, nine, five):
-    texts = CommentTexts(store, IDS, attributes, mode='join')
+    texts = CommentSampler(store, IDS, attributes, mode='join')
     assert (texts[0], texts[3]) == (nine, five)
 
 
@@ -189,21 +185,21 @@ def test_an_image_without_the_named_attributes_gets_one_of_all_its_comments(make
     store = make_store(
         [(n, text, LIGHT) for n in range(50) for text in ('soft light', 'dim light')]
     )
-    texts = CommentTexts(store, range(50), ['color'], mode='join', training=True)
+    texts = CommentSampler(store, range(50), ['color'], mode='join', training=True)
     assert {texts[n] for n in range(50)} == {'soft light', 'dim light'}
     assert texts[0] == texts[0]
 
 
 def test_no_comments_at_all_is_no_text(make_store):
-    texts = CommentTexts(make_store([]), [1, 2], training=True)
+    texts = CommentSampler(make_store([]), [1, 2], training=True)
     assert [texts[0], texts[1]] == ['', '']
 
 
 def test_unknown_attributes_and_modes_are_refused(store):
     with pytest.raises(AMHPError, match="no attribute 'colour'; it knows light, color"):
-        CommentTexts(store, IDS, ['colour'])
+        CommentSampler(store, IDS, ['colour'])
     with pytest.raises(AMHPError, match="comment mode 'all': expected one or join"):
-        CommentTexts(store, IDS, mode='all')
+        CommentSampler(store, IDS, mode='all')
 
 
 class Texts(Dataset):
@@ -227,7 +223,7 @@ def epoch(loader):
 def test_forked_workers_and_epochs_draw_differently(make_store):
     same = make_store([(n, f'light {i}', LIGHT) for n in range(40) for i in range(50)])
     loader = DataLoader(
-        Texts(CommentTexts(same, range(40), training=True)),
+        Texts(CommentSampler(same, range(40), training=True)),
         batch_size=None, num_workers=2, multiprocessing_context='fork',
         generator=torch.Generator().manual_seed(0),
     )  # fmt: skip
@@ -239,7 +235,7 @@ def test_forked_workers_and_epochs_draw_differently(make_store):
 
 
 def test_a_spawned_worker_maps_the_file_again(many):
-    texts = CommentTexts(many, range(200))
+    texts = CommentSampler(many, range(200))
     assert len(pickle.dumps(texts)) < 8000  # ids and rows, no comments
     loader = DataLoader(
         Texts(texts), batch_size=None, num_workers=1, multiprocessing_context='spawn'

@@ -70,7 +70,7 @@ def build(tiny):
     ids=str,
 )
 @torch.no_grad()
-def test_text_towers_of_other_forms_run(build, engine, form):
+def test_text_encoders_of_other_forms_run(build, engine, form):
     by_torch, by_engine = build(engine, **form)
     texts = [text or 'x' for text in TEXTS]
     for some in (texts, texts[:1], texts[2:4]):
@@ -92,7 +92,7 @@ TIMM = {'timm_model_name': 'test_vit', 'timm_pool': 'token', 'image_size': 64}
     ids=str,
 )
 @torch.no_grad()
-def test_image_towers_of_other_forms_run(build, engine, form):
+def test_image_encoders_of_other_forms_run(build, engine, form):
     by_torch, by_engine = build(engine, **form)
     x = torch.randn(3, 3, by_torch.image_size, by_torch.image_size)
     for some in (x, x[:1]):
@@ -204,7 +204,7 @@ def test_a_missing_package_is_named_with_what_brings_it(
         make_amhp(engine=engine)
 
 
-def test_towers_that_cannot_be_exported_are_reported(make_amhp, images, monkeypatch):
+def test_encoders_that_cannot_be_exported_are_reported(make_amhp, images, monkeypatch):
     net = make_amhp(engine='onnxruntime')
 
     def forward(x):

@@ -49,7 +49,7 @@ def eq7(logit, tau):
 
 
 def expected(net, images, texts, variant, sentences, values, tau, divide_by_Fm):
-    """Scores and distributions, with features from open_clip's own towers at all 77 tokens."""
+    """Scores and distributions, with features from open_clip's own encoders at all 77 tokens."""
     clip, tokenize = net.backbone.clip, open_clip.SimpleTokenizer(context_length=77)
     normalised = (images.numpy() - MEAN[:, None, None]) / STD[:, None, None]
     with torch.no_grad():

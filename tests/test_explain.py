@@ -91,7 +91,7 @@ def test_relevance_is_where_the_model_looks(make_amhp, grid):
     assert np.mean(there) > 0.4  # the quarter's share of the patches is 0.25
 
 
-def test_other_image_towers_have_no_map_and_say_so(make_amhp, tiny, image):
+def test_other_image_encoders_have_no_map_and_say_so(make_amhp, tiny, image):
     tiny['vision_cfg'] = {'image_size': 32, 'layers': [1, 1, 1, 1], 'width': 8, 'patch_size': None}
     net = make_amhp(backbone=tiny)
     found = net.explain(image, TEXT)

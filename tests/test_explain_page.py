@@ -15,9 +15,7 @@ from pyiqa_amhp.explain import folder, words
 from pyiqa_amhp.explain.canvas import fitted, flowed, text_width, wrapped
 from pyiqa_amhp.explain.card import WIDTH, draw_card, relevance_layer
 from pyiqa_amhp.explain.explanation import Attribute
-from pyiqa_amhp.weights.checkpoint import (
-    save_checkpoint,
-)
+from pyiqa_amhp.weights.checkpoint import save_checkpoint
 
 HOSTILE = '<b onclick=x>&\'"$a$'
 SPOKEN = '</p><script>alert(1)</script> "light" & $x$ {{ 7 * 7 }}'

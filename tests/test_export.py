@@ -10,9 +10,7 @@ import torch
 
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model import engines, export
-from pyiqa_amhp.weights.checkpoint import (
-    save_checkpoint,
-)
+from pyiqa_amhp.weights.checkpoint import save_checkpoint
 
 TEXTS = ['sky', '', 'A red sky at night, and a house by the water', 'light ' * 100, 'warm']
 

@@ -1,4 +1,4 @@
-"""Training with frozen towers: their features come from disk, and are never those of before."""
+"""Training with frozen encoders: their features come from disk, and are never those of before."""
 
 import os
 import re
@@ -14,14 +14,12 @@ from pyiqa.models import build_model
 from torch.utils.data import DataLoader
 from torchvision.transforms.functional import to_tensor
 
-from pyiqa_amhp.datasets.dataset import (
-    frozen_towers,
-)
+from pyiqa_amhp.datasets.dataset import frozen_encoders
 from pyiqa_amhp.datasets.images import read_image
 from pyiqa_amhp.errors import AMHPError, ImageReadError
 from pyiqa_amhp.model.config import VARIANTS
 from pyiqa_amhp.train import frozen
-from pyiqa_amhp.train.frozen import FrozenTowers
+from pyiqa_amhp.train.frozen import FrozenEncoders
 from pyiqa_amhp.train.pipeline import run_train
 
 SHIPPED = Path(__file__).parents[1] / 'options'
@@ -64,9 +62,9 @@ def batches(training_options, shared_rated_images):
 
 
 @pytest.fixture
-def towers(make_amhp, tmp_path):
-    """Frozen towers of a tiny AMHP, on the cache of this test."""
-    return lambda **options: FrozenTowers(
+def encoders(make_amhp, tmp_path):
+    """Frozen encoders of a tiny AMHP, on the cache of this test."""
+    return lambda **options: FrozenEncoders(
         make_amhp(**options), ('image', 'text'), tmp_path / 'cache'
     )
 
@@ -120,11 +118,11 @@ def true_features(net, paths):
 
 
 def watch(net, monkeypatch):
-    """Count what goes through the towers of a network, and the images that are opened."""
+    """Count what goes through the encoders of a network, and the images that are opened."""
     count = {'image': 0, 'text': 0, 'files': 0}
 
-    def counter(tower):
-        return lambda _, inputs, __: count.update({tower: count[tower] + len(inputs[0])})
+    def counter(encoder):
+        return lambda _, inputs, __: count.update({encoder: count[encoder] + len(inputs[0])})
 
     net.backbone.clip.visual.register_forward_hook(counter('image'))
     net.backbone.clip.token_embedding.register_forward_hook(counter('text'))
@@ -143,13 +141,13 @@ def watch(net, monkeypatch):
 
 @pytest.mark.parametrize('pixels', [True, False])
 @pytest.mark.parametrize('freeze', [None, 'none', 'image', 'text', 'both'])
-def test_a_frozen_tower_is_bit_identical_after_training(build, batches, freeze, pixels):
+def test_a_frozen_encoder_is_bit_identical_after_training(build, batches, freeze, pixels):
     model = build(freeze)
     parts = {'image': (IMAGE,), 'text': (TEXT, IMAGE), 'head': ('', TEXT)}
     before = {name: part(model, *where) for name, where in parts.items()}
     train(model, batches(None if pixels else freeze), epochs=2)
     for name, where in parts.items():
-        assert same(before[name], part(model, *where)) == (name in frozen_towers(freeze)), name
+        assert same(before[name], part(model, *where)) == (name in frozen_encoders(freeze)), name
 
 
 @pytest.mark.parametrize('variant', VARIANTS)
@@ -161,7 +159,7 @@ def test_the_head_of_each_variant_is_trained(build, batches, variant):
     assert moved == {k for k in before if not k.startswith('backbone.')}
 
 
-def test_a_frozen_tower_has_no_dropout_and_keeps_its_statistics(build, batches, tiny):
+def test_a_frozen_encoder_has_no_dropout_and_keeps_its_statistics(build, batches, tiny):
     residual = {'image_size': 32, 'layers': [1, 1, 1, 1], 'width': 8, 'head_width': 16}
     model = build('image', backbone={**tiny, 'vision_cfg': residual})  # with batch norms
     before = part(model, IMAGE)
@@ -176,15 +174,15 @@ def test_a_frozen_tower_has_no_dropout_and_keeps_its_statistics(build, batches, 
     assert torch.equal(net.backbone.encode_image(x), net.backbone.encode_image(x))
 
 
-def test_freezing_puts_the_towers_into_evaluation_mode_at_once(make_amhp):
+def test_freezing_puts_the_encoders_into_evaluation_mode_at_once(make_amhp):
     net = make_amhp().train()
-    FrozenTowers(net, ('image',))
+    FrozenEncoders(net, ('image',))
     assert not net.backbone.clip.visual.training
     assert net.backbone.clip.transformer.training
     assert net.preprocess.training
 
 
-def test_a_frozen_tower_runs_without_gradient(build):
+def test_a_frozen_encoder_runs_without_gradient(build):
     net = build('both').net
     assert not net.backbone.encode_image(torch.rand(1, 3, 32, 32)).requires_grad
     assert not net.backbone.encode_text(['warm light']).requires_grad
@@ -241,7 +239,7 @@ def with_pixels(net, batch):
 @pytest.mark.parametrize('protocol', ['paper', 'reference'])
 def test_training_is_that_with_the_cached_run_each_time(build, batches, protocol):
     kept, run = (build('both', protocol=protocol) for _ in range(2))
-    run.frozen = None  # no cache: the towers, frozen all the same, run in every step
+    run.frozen = None  # no cache: the encoders, frozen all the same, run in every step
     data = batches('both')
     losses = train(kept, data, epochs=3)
     expected = train(run, [with_pixels(run.net, batch) for batch in data], epochs=3)
@@ -252,9 +250,9 @@ def test_training_is_that_with_the_cached_run_each_time(build, batches, protocol
 
 
 @pytest.mark.parametrize('options', [{}, {'protocol': 'reference'}, {'resize': 'shortest'}])
-def test_features_are_those_of_a_metric_call(towers, shared_rated_images, options):
+def test_features_are_those_of_a_metric_call(encoders, shared_rated_images, options):
     paths = [str(p) for p in sorted((shared_rated_images.parent / 'images').iterdir())[:5]]
-    cached = towers(**options)
+    cached = encoders(**options)
     cached.net.train()
     for _ in range(2):  # computed, and read
         Fx, errors = cached.image_features(paths)
@@ -278,8 +276,8 @@ def test_scores_on_features_are_those_of_the_metric(build, batches, tmp_path):
     torch.testing.assert_close(model.output_score, torch.cat(scores), atol=1e-5, rtol=0)
 
 
-def test_texts_have_their_features_in_their_places(towers):
-    cached = towers()
+def test_texts_have_their_features_in_their_places(encoders):
+    cached = encoders()
     texts = ['warm light', '', 'soft focus', 'warm light', '\ud800']
     with torch.no_grad():
         expected = cached.net.text_features(texts, torch.zeros(5, 16))
@@ -291,7 +289,7 @@ def test_texts_have_their_features_in_their_places(towers):
 # Once
 
 
-def test_after_the_first_epoch_no_tower_runs_and_no_image_is_opened(build, batches, monkeypatch):
+def test_after_the_first_epoch_no_encoder_runs_and_no_image_is_opened(build, batches, monkeypatch):
     data = batches('both')
     model = build('both')
     count = watch(model.net, monkeypatch)
@@ -327,10 +325,10 @@ def test_levels_are_encoded_once_though_validations_come_between(build, batches,
     assert count['text'] == 5
 
 
-def test_images_are_encoded_a_few_at_a_time(towers, shared_rated_images, monkeypatch):
+def test_images_are_encoded_a_few_at_a_time(encoders, shared_rated_images, monkeypatch):
     monkeypatch.setattr(frozen, 'BATCH', 5)
     paths = [str(p) for p in sorted((shared_rated_images.parent / 'images').iterdir())[:12]]
-    cached, sizes = towers(), []
+    cached, sizes = encoders(), []
     visual = cached.net.backbone.clip.visual
     visual.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
     Fx, _ = cached.image_features([*paths, *paths])
@@ -339,7 +337,7 @@ def test_images_are_encoded_a_few_at_a_time(towers, shared_rated_images, monkeyp
 
 
 def test_the_default_folder_is_the_users(make_amhp, own_home, photo, monkeypatch, tmp_path):
-    FrozenTowers(make_amhp(), ('image',)).image_features([photo])
+    FrozenEncoders(make_amhp(), ('image',)).image_features([photo])
     assert [file.suffix for file in (own_home / 'features').iterdir()] == ['.sqlite']
     monkeypatch.delenv('PYIQA_AMHP_HOME')
     monkeypatch.setattr(frozen.platformdirs, 'user_cache_dir', lambda *_: str(tmp_path / 'user'))
@@ -349,9 +347,9 @@ def test_the_default_folder_is_the_users(make_amhp, own_home, photo, monkeypatch
 # Never stale
 
 
-def check_fresh(towers, paths):
-    Fx, _ = towers.image_features(paths)
-    torch.testing.assert_close(Fx, true_features(towers.net, paths))
+def check_fresh(encoders, paths):
+    Fx, _ = encoders.image_features(paths)
+    torch.testing.assert_close(Fx, true_features(encoders.net, paths))
     return Fx
 
 
@@ -377,17 +375,17 @@ def replace(path, seed):
     ],
     ids=['same size', 'another size', 'same size and time', 'replaced, same size and time'],
 )
-def test_a_changed_file_has_new_features(towers, photo, write):
-    cached = towers()
+def test_a_changed_file_has_new_features(encoders, photo, write):
+    cached = encoders()
     before = check_fresh(cached, [photo])
     change(photo, lambda: write(photo))
     assert not torch.allclose(check_fresh(cached, [photo]), before)
 
 
-def test_files_that_trade_places_trade_features(towers, photo):
+def test_files_that_trade_places_trade_features(encoders, photo):
     other = f'{photo}.other.bmp'
     paint(other, 1)
-    cached = towers()
+    cached = encoders()
     Fx = check_fresh(cached, [photo, other])
     aside = f'{photo}.aside'
     for old, new in ((photo, aside), (other, photo), (aside, other)):
@@ -395,8 +393,8 @@ def test_files_that_trade_places_trade_features(towers, photo):
     assert torch.equal(check_fresh(cached, [other, photo]), Fx)
 
 
-def test_files_of_one_name_in_two_folders_are_kept_apart(towers, photo, tmp_path, monkeypatch):
-    cached = towers()
+def test_files_of_one_name_in_two_folders_are_kept_apart(encoders, photo, tmp_path, monkeypatch):
+    cached = encoders()
     (tmp_path / 'other').mkdir()
     paint(tmp_path / 'other' / 'photo.bmp', 1)
     for folder in (tmp_path, tmp_path / 'other'):
@@ -409,9 +407,9 @@ def test_files_of_one_name_in_two_folders_are_kept_apart(towers, photo, tmp_path
     assert count['files'] == 0
 
 
-def test_changed_weights_have_new_features(towers, photo):
+def test_changed_weights_have_new_features(encoders, photo):
     """Of another model, and of the same one after one number was changed in place."""
-    first, other = towers(), towers(seed=1)
+    first, other = encoders(), encoders(seed=1)
     before = check_fresh(first, [photo])
     assert not torch.allclose(check_fresh(other, [photo]), before)
     with torch.no_grad():
@@ -440,21 +438,21 @@ def test_changed_weights_have_new_features(towers, photo):
     ],
     ids=lambda options: next(iter(options)),
 )
-def test_other_options_have_other_features(towers, tmp_path, options):
+def test_other_options_have_other_features(encoders, tmp_path, options):
     paths = [str(tmp_path / f'{i}.png') for i in range(4)]
     for i, path in enumerate(paths):
         paint(path, i, size=(60, 50))  # some of them are mirrored
-    before = check_fresh(towers(), paths)
-    assert not torch.allclose(check_fresh(towers(**options), paths), before)
+    before = check_fresh(encoders(), paths)
+    assert not torch.allclose(check_fresh(encoders(**options), paths), before)
 
 
-def test_another_form_of_tower_with_the_same_weights_is_another_one(make_amhp, tiny):
+def test_another_form_of_encoder_with_the_same_weights_is_another_one(make_amhp, tiny):
     heads = {**tiny, 'text_cfg': {**tiny['text_cfg'], 'heads': 4}}
     plain, other = make_amhp(), make_amhp(backbone=heads)
     other.load_state_dict(
         {**plain.state_dict(), '_extra_state': other.get_extra_state()}
     )  # the shapes are the same
-    digest = frozen.tower_digest
+    digest = frozen.encoder_digest
     assert digest(plain, 'text') != digest(other, 'text')
     assert digest(plain, 'image') == digest(other, 'image')
 
@@ -472,37 +470,39 @@ def test_options_of_the_head_leave_the_features_as_they_are(make_amhp):
     plain = make_amhp()
     other = make_amhp(tau=0.1, dataset='para', template='{level}', crop='center')
     other.backbone.load_state_dict(plain.backbone.state_dict())
-    for tower in ('image', 'text'):
-        assert frozen.tower_digest(plain, tower) == frozen.tower_digest(other.train(), tower)
+    for encoder in ('image', 'text'):
+        assert frozen.encoder_digest(plain, encoder) == frozen.encoder_digest(
+            other.train(), encoder
+        )
 
 
-def test_a_file_written_just_now_is_not_kept(towers, photo, monkeypatch):
+def test_a_file_written_just_now_is_not_kept(encoders, photo, monkeypatch):
     monkeypatch.setattr(frozen, 'UNSETTLED', 10**15)
-    cached = towers()
+    cached = encoders()
     count = watch(cached.net, monkeypatch)
     for _ in range(2):
         cached.image_features([photo])
     assert count['image'] == count['files'] == 2
 
 
-def test_a_file_that_changes_while_it_is_read_is_not_kept(towers, photo, monkeypatch):
+def test_a_file_that_changes_while_it_is_read_is_not_kept(encoders, photo, monkeypatch):
     def read_and_change(path):
         image = read_image(path)
         change(path, lambda: paint(path, 1))
         return image
 
-    cached = towers()
+    cached = encoders()
     with monkeypatch.context() as patch:
         patch.setattr(frozen, 'read_image', read_and_change)
         cached.image_features([photo])
     check_fresh(cached, [photo])
 
 
-def test_a_damaged_cache_is_computed_anew(towers, photo, tmp_path, pyiqa_log):
-    before = check_fresh(towers(), [photo])
+def test_a_damaged_cache_is_computed_anew(encoders, photo, tmp_path, pyiqa_log):
+    before = check_fresh(encoders(), [photo])
     for file in (tmp_path / 'cache').iterdir():
         file.write_bytes(b'no database' * 1000)
-    assert torch.equal(check_fresh(towers(), [photo]), before)
+    assert torch.equal(check_fresh(encoders(), [photo]), before)
     assert 'damaged' in pyiqa_log.text
 
 
@@ -553,12 +553,12 @@ def test_an_unknown_value_is_refused(build, batches, value):
 
 
 @pytest.mark.parametrize('freeze', [None, 'text'])
-def test_a_data_set_without_pixels_needs_a_frozen_image_tower(build, batches, freeze):
+def test_a_data_set_without_pixels_needs_a_frozen_image_encoder(build, batches, freeze):
     with pytest.raises(AMHPError, match='set the same in `train: freeze`'):
         build(freeze).feed_data(batches('image')[0])
 
 
-def test_pixels_for_a_frozen_image_tower_are_used_and_said_once(
+def test_pixels_for_a_frozen_image_encoder_are_used_and_said_once(
     build, batches, pyiqa_log, monkeypatch
 ):
     model = build('both')
@@ -569,11 +569,11 @@ def test_pixels_for_a_frozen_image_tower_are_used_and_said_once(
     assert pyiqa_log.text.count('a data set gives pixels') == 1
 
 
-def test_a_network_without_towers_cannot_be_frozen(training_options, shared_rated_images):
+def test_a_network_without_encoders_cannot_be_frozen(training_options, shared_rated_images):
     opt = training_options(shared_rated_images)
     opt.update(is_train=True, dist=False, network={'type': 'TANet', 'pretrained': False})
     opt['train']['freeze'] = 'image'
-    with pytest.raises(AMHPError, match='needs a network with the towers of AMHP, got TANet'):
+    with pytest.raises(AMHPError, match='needs a network with the encoders of AMHP, got TANet'):
         build_model(opt)
 
 

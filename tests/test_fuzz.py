@@ -24,21 +24,16 @@ from pyiqa_amhp.datasets import aadb, ava, para
 from pyiqa_amhp.datasets.comment_store import CommentStore, write_store
 from pyiqa_amhp.datasets.comments import clean_comment, read_comments
 from pyiqa_amhp.datasets.images import read_image
-from pyiqa_amhp.datasets.keywords import Lexicon
+from pyiqa_amhp.datasets.keywords import AttributeKeywords
 from pyiqa_amhp.datasets.rated_images import read_table
 from pyiqa_amhp.datasets.texts import read_texts
 from pyiqa_amhp.errors import AMHPError, ImageReadError
 from pyiqa_amhp.evaluation.scores import Journal
-from pyiqa_amhp.model.config import (
-    AMHPConfig,
-)
+from pyiqa_amhp.model.config import AMHPConfig
 from pyiqa_amhp.scoring.scorer import Score
 from pyiqa_amhp.scoring.writer import ScoreFile
 from pyiqa_amhp.train.pipeline import read_options
-from pyiqa_amhp.weights.checkpoint import (
-    read_tensors,
-    stored_config,
-)
+from pyiqa_amhp.weights.checkpoint import read_tensors, stored_config
 
 EXAMPLES = int(os.environ.get('AMHP_FUZZ', '40'))
 fuzz = settings(
@@ -434,7 +429,7 @@ YAML = ['light: [lit]', '- ', 'light', ': ', '[', ']', '\n', '2001-99-99', '!!py
 @given(content=st.one_of(pieces(*YAML), damaged(b'light: [lit, backlit]\ncolor: [hue]\n')))
 @example(content=b'2001-99-99')
 def test_lexicons(put, content):
-    lexicon = value_or_error(Lexicon, put('words.yml', content))
+    lexicon = value_or_error(AttributeKeywords, put('words.yml', content))
     if lexicon is not None:
         assert lexicon.masks(['soft light']).shape == (1,)
 

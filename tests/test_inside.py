@@ -3,9 +3,7 @@
 import pandas as pd
 import pytest
 
-from pyiqa_amhp.datasets.csv import (
-    stays_within,
-)
+from pyiqa_amhp.datasets.csv import stays_within
 from pyiqa_amhp.datasets.rated_images import read_table
 from pyiqa_amhp.errors import AMHPError
 

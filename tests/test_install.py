@@ -37,11 +37,11 @@ sys.argv = ['pyiqa', '-ls']
 main()
 answer = {'listed': 'amhp' in pyiqa.list_models()}
 if answer['listed']:
-    tower = {'layers': 1, 'width': 32}
+    encoder = {'layers': 1, 'width': 32}
     backbone = {
         'embed_dim': 16,
-        'vision_cfg': {'image_size': 32, 'patch_size': 16, 'head_width': 16, **tower},
-        'text_cfg': {'context_length': 77, 'vocab_size': 49408, 'heads': 2, **tower},
+        'vision_cfg': {'image_size': 32, 'patch_size': 16, 'head_width': 16, **encoder},
+        'text_cfg': {'context_length': 77, 'vocab_size': 49408, 'heads': 2, **encoder},
     }
     metric = pyiqa.create_metric('amhp', pretrained=False, backbone=backbone, device='cpu')
     answer['score'] = float(metric('photo.png', text='lovely light'))

@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyiqa_amhp.datasets.keywords import Lexicon
+from pyiqa_amhp.datasets.keywords import AttributeKeywords
 from pyiqa_amhp.demo.phrases import PHRASES, PRAISE
 from pyiqa_amhp.errors import AMHPError
 
 
 @pytest.fixture(scope='module')
 def lexicon():
-    return Lexicon()
+    return AttributeKeywords()
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def lit(tmp_path_factory):
     """A lexicon of one word, which is fast."""
     path = tmp_path_factory.mktemp('lit') / 'lit.yml'
     path.write_text('light: [lit]')
-    return Lexicon(path)
+    return AttributeKeywords(path)
 
 
 @given(st.text(letters, max_size=3), st.text(letters, max_size=3))
@@ -128,7 +128,7 @@ def test_a_word_is_found_between_any_signs(lit, before, after):
 
 
 def test_bit_i_belongs_to_the_ith_attribute_of_up_to_16(keywords):
-    mine = Lexicon(keywords('\n'.join(f'a{i}: [w{i}]' for i in range(16))))
+    mine = AttributeKeywords(keywords('\n'.join(f'a{i}: [w{i}]' for i in range(16))))
     masks = mine.masks([f'W{i} and w15' for i in range(16)])
     assert masks.dtype == np.uint16
     assert masks.tolist() == [1 << i | 1 << 15 for i in range(16)]
@@ -143,7 +143,7 @@ def test_arrow_texts_in_pieces_have_the_masks_of_a_list(lexicon):
 
 
 def test_signs_in_a_users_words_are_taken_literally(keywords):
-    mine = Lexicon(keywords("aperture: ['f/2.8', 'f(8)', 'a*']"))
+    mine = AttributeKeywords(keywords("aperture: ['f/2.8', 'f(8)', 'a*']"))
     assert mine.masks(['at f/2.8.', 'f/208', 'f(8)', 'a*', 'aa']).tolist() == [1, 0, 1, 1, 0]
 
 
@@ -164,10 +164,10 @@ def test_signs_in_a_users_words_are_taken_literally(keywords):
 def test_a_lexicon_of_another_format_is_refused(keywords, text, message):
     path = keywords(text)
     with pytest.raises(AMHPError, match=message) as caught:
-        Lexicon(path)
+        AttributeKeywords(path)
     assert str(path) in str(caught.value)
 
 
 def test_a_missing_lexicon_is_named(tmp_path):
     with pytest.raises(AMHPError, match=r'none\.yml: cannot be read'):
-        Lexicon(tmp_path / 'none.yml')
+        AttributeKeywords(tmp_path / 'none.yml')

@@ -6,9 +6,7 @@ import torch
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model.amhp import AMHP
 from pyiqa_amhp.plugin import METRIC_CONFIGS
-from pyiqa_amhp.weights.checkpoint import (
-    stored_config,
-)
+from pyiqa_amhp.weights.checkpoint import stored_config
 
 VARIANTS = ('image', 'image+attributes', 'image+levels', 'all')
 READS_TEXT = ('image+attributes', 'all')
@@ -252,9 +250,9 @@ def test_each_difference_of_the_protocols_changes_scores(tiny, name):
 # The kept features of the quality levels
 
 
-def test_level_features_are_encoded_once_in_evaluation(make_amhp, watch_text_tower):
+def test_level_features_are_encoded_once_in_evaluation(make_amhp, watch_text_encoder):
     net = make_amhp()
-    read = watch_text_tower(net)
+    read = watch_text_encoder(net)
     for _ in range(3):
         scores(net, photos(2))
     assert [texts for texts, _ in read] == [5]
@@ -278,7 +276,7 @@ def step(net):
         lambda net, other: net.backbone.load_state_dict(other.backbone.state_dict()),
         lambda net, other: net.double(),
     ],
-    ids=['load', 'assign', 'step', 'train', 'load the towers', 'double'],
+    ids=['load', 'assign', 'step', 'train', 'load the encoders', 'double'],
 )
 @pytest.mark.parametrize('first_pass', [torch.no_grad, torch.inference_mode])
 def test_level_features_are_never_stale(make_amhp, change, first_pass):
@@ -311,8 +309,8 @@ def test_every_parameter_that_is_trained_gets_a_finite_gradient(make_amhp, varia
         if parameter.requires_grad:
             assert parameter.grad is not None, name
             assert torch.isfinite(parameter.grad).all(), name
-    text_tower = {p.requires_grad for p in net.backbone.text_parameters()}
-    assert text_tower == {variant != 'image'}  # which reads no text at all
+    text_encoder = {p.requires_grad for p in net.backbone.text_parameters()}
+    assert text_encoder == {variant != 'image'}  # which reads no text at all
 
 
 @pytest.mark.parametrize(
@@ -382,8 +380,8 @@ def test_something_else_in_place_of_the_configuration_is_refused(make_amhp):
 
 
 def test_a_backbone_with_tuples_takes_its_own_weights(make_amhp, tiny):
-    tower = {'layers': (1, 1, 1, 1), 'width': 8, 'image_size': 32, 'patch_size': None}
-    net, other = (make_amhp(seed, backbone={**tiny, 'vision_cfg': tower}) for seed in (0, 1))
+    encoder = {'layers': (1, 1, 1, 1), 'width': 8, 'image_size': 32, 'patch_size': None}
+    net, other = (make_amhp(seed, backbone={**tiny, 'vision_cfg': encoder}) for seed in (0, 1))
     net.load_state_dict(other.state_dict())
     assert torch.equal(scores(net, photos(2)), scores(other, photos(2)))
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyiqa_amhp.datasets import nesting
+from pyiqa_amhp.datasets.comments import JsonDepth
 
 TEXTS = st.text('[]{}"\\\\ab', max_size=6)
 JSON = st.recursive(
@@ -30,7 +30,7 @@ def test_it_is_as_deep_as_it_is(size, value):
     content = json.dumps(value).encode()
 
     def feed(limit):
-        limits = nesting.Nesting(limit)
+        limits = JsonDepth(limit)
         for at in range(0, len(content), size):
             limits.feed(content[at : at + size])
 

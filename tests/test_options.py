@@ -12,9 +12,7 @@ from layouts import write_aadb, write_ava, write_para
 
 from pyiqa_amhp.datasets.prepare import prepare
 from pyiqa_amhp.train.pipeline import run_test, run_train
-from pyiqa_amhp.weights.checkpoint import (
-    read_checkpoint,
-)
+from pyiqa_amhp.weights.checkpoint import read_checkpoint
 
 SHIPPED = Path(__file__).parents[1] / 'options'
 WRITERS = {'ava': write_ava, 'para': write_para, 'aadb': write_aadb}

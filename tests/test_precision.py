@@ -9,10 +9,7 @@ import torch
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model import engines, runtime
 from pyiqa_amhp.model.amhp import AMHP
-from pyiqa_amhp.weights.checkpoint import (
-    read_checkpoint,
-    save_checkpoint,
-)
+from pyiqa_amhp.weights.checkpoint import read_checkpoint, save_checkpoint
 
 N = 24
 TEXTS = [f'light number {i}' for i in range(N)]
@@ -143,7 +140,7 @@ def compiler():
         pytest.skip('no C++ compiler here')
 
 
-def test_compiled_towers_give_the_same_features_and_gradients(make_amhp, views, compiler):
+def test_compiled_encoders_give_the_same_features_and_gradients(make_amhp, views, compiler):
     plain, compiled = make_amhp(), make_amhp(compile=True)
     keys = list(plain.state_dict())
     gradients = []

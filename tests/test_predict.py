@@ -10,9 +10,7 @@ from torch.nn.functional import normalize
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model.prompt_predictor import Prediction, feature_loss, level_loss
 from pyiqa_amhp.train.pipeline import train_and_test
-from pyiqa_amhp.weights.checkpoint import (
-    save_checkpoint,
-)
+from pyiqa_amhp.weights.checkpoint import save_checkpoint
 
 LEVELS = {'predictor': 'levels', 'attributes': ['light', 'depth_of_field']}
 

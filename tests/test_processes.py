@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from pyiqa_amhp.train.pipeline import run_train
-from pyiqa_amhp.train.sampler import EpochBatches, Part
+from pyiqa_amhp.train.sampler import EpochBatches, Shard
 
 
 def losses(root):
@@ -114,7 +114,7 @@ def test_parts_hold_every_image_once(images, world_size):
         def __getitem__(self, index):
             return {'number': index}
 
-    parts = [Part(Images(), rank, world_size) for rank in range(world_size)]
+    parts = [Shard(Images(), rank, world_size) for rank in range(world_size)]
     seen = [part[i] for part in parts for i in range(len(part))]
     assert sorted(sample['index'] for sample in seen) == list(range(images))
     assert all(sample['index'] == sample['number'] for sample in seen)

@@ -1,4 +1,4 @@
-"""Published figures: as printed, marked as published, and joined only on request."""
+"""RawDataset figures: as printed, marked as published, and joined only on request."""
 
 import re
 

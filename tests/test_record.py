@@ -8,10 +8,7 @@ from conftest import add_to_store
 
 from pyiqa_amhp.train.pipeline import run_train
 from pyiqa_amhp.train.record import read_record
-from pyiqa_amhp.weights.checkpoint import (
-    read_checkpoint,
-    weights_digest,
-)
+from pyiqa_amhp.weights.checkpoint import read_checkpoint, weights_digest
 
 
 @pytest.fixture(scope='module')

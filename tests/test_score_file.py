@@ -16,9 +16,7 @@ from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.scoring import writer as score_file
 from pyiqa_amhp.scoring.scorer import Score
 from pyiqa_amhp.scoring.writer import ScoreFile, summarise
-from pyiqa_amhp.weights.checkpoint import (
-    save_checkpoint,
-)
+from pyiqa_amhp.weights.checkpoint import save_checkpoint
 
 SUFFIXES = ('csv', 'json', 'jsonl', 'parquet')
 ROWS = [
@@ -205,14 +203,15 @@ def test_a_killed_run_goes_on(amhp, photos, checkpoint, tmp_path):
     out = tmp_path / 's.csv'
     slow = (
         'import os, signal\n'
-        'from pyiqa_amhp import cli, score_file\n'
-        'keep = score_file.ScoreFile.keep\n'
+        'from pyiqa_amhp.cli.main import main\n'
+        'from pyiqa_amhp.scoring import writer\n'
+        'keep = writer.ScoreFile.keep\n'
         'def killed(self, rows):\n'
         '    for row in keep(self, rows):\n'
         '        if self.count == 7: os.kill(os.getpid(), signal.SIGKILL)\n'
         '        yield row\n'
-        'score_file.ScoreFile.keep = killed\n'
-        'cli.main()\n'
+        'writer.ScoreFile.keep = killed\n'
+        'main()\n'
     )
     command = [sys.executable, '-c', slow, *arguments, '--out', str(out)]
     assert subprocess.run(command, capture_output=True).returncode == -signal.SIGKILL

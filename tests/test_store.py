@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pyiqa_amhp.datasets.comment_store import CommentStore, write_store
 from pyiqa_amhp.datasets.comments import read_comments
-from pyiqa_amhp.datasets.keywords import Lexicon
+from pyiqa_amhp.datasets.keywords import AttributeKeywords
 from pyiqa_amhp.errors import AMHPError
 
 LIGHT, COLOR = 1, 2
@@ -96,7 +96,7 @@ def test_the_store_names_its_source(tmp_path):
     published = tmp_path / 'AVA_Comments_Full.txt'
     published.write_text('1#5#soft light#wow\n')
     table, _ = read_comments(published)
-    lexicon = Lexicon()
+    lexicon = AttributeKeywords()
     path = write_store(
         tmp_path / 's.arrow', table, lexicon.masks(table['text']), lexicon.attributes
     )

@@ -61,7 +61,7 @@ def test_the_backbone_may_have_a_learning_rate_of_its_own(build):
     assert head == {'fc.weight', 'fc.bias', 'logit_scale'}
     assert backbone == {n for n, _ in model.net.named_parameters() if n.startswith('backbone.')}
     for part in ('visual.conv1.weight', 'token_embedding.weight', 'text_projection'):
-        assert f'backbone.clip.{part}' in backbone  # both towers
+        assert f'backbone.clip.{part}' in backbone  # both encoders
 
 
 @pytest.mark.parametrize(

@@ -130,8 +130,8 @@ def test_gradient_checkpointing_changes_no_gradient(build, batches, keep_gradien
     for on in (False, True):
         model = build(train={'gradient_checkpointing': on})
         keep_gradients(model)
-        tower = model.net.backbone.clip.visual.transformer
-        assert tower.grad_checkpointing is on
+        encoder = model.net.backbone.clip.visual.transformer
+        assert encoder.grad_checkpointing is on
         feed(model, batches[0][0])
         found.append(gradients(model))
     assert all(torch.allclose(found[0][name], found[1][name], atol=1e-6) for name in found[0])
@@ -172,11 +172,11 @@ def test_the_average_is_what_is_validated_and_saved(build, batches, loader, tmp_
     model = build(train={'ema_decay': 0.5})
     first = model.net.fc.weight.detach().clone()
     feed(model, batches[0][0], 1)
-    assert torch.equal(model.judging_net().fc.weight, model.net.fc.weight)  # the first step's
+    assert torch.equal(model.eval_net().fc.weight, model.net.fc.weight)  # the first step's
     second = model.net.fc.weight.detach().clone()
     feed(model, batches[0][1], 2)
     expected = (second + model.net.fc.weight) / 2
-    average = model.judging_net().fc.weight
+    average = model.eval_net().fc.weight
     assert torch.allclose(average, expected, atol=1e-7)
     assert not torch.equal(first, second) and not torch.equal(average, model.net.fc.weight)
     model.save(0, -1)

@@ -1,6 +1,6 @@
 """Draws the pictures of the method: python docs/pictures/draw.py
 
-The numbers in them are made up where they stand for what a tower would say, and computed from
+The numbers in them are made up where they stand for what an encoder would say, and computed from
 these by AMHP's own functions everywhere else.
 """
 

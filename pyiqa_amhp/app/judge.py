@@ -18,9 +18,7 @@ from pyiqa_amhp.datasets.texts import read_texts
 from pyiqa_amhp.errors import AMHPError, ImageReadError
 from pyiqa_amhp.explain.explanation import Explanation, as_tensor, explain, reads_text
 from pyiqa_amhp.explain.folder import thumbnail
-from pyiqa_amhp.explain.relevance import (
-    judging,
-)
+from pyiqa_amhp.explain.relevance import eval_fp32
 from pyiqa_amhp.scoring.result import Score, table_columns, to_record
 from pyiqa_amhp.scoring.scorer import level_words, scale_ends, score_images
 
@@ -106,7 +104,7 @@ class Judge:
         return Explained(photo.name, image, found, without)
 
     def _without_text(self, image: Image.Image) -> float:
-        with judging(self.net):
+        with eval_fp32(self.net):
             x = self.net.preprocess(as_tensor(image).to(self.net.logit_scale))
             return float(self.net.judge(x, [''])[0])
 

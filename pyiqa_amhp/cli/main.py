@@ -15,9 +15,7 @@ from pyiqa_amhp.cli.output import console, escape, list_problems, problems, prog
 from pyiqa_amhp.cli.score import export, score
 from pyiqa_amhp.cli.weights import weights_app
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.utils.environment import (
-    limit_thread_spin,
-)
+from pyiqa_amhp.utils.environment import limit_thread_spin
 
 app = typer.Typer(
     name='amhp',

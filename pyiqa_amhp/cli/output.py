@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from pyiqa_amhp.utils.files import visible
+from pyiqa_amhp.utils.files import printable
 
 console, problems = Console(), Console(stderr=True)
 
@@ -13,7 +13,7 @@ def escape(text: str) -> str:
     """Text of somebody else's as it is, not as rich's markup or commands to the terminal."""
     from rich import markup
 
-    return markup.escape(visible(text))
+    return markup.escape(printable(text))
 
 
 def list_problems(title: str, errors: Sequence[str]) -> None:

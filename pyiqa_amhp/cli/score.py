@@ -135,7 +135,7 @@ def _score_on_ray(
     paths: list[str], out: str | None, metric: str, weights, options, scoring, **job
 ) -> None:
     """Score on a cluster into a folder, and say what came of it."""
-    from pyiqa_amhp.scoring.ray.actors import Judgement
+    from pyiqa_amhp.scoring.ray.actors import ScorerConfig
     from pyiqa_amhp.scoring.ray.job import score_folder
     from pyiqa_amhp.scoring.ray.storage import hidden
 
@@ -144,7 +144,9 @@ def _score_on_ray(
     options = {name: value for name, value in options.items() if value is not None}
     scoring = {name: value for name, value in scoring.items() if value}
     try:
-        report = score_folder(paths, out, Judgement(metric, weights, None, options, scoring), **job)
+        report = score_folder(
+            paths, out, ScorerConfig(metric, weights, None, options, scoring), **job
+        )
     except KeyboardInterrupt:
         kept = f'the parts so far are kept in {escape(hidden(out))}'
         problems.print(f'{kept}; the same command goes on with them', soft_wrap=True)

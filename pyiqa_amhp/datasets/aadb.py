@@ -18,11 +18,11 @@ from pyiqa_amhp.datasets.raw import (
     TRAIN,
     VAL,
     Problem,
-    Published,
+    RawDataset,
+    add_problem,
+    drop_duplicates,
     find_any,
     find_one,
-    note,
-    once_each,
 )
 from pyiqa_amhp.errors import AMHPError
 
@@ -63,7 +63,7 @@ IMAGE_FOLDERS = (
 """Folders that together hold all images: in their own sizes, and squashed to 256 x 256."""
 
 
-def read_aadb(root: Path) -> Published:
+def read_aadb(root: Path) -> RawDataset:
     """Read AADB's scores, attributes and splits, and its votes where the raters' rows are there.
 
     Scores and attributes come from the list files; attributes that have none from
@@ -93,8 +93,8 @@ def read_aadb(root: Path) -> Published:
         info = find_one(root, (*wanted, f'*/{INFO_FILE}'), what)
         table = _read_info(info, problems)
         what = f'{MATRIX_FILE} is in the order of the list files, which are not there; not used'
-        note(problems, what, [matrix] if matrix else [])
-    table = once_each(table, problems).reset_index(drop=True)
+        add_problem(problems, what, [matrix] if matrix else [])
+    table = drop_duplicates(table, problems).reset_index(drop=True)
     raters = find_any(root, (RATERS_FILE, f'*/{RATERS_FILE}'))
     votes = read_votes(raters, table, problems) if raters is not None else None
     images, names = _placed(root, table['img_name'])
@@ -104,7 +104,7 @@ def read_aadb(root: Path) -> Published:
     result = result.assign(
         img_name=names, official_split=split, paper_split=split.replace(VAL, TRAIN)
     )
-    return Published(result, images, problems)
+    return RawDataset(result, images, problems)
 
 
 def _list_name(part: str, label: str = 'score') -> str:
@@ -122,7 +122,7 @@ def _read_lists(folder: Path, matrix: Path | None, problems: list[Problem]) -> p
                     f'{path}: no such file, though there is {_list_name("Train")}; '
                     'download imgListFiles_label again'
                 )
-            note(problems, 'no list of validation images, so none are known', [path])
+            add_problem(problems, 'no list of validation images, so none are known', [path])
             continue
         rows = _read_list(path, SCORE_RANGE, problems)
         table = pd.DataFrame(rows, columns=['img_name', 'MOS', 'place'])
@@ -138,7 +138,7 @@ def _read_lists(folder: Path, matrix: Path | None, problems: list[Problem]) -> p
             values = _read_matrix(matrix, cell, table['MOS'], path, problems)
             table = table.assign(**{f'attr_{name}': values[name] for name in missing})
         parts.append(table[table['MOS'].notna()])
-    note(problems, f'no such list and no {MATRIX_FILE}; the attribute is left blank', absent)
+    add_problem(problems, f'no such list and no {MATRIX_FILE}; the attribute is left blank', absent)
     return pd.concat(parts, ignore_index=True)
 
 
@@ -166,7 +166,7 @@ def _read_list(
         f'lines that are not a file name and a number from {lo:g} to {hi:g}, as where a file was '
         'cut; left out: download it again'
     )
-    note(problems, what, bad)
+    add_problem(problems, what, bad)
     return rows
 
 
@@ -189,10 +189,10 @@ def _attribute(path: Path, scored: pd.DataFrame, problems: list[Problem]) -> lis
         )
     unknown = [f'{place}: {name}' for name, _, place in rows if name not in names]
     what = 'images in the list of an attribute that the list of scores does not have; passed over'
-    note(problems, what, unknown)
+    add_problem(problems, what, unknown)
     blank = [name for name in scored['img_name'][scored['MOS'].notna()] if name not in listed]
     what = 'images that the list of an attribute does not have; left blank'
-    note(problems, what, [f'{path}: {name}' for name in blank])
+    add_problem(problems, what, [f'{path}: {name}' for name in blank])
     return [listed.get(name, np.nan) for name in scored['img_name']]
 
 
@@ -223,7 +223,7 @@ def _read_matrix(
     inside = values.apply(lambda column: column.between(*ATTRIBUTE_RANGE))
     what = 'attributes that are not from -1 to 1; left blank'
     places = [f'{path}, dataset{{{cell + 1}}}, row {row + 1}' for row in np.where(~inside)[0]]
-    note(problems, what, places)
+    add_problem(problems, what, places)
     return values.where(inside)
 
 
@@ -251,13 +251,13 @@ def _read_info(path: Path, problems: list[Problem]) -> pd.DataFrame:
         table['img_name'] = names
         table['place'] = [f'{path}, {part}NameList, {i}' for i in range(1, len(names) + 1)]
         good = table['MOS'].between(*SCORE_RANGE)
-        note(problems, 'scores that are not from 0 to 1; left out', table['place'][~good])
+        add_problem(problems, 'scores that are not from 0 to 1; left out', table['place'][~good])
         parts.append(table[good])
     what = (
         f'{path.name} has scores only: no attributes, so use text_source: none, and no validation '
         'images; imgListFiles_label has both'
     )
-    note(problems, what, [path])
+    add_problem(problems, what, [path])
     table = pd.concat(parts, ignore_index=True)
     if table.empty:
         raise AMHPError(f'{path}: not one score from 0 to 1; download it again')

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from pyiqa_amhp.datasets.ratings import SCALES
-from pyiqa_amhp.datasets.raw import Problem, note
+from pyiqa_amhp.datasets.raw import Problem, add_problem
 from pyiqa_amhp.errors import AMHPError
 
 VOTE_VALUES = SCALES['aadb'].vote_values  # workers gave 1 to 5; here (r - 1) / 4
@@ -43,7 +43,7 @@ def read_votes(path: Path, table: pd.DataFrame, problems: list[Problem]) -> pd.D
         f'{path}, row {i // 10 + 2}, column Answer.overallScore{i % 10 + 1}'
         for i in np.flatnonzero(used & ~good)
     ]
-    note(problems, f'scores that are not 1 to {len(VOTES)}; passed over', places)
+    add_problem(problems, f'scores that are not 1 to {len(VOTES)}; passed over', places)
     photo, addresses = pd.factorize(urls[good])
     images = _matched(addresses, table['img_name'])
     known = images[photo] >= 0
@@ -56,13 +56,13 @@ def read_votes(path: Path, table: pd.DataFrame, problems: list[Problem]) -> pd.D
             'take it away'
         )
     what = f'photos in {path.name} that no list names; their votes are passed over'
-    note(problems, what, addresses[images < 0])
+    add_problem(problems, what, addresses[images < 0])
     what = f'images without votes in {path.name}; only their mean is known'
-    note(problems, what, table['img_name'][total == 0])
+    add_problem(problems, what, table['img_name'][total == 0])
     mean = counts @ np.array(VOTE_VALUES) / np.maximum(total, 1)
     off = (total > 0) & (np.abs(table['MOS'] - mean) > MEAN_TOLERANCE)
     what = f'scores that are off the mean of their votes by more than {MEAN_TOLERANCE}; kept'
-    note(problems, what, table['img_name'][off])
+    add_problem(problems, what, table['img_name'][off])
     votes = pd.DataFrame(counts, table.index, VOTES).astype('Int64')
     votes[total == 0] = pd.NA
     return votes

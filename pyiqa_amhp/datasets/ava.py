@@ -11,7 +11,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pyiqa_amhp.datasets.raw import TEST, TRAIN, VAL, Problem, Published, find_any, find_one, note
+from pyiqa_amhp.datasets.raw import (
+    TEST,
+    TRAIN,
+    VAL,
+    Problem,
+    RawDataset,
+    add_problem,
+    find_any,
+    find_one,
+)
 from pyiqa_amhp.errors import AMHPError
 
 WHOLE_NUMBER = re.compile(r'-?[0-9]{1,15}')  # sums of them are exact
@@ -32,7 +41,7 @@ COMMENTS = (
 )  # fmt: skip
 
 
-def read_ava(root: Path) -> Published:
+def read_ava(root: Path) -> RawDataset:
     """Read AVA's ratings and its standard split.
 
     Args:
@@ -55,7 +64,7 @@ def read_ava(root: Path) -> Published:
     else:
         what = 'AVA.txt and no meta_info_AVADataset.csv'
         table = _read_pyiqa_meta(find_one(root, (*RATINGS, *PYIQA_META), what), problems)
-    return Published(table, find_one(root, IMAGES, 'folder of images'), problems)
+    return RawDataset(table, find_one(root, IMAGES, 'folder of images'), problems)
 
 
 def read_ava_txt(path: Path, problems: list[Problem]) -> pd.DataFrame:
@@ -76,9 +85,9 @@ def read_ava_txt(path: Path, problems: list[Problem]) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=AVA_TXT)
     bad = table['image_id'].duplicated()
     what = 'images that are there already; the first line is used'
-    note(problems, what, _places(path, lines[bad]))
+    add_problem(problems, what, _places(path, lines[bad]))
     without = ~bad & ((table[VOTES].sum(axis=1) <= 0) | (table[VOTES] < 0).any(axis=1))
-    note(
+    add_problem(
         problems,
         'images without votes, or with negative ones; left out',
         _places(path, lines[without]),
@@ -142,7 +151,9 @@ def _whole_numbers(
                 lines.append(number)
             elif fields:
                 bad.append(f'{path}, line {number}: {line.strip()[:60]!r}')
-    note(problems, f'lines that are not {columns} whole numbers; left out: download it again', bad)
+    add_problem(
+        problems, f'lines that are not {columns} whole numbers; left out: download it again', bad
+    )
     return np.array(rows, np.int64).reshape(-1, columns), np.array(lines, np.int64)
 
 
@@ -156,7 +167,7 @@ def _official_split(
             f'{ratings}: none of the {len(test)} test ids is in it (first: {unknown[0]}); the list '
             'and the ratings do not belong together'
         )
-    note(problems, f'test ids that {ratings.name} does not have; passed over', unknown)
+    add_problem(problems, f'test ids that {ratings.name} does not have; passed over', unknown)
     return np.where(np.isin(ids, test), TEST, TRAIN)
 
 
@@ -176,7 +187,7 @@ def _read_pyiqa_meta(path: Path, problems: list[Problem]) -> pd.DataFrame:
     bad |= ~numbers['official_split'].isin([TRAIN, VAL, TEST]) | table['img_name'].duplicated()
     lines = np.flatnonzero(bad) + 2
     what = 'rows without whole votes, without a split or there already; left out'
-    note(problems, what, _places(path, lines))
+    add_problem(problems, what, _places(path, lines))
     table, numbers = table[~bad], numbers[~bad].astype(np.int64)
     kept = {name: table[name] for name in TAGS if name in table}
     result = pd.DataFrame({'img_name': table['img_name'].astype(str), 'MOS': 0.0})

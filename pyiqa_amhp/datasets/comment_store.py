@@ -4,15 +4,12 @@ Nothing is read before it is asked for, and nothing is kept: a text is decoded f
 bytes each time.
 """
 
-import functools
 import json
-from collections.abc import Callable, Sequence
-from hashlib import blake2b
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import torch
 from numpy.typing import ArrayLike
 
 from pyiqa_amhp.errors import AMHPError
@@ -160,95 +157,3 @@ def _text_buffers(column: pa.Array) -> tuple[np.ndarray, memoryview]:
     if not len(column):
         return np.zeros(1, np.int64), memoryview(b'')
     return np.frombuffer(offsets, np.int64, len(column) + 1), memoryview(data or b'')
-
-
-MOST_TOKENS = 75  # CLIP's 77 without start and end
-MODES = ('one', 'join')
-
-
-class CommentTexts:
-    """One text for each image, chosen from its comments as the paper does (section 4.1).
-
-    Comments about attributes, where an image has any; else one of its other comments, always the
-    same; else ``''``.
-
-    Args:
-        store: the comments.
-        image_ids: ``(N,)``, the images in the order of a data set.
-        attributes: names of those that count; None for all.
-        mode: ``one`` takes one attribute comment, ``join`` as many as fit, joined by blanks.
-        seed: of what is chosen once and for all.
-        training: choose anew each time, by torch's generator (workers and epochs differ): another
-            comment, or another order. Otherwise the choice depends on nothing but ``seed``, the
-            image id and the image's own comments, and the order is that of the file.
-        count_tokens: the tokens of a text without start and end, of which 75 fit; None for those
-            of CLIP. A single comment is never cut here.
-
-    Raises:
-        AMHPError: an unknown mode, or an attribute that the store does not have.
-    """
-
-    def __init__(
-        self,
-        store: CommentStore,
-        image_ids: ArrayLike,
-        attributes: Sequence[str] | None = None,
-        mode: str = 'one',
-        seed: int = 0,
-        training: bool = False,
-        count_tokens: Callable[[str], int] | None = None,
-    ):
-        if mode not in MODES:
-            raise AMHPError(f'comment mode {mode!r}: expected {" or ".join(MODES)}')
-        self.store, self.mode, self.seed, self.training = store, mode, seed, training
-        self._bits = np.uint16(store.bits(attributes))
-        self._image_ids = np.asarray(image_ids, np.int64)
-        self._start, self._stop = store.rows(self._image_ids)
-        self._count_tokens = count_tokens or count_clip_tokens
-        if mode == 'join':
-            self._count_tokens('')  # loads CLIP's words before workers are forked
-
-    def __len__(self) -> int:
-        return len(self._image_ids)
-
-    def __getitem__(self, index: int) -> str:
-        start, stop = self._start[index], self._stop[index]
-        if start == stop:
-            return ''
-        rows = start + np.flatnonzero(self.store.masks[start:stop] & self._bits)
-        if not len(rows):
-            return self.store.text(start + self._fixed_choice(index, stop - start))
-        if self.mode == 'one':
-            return self.store.text(rows[self._choice(index, len(rows))])
-        order = torch.randperm(len(rows)).numpy() if self.training else slice(None)
-        return self._join(rows[order])
-
-    def _choice(self, index: int, n: int) -> int:
-        return int(torch.randint(n, ())) if self.training else self._fixed_choice(index, n)
-
-    def _fixed_choice(self, index: int, n: int) -> int:
-        """One of ``range(n)``, the same wherever the image stands and on every machine."""
-        key = f'{self.seed} {self._image_ids[index]}'.encode()
-        return int.from_bytes(blake2b(key, digest_size=8).digest(), 'big') % int(n)
-
-    def _join(self, rows: np.ndarray) -> str:
-        """The first comment, and those after it up to the first that does not fit."""
-        joined = self.store.text(rows[0])
-        for row in rows[1:]:
-            longer = f'{joined} {self.store.text(row)}'
-            if self._count_tokens(longer) > MOST_TOKENS:
-                break
-            joined = longer
-        return joined
-
-
-def count_clip_tokens(text: str) -> int:
-    """CLIP's tokens of a text, without start and end."""
-    return len(_clip_tokenizer().encode(text))
-
-
-@functools.cache
-def _clip_tokenizer():
-    import open_clip
-
-    return open_clip.SimpleTokenizer()

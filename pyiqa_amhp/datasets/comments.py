@@ -266,7 +266,7 @@ def _read_json(
 
     images: list[Any] = ijson.sendable_list()
     parser = ijson.items_coro(images, 'images.item')
-    number, nesting = 0, Nesting()
+    number, nesting = 0, JsonDepth()
     try:
         for block in _utf8(blocks, problems):
             nesting.feed(block)
@@ -323,7 +323,7 @@ DEEPEST = 100  # brackets within brackets; AVA-Captions has five (our choice)
 _NO_BRACKETS = bytes(set(range(256)) - set(b'[]{}'))
 
 
-class Nesting:
+class JsonDepth:
     """Follows brackets outside of strings, block by block.
 
     Args:

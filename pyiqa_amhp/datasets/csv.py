@@ -73,7 +73,7 @@ def numbers(column: pd.Series, file: str, missing_ok: bool = False) -> np.ndarra
 OUTSIDE = r'^(?:[/\\~]|[A-Za-z]:)|(?:^|.*[/\\])\.\.(?:[/\\]|$)'
 
 
-def leads_outside(names: pd.Series) -> pd.Series:
+def escapes_root(names: pd.Series) -> pd.Series:
     """Which names ``(N,)`` are absolute, of a drive or home, or climb with ``..``."""
     return names.str.match(OUTSIDE)
 

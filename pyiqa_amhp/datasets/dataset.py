@@ -82,7 +82,7 @@ class AMHPDataset(BaseIQADataset):
 
     A sample: ``img`` ``(3, H, W)`` in [0, 1] times ``img_range``; ``mos_label`` ``(1,)``;
     ``mos_dist`` and ``level_values`` ``(k,)``; ``text`` (``''`` where there is none);
-    ``img_path``; ``read_error``. With a frozen image tower ``skip_bad_images`` stands in the
+    ``img_path``; ``read_error``. With a frozen image encoder ``skip_bad_images`` stands in the
     place of ``img`` and ``read_error``. Where labels are read, ``attr_levels`` has the number of
     each attribute's level by its name, -1 where there is no label.
 
@@ -121,10 +121,10 @@ class AMHPDataset(BaseIQADataset):
             )
 
     def get_transforms(self, opt):
-        """``augment``, then to a tensor; nothing of it if the image tower is frozen."""
+        """``augment``, then to a tensor; nothing of it if the image encoder is frozen."""
         self.img_range = opt.get('img_range', 1.0)
         self.skips_bad = bool(opt.get('skip_bad_images'))
-        self.gives_pixels = 'image' not in frozen_towers(opt.get('freeze'))
+        self.gives_pixels = 'image' not in frozen_encoders(opt.get('freeze'))
         if opt.get('augment') and not self.gives_pixels:
             self.logger.info(
                 f'{opt.get("name")}: freeze={opt["freeze"]}: augment does not apply; features are '
@@ -187,8 +187,8 @@ def with_defaults(opt: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[s
 FREEZE = {'none': (), 'image': ('image',), 'text': ('text',), 'both': ('image', 'text')}
 
 
-def frozen_towers(freeze: str | None) -> tuple[str, ...]:
-    """The towers that an option ``freeze`` names; ``~`` is ``none``.
+def frozen_encoders(freeze: str | None) -> tuple[str, ...]:
+    """The encoders that an option ``freeze`` names; ``~`` is ``none``.
 
     Raises:
         AMHPError: another value.

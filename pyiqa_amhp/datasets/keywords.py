@@ -11,10 +11,10 @@ import yaml
 
 from pyiqa_amhp.errors import AMHPError
 
-MOST_ATTRIBUTES = 16
+MAX_ATTRIBUTES = 16
 
 
-class Lexicon:
+class AttributeKeywords:
     """Attributes, and the words and phrases that tell that a comment is about them.
 
     Args:
@@ -66,8 +66,8 @@ def _read_keywords(path: Path) -> dict[str, list[str]]:
         raise AMHPError(
             f'{path}: expected attributes with lists of words, such as "light: [lit, backlit]"'
         )
-    if len(keywords) > MOST_ATTRIBUTES:
-        raise AMHPError(f'{path}: {len(keywords)} attributes, expected at most {MOST_ATTRIBUTES}')
+    if len(keywords) > MAX_ATTRIBUTES:
+        raise AMHPError(f'{path}: {len(keywords)} attributes, expected at most {MAX_ATTRIBUTES}')
     for name, phrases in keywords.items():
         if not isinstance(name, str):
             raise AMHPError(f'{path}: attribute {name!r}: expected a name (put it in quotes)')

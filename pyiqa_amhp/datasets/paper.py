@@ -8,10 +8,8 @@ import pandas as pd
 from pyiqa_amhp.datasets import aadb, para
 from pyiqa_amhp.datasets.attributes import template_fields
 from pyiqa_amhp.datasets.ava import image_ids
-from pyiqa_amhp.datasets.comment_store import (
-    CommentStore,
-    CommentTexts,
-)
+from pyiqa_amhp.datasets.comment_sampler import CommentSampler
+from pyiqa_amhp.datasets.comment_store import CommentStore
 from pyiqa_amhp.datasets.dataset import AMHPDataset, with_defaults
 
 COMMENT_MODE = 'one'  # our choice: the paper does not say what it does with several
@@ -45,9 +43,9 @@ class AVACommentsDataset(AMHPDataset):
     def get_split(self, opt):
         """Keep the rows of this phase, and find their comments."""
         super().get_split(opt)
-        self.comments: CommentTexts | None = None
+        self.comments: CommentSampler | None = None
         if opt.get('comments_file') and opt.get('text_source') in (None, 'comments'):
-            self.comments = CommentTexts(
+            self.comments = CommentSampler(
                 CommentStore(opt['comments_file']),
                 image_ids(pd.Series(self.images.names), self.images.file),
                 attributes=opt.get('comment_attributes'),

@@ -15,11 +15,11 @@ from pyiqa_amhp.datasets.raw import (
     TEST,
     TRAIN,
     Problem,
-    Published,
+    RawDataset,
+    add_problem,
+    drop_duplicates,
     find_any,
     find_one,
-    note,
-    once_each,
 )
 from pyiqa_amhp.errors import AMHPError
 
@@ -62,7 +62,7 @@ BAD_LINES = (
 )
 
 
-def read_para(root: Path) -> Published:
+def read_para(root: Path) -> RawDataset:
     """Read PARA's ratings and its split.
 
     Where one of the GIAA files is missing, votes and means are counted anew from
@@ -86,7 +86,7 @@ def read_para(root: Path) -> Published:
     train, test = find_any(root, _places(TRAIN_FILE)), find_any(root, _places(TEST_FILE))
     if train and test:
         parts = [_read_giaa(train, TRAIN, problems), _read_giaa(test, TEST, problems)]
-        table = once_each(pd.concat(parts, ignore_index=True), problems)
+        table = drop_duplicates(pd.concat(parts, ignore_index=True), problems)
     else:
         missing = TEST_FILE if train else TRAIN_FILE
         what = f'{missing}, and no {RATERS_FILE} in its place'
@@ -94,7 +94,7 @@ def read_para(root: Path) -> Published:
         table = _read_raters(raters, problems)
         table['official_split'] = _split(table, train, test, raters, problems)
     table = table.drop(columns='place').reset_index(drop=True)
-    return Published(table, find_one(root, IMAGES, 'folder of images'), problems)
+    return RawDataset(table, find_one(root, IMAGES, 'folder of images'), problems)
 
 
 def _places(name: str) -> tuple[str, ...]:
@@ -126,11 +126,11 @@ def _read_giaa(path: Path, split: int, problems: list[Problem]) -> pd.DataFrame:
         }
     ).reset_index(drop=True)
     total = votes.sum(axis=1)
-    note(problems, 'images without votes; left out', table['place'][total == 0])
+    add_problem(problems, 'images without votes; left out', table['place'][total == 0])
     mean = votes @ np.array(VOTE_VALUES) / np.maximum(total, 1)
     off = (total > 0) & (np.abs(table['MOS'] - mean) > MEAN_TOLERANCE)
     what = f'means that are off those of their votes by more than {MEAN_TOLERANCE}; kept as stated'
-    note(problems, what, table['place'][off])
+    add_problem(problems, what, table['place'][off])
     return table[total > 0]
 
 
@@ -141,13 +141,13 @@ def _read_raters(path: Path, problems: list[Problem]) -> pd.DataFrame:
     read = _read_columns(path, keys, {'aestheticScore': SCALE, **limits}, problems)
     again = read.duplicated(list(keys))
     what = 'raters who rated an image twice; the first line is used'
-    note(problems, what, [f'{path}, line {line}' for line in read.index[again]])
+    add_problem(problems, what, [f'{path}, line {line}' for line in read.index[again]])
     read = read[~again]
     steps = (read['aestheticScore'].to_numpy(np.float64) - VOTE_VALUES[0]) * 2
     votes = np.rint(steps).astype(np.int64)
     what = 'scores between the half steps; taken for the nearest'
     between = np.abs(steps - votes) > 1e-6
-    note(problems, what, [f'{path}, line {line}' for line in read.index[between]])
+    add_problem(problems, what, [f'{path}, line {line}' for line in read.index[between]])
 
     image, names = pd.factorize(_names(read))
     cells = image * len(VOTES) + votes
@@ -186,7 +186,7 @@ def _split(
             f'no {TRAIN_FILE} and no {TEST_FILE}, so the split is not known and every image is in '
             'train; download them, or put a split column of your own into the meta file'
         )
-        note(problems, what, [raters])
+        add_problem(problems, what, [raters])
         return np.full(len(table), TRAIN)
     listed = pd.Series(_names(_read_columns(given, KEYS, {}, problems)))
     there = listed.isin(table['img_name'])
@@ -194,10 +194,12 @@ def _split(
         raise AMHPError(
             f'{raters}: not one image of {given.name} is in it; they do not belong together'
         )
-    note(problems, f'images of {given.name} that {raters.name} has no votes for', listed[~there])
+    add_problem(
+        problems, f'images of {given.name} that {raters.name} has no votes for', listed[~there]
+    )
     other, code = (TEST_FILE, TEST) if train else (TRAIN_FILE, TRAIN)
     what = f'no {other}: images that are not in {given.name} are taken for its'
-    note(problems, what, [raters])
+    add_problem(problems, what, [raters])
     return np.where(table['img_name'].isin(listed), TRAIN if train else TEST, code)
 
 
@@ -264,6 +266,6 @@ def _read_columns(
     if bad.all():
         first = f' (the first: {places[0]})' if places else ''
         raise AMHPError(f'{path}: not one line of it can be used{first}; download it again')
-    note(problems, BAD_LINES, places)
+    add_problem(problems, BAD_LINES, places)
     table = table.assign(**numbers, semantic=table['semantic'].fillna('') if optional else '')
     return table[~bad]

@@ -16,10 +16,19 @@ from pyiqa_amhp.datasets import aadb, ava, para
 from pyiqa_amhp.datasets.comment_store import CommentStore, write_store
 from pyiqa_amhp.datasets.comments import read_comments
 from pyiqa_amhp.datasets.images import read_image
-from pyiqa_amhp.datasets.keywords import Lexicon
-from pyiqa_amhp.datasets.raw import TEST, TRAIN, VAL, Problem, Published, find_any, note, within
+from pyiqa_amhp.datasets.keywords import AttributeKeywords
+from pyiqa_amhp.datasets.raw import (
+    TEST,
+    TRAIN,
+    VAL,
+    Problem,
+    RawDataset,
+    add_problem,
+    drop_escaping_paths,
+    find_any,
+)
 from pyiqa_amhp.errors import AMHPError, ImageReadError
-from pyiqa_amhp.utils.files import told_as, write_atomically
+from pyiqa_amhp.utils.files import write_atomically, writing_to
 
 META_FILES = {
     'ava': 'meta_info_AVADataset.csv',
@@ -106,12 +115,12 @@ def prepare(
         raise AMHPError(f'{", ".join(there)}: there already; --force overwrites')
 
     published = READERS[dataset](root)
-    published.table, problems = within(published), published.problems
+    published.table, problems = drop_escaping_paths(published), published.problems
     table = published.table
     if table.empty:
         raise AMHPError(f'{root}: not one name of an image that stays in {published.images}')
     missing = _missing(published)
-    note(problems, 'images that are not there; left out', missing)
+    add_problem(problems, 'images that are not there; left out', missing)
     table = table[~table['img_name'].isin(missing)]
     if table.empty:
         raise AMHPError(
@@ -122,7 +131,7 @@ def prepare(
     corrupt = None
     if verify_images:
         corrupt = _corrupt(published.images, table['img_name'].tolist(), journal, progress)
-        note(problems, 'images that cannot be read; left out', corrupt.values())
+        add_problem(problems, 'images that cannot be read; left out', corrupt.values())
         table = table[~table['img_name'].isin(corrupt)]
     if not (table['official_split'] == VAL).any():
         trained = int((table['official_split'] == TRAIN).sum())
@@ -185,7 +194,7 @@ def cut_validation(table: pd.DataFrame, val_images: int, seed: int) -> np.ndarra
     return split
 
 
-def _missing(published: Published) -> list[str]:
+def _missing(published: RawDataset) -> list[str]:
     """Names that are not in the folder; each folder is listed once, which is fast."""
     names = published.table['img_name']
     folders = names.str.rpartition('/')[0]
@@ -207,7 +216,7 @@ def _corrupt(folder: Path, names: list[str], journal: Path, progress: Progress) 
     done = _read_journal(journal)
     sizes = {name: (folder / name).stat().st_size for name in names}
     left = [name for name in names if done.get(name, (None,))[0] != sizes[name]]
-    with told_as(journal):
+    with writing_to(journal):
         journal.parent.mkdir(parents=True, exist_ok=True)
         with journal.open('a', encoding='utf-8') as file:
             for name, reason in progress(_opened(folder, left), len(left), 'Opening images'):
@@ -255,7 +264,7 @@ def _prepare_comments(
     path = given or find_any(root, ava.COMMENTS)
     if path is None:
         what = f'no comments ({" or ".join(ava.COMMENTS[:2])}); training goes without text'
-        note(report.problems, what, [root])
+        add_problem(report.problems, what, [root])
         return
     said, problems = read_comments(path, progress)
     report.problems += problems
@@ -263,7 +272,7 @@ def _prepare_comments(
     said = said.filter(np.isin(said['image_id'].to_numpy(), ids))
     if not len(said):
         raise AMHPError(f"{path}: not one comment is about an image of {root}; are they AVA's?")
-    lexicon = Lexicon()
+    lexicon = AttributeKeywords()
     masks = lexicon.masks(said['text'])
     write_store(store, said, masks, lexicon.attributes)
     commented = said['image_id'].to_numpy()

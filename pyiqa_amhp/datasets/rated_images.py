@@ -10,13 +10,7 @@ import numpy as np
 import pandas as pd
 
 from pyiqa_amhp.datasets.attributes import TEMPLATE, attribute_sentences
-from pyiqa_amhp.datasets.csv import (
-    bad_row,
-    get_column,
-    leads_outside,
-    read_csv,
-    stays_within,
-)
+from pyiqa_amhp.datasets.csv import bad_row, escapes_root, get_column, read_csv, stays_within
 from pyiqa_amhp.datasets.rating_columns import rating_columns
 from pyiqa_amhp.datasets.text_columns import text_columns
 from pyiqa_amhp.errors import AMHPError
@@ -182,7 +176,7 @@ def _names(table: pd.DataFrame, file: str, allow_outside: bool) -> np.ndarray:
     unwritable = column.str.contains('\0', regex=False)
     if unwritable.any():
         raise bad_row(file, unwritable.idxmax(), 'img_name', 'a NUL byte in a name')
-    leaves = leads_outside(column)
+    leaves = escapes_root(column)
     if leaves.any() and not allow_outside:
         line = leaves.idxmax()
         problem = (

@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pyiqa_amhp.datasets.csv import (
-    leads_outside,
-)
+from pyiqa_amhp.datasets.csv import escapes_root
 from pyiqa_amhp.errors import AMHPError
 
 TRAIN, VAL, TEST = 0, 1, 2  # pyiqa's codes of splits
@@ -36,7 +34,7 @@ class Problem:
 
 
 @dataclass
-class Published:
+class RawDataset:
     """A data set as its publisher's files tell it.
 
     Attributes:
@@ -72,7 +70,7 @@ def find_any(root: Path, patterns: Sequence[str]) -> Path | None:
     return next((path for pattern in patterns for path in sorted(root.glob(pattern))), None)
 
 
-def note(problems: list[Problem], what: str, places: Iterable[object]) -> None:
+def add_problem(problems: list[Problem], what: str, places: Iterable[object]) -> None:
     """Add places to the problem of this kind, which comes with its first place."""
     problem = next((known for known in problems if known.what == what), None)
     for place in places:
@@ -82,16 +80,16 @@ def note(problems: list[Problem], what: str, places: Iterable[object]) -> None:
         problem.add(str(place))
 
 
-def within(published: Published) -> pd.DataFrame:
+def drop_escaping_paths(published: RawDataset) -> pd.DataFrame:
     """The rows whose ``img_name`` stays in the folder of the images, by how it is written."""
     names = published.table['img_name'].astype(str)
-    bad = leads_outside(names) | names.str.contains('\0', regex=False)
+    bad = escapes_root(names) | names.str.contains('\0', regex=False)
     what = 'names that lead out of the folder of images; left out'
-    note(published.problems, what, names[bad].map(repr))
+    add_problem(published.problems, what, names[bad].map(repr))
     return published.table[~bad]
 
 
-def once_each(table: pd.DataFrame, problems: list[Problem]) -> pd.DataFrame:
+def drop_duplicates(table: pd.DataFrame, problems: list[Problem]) -> pd.DataFrame:
     """Rows with every ``img_name`` once.
 
     Of rows in several splits the one in test is kept, then the one in validation, so that no
@@ -104,9 +102,9 @@ def once_each(table: pd.DataFrame, problems: list[Problem]) -> pd.DataFrame:
     splits = table.groupby('img_name')['official_split']
     leaks = table['official_split'] < splits.transform('max')
     what = 'images that are in a later split (test, validation) as well; kept there only'
-    note(problems, what, table['place'][leaks])
+    add_problem(problems, what, table['place'][leaks])
     table = table[~leaks]
     again = table['img_name'].duplicated()
     what = 'images that are there already; the first line is used'
-    note(problems, what, table['place'][again])
+    add_problem(problems, what, table['place'][again])
     return table[~again]

@@ -21,13 +21,13 @@ def read_texts(path: str | Path, images: Sequence[Path]) -> list[str | None]:
         AMHPError: no such file, not a CSV, columns missing, two texts for one name, a name that
             fits several images, or no name that fits any image.
     """
-    given = GivenTexts(path)
+    given = TextLookup(path)
     texts = [given.of(image) for image in images]
     given.check(len(images), images[0])
     return texts
 
 
-class GivenTexts:
+class TextLookup:
     """The same, image by image: ``of`` each, ``check`` at the end."""
 
     def __init__(self, path: str | Path):

@@ -27,11 +27,7 @@ from pyiqa_amhp.evaluation.scores import (
 )
 from pyiqa_amhp.evaluation.tables import Row, failed_row, measured_row, write_tables
 from pyiqa_amhp.model.config import AMHPConfig
-from pyiqa_amhp.scoring.scorer import (
-    create_metric,
-    fingerprint,
-    scale_ends,
-)
+from pyiqa_amhp.scoring.scorer import create_metric, fingerprint, scale_ends
 from pyiqa_amhp.utils.files import write_atomically
 from pyiqa_amhp.weights.hub import is_hub_id
 
@@ -230,7 +226,7 @@ def _measure_with(
         no_dist=no_dist,
         resamples=run.resamples,
     )
-    deaf = _is_deaf(metric)
+    deaf = ignores_text(metric)
     texts = 'predicted' if source == 'predicted' else rated.text_source
     text_source = texts if any(j.text for j in judged) and not deaf else 'none'
     notes = _left_out(judged)
@@ -283,7 +279,7 @@ def _levels_of(metric) -> tuple[float, ...] | None:
     return config.level_values if isinstance(config, AMHPConfig) else None
 
 
-def _is_deaf(metric) -> bool:
+def ignores_text(metric) -> bool:
     """Whether a text changes no score of an AMHP that reads one: before it is trained."""
     fc = getattr(metric.net, 'fc', None)
     return _levels_of(metric) is not None and fc is not None and not fc.weight.any()

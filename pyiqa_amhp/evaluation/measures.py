@@ -22,7 +22,7 @@ MEASURES = (
 )  # fmt: skip
 RESAMPLES, CONFIDENCE = 1000, 0.95
 FEWEST_FOR_INTERVAL = 10
-MOST_UNDEFINED = 0.05  # share of resamples without a value (all predictions equal, say)
+MAX_UNDEFINED = 0.05  # share of resamples without a value (all predictions equal, say)
 
 
 @dataclass(frozen=True)
@@ -298,7 +298,7 @@ def _with_intervals(
         finite = column[np.isfinite(column)]
         if n < FEWEST_FOR_INTERVAL:
             reason = f'no interval under {FEWEST_FOR_INTERVAL} images ({n} here)'
-        elif len(finite) < (1 - MOST_UNDEFINED) * resamples:
+        elif len(finite) < (1 - MAX_UNDEFINED) * resamples:
             reason = f'undefined in {resamples - len(finite)} of {resamples} resamples: no interval'
         elif resamples:
             tail = (1 - CONFIDENCE) / 2

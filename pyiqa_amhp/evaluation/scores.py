@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from pyiqa_amhp.scoring.scorer import Score, score_images
-from pyiqa_amhp.utils.files import told_as
+from pyiqa_amhp.utils.files import writing_to
 
 Progress = Callable[[Iterable, int, str], Iterable]
 GIVE_UP_AFTER = 3  # images at the start, all of which the metric failed on
@@ -76,7 +76,7 @@ class Journal:
             return
         self.known |= entries
         lines = [json.dumps({'key': key, **asdict(judged)}) for key, judged in entries.items()]
-        with told_as(self.path):
+        with writing_to(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open('a', encoding='utf-8') as file:
                 file.write('\n' * self._cut + '\n'.join(lines) + '\n')

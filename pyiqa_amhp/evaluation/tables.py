@@ -17,10 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pyiqa_amhp.evaluation.measures import CONFIDENCE, MEASURES, RESAMPLES, Evaluation, Value
-from pyiqa_amhp.utils.files import (
-    visible,
-    write_atomically,
-)
+from pyiqa_amhp.utils.files import printable, write_atomically
 
 MEASURED = 'measured here'
 DIFFERENCE = 'difference (measured - published)'
@@ -275,7 +272,7 @@ def to_latex(rows: Sequence[Row], title: str = '', notes: Sequence[str] = ()) ->
 
 
 def _text(text: str) -> Text:
-    return Text(visible(text))
+    return Text(printable(text))
 
 
 def to_terminal(rows: Sequence[Row], title: str = '', width: int | None = None) -> Group:

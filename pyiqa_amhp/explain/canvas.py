@@ -53,7 +53,7 @@ def fitted(text: str, size: float, width: float) -> str:
     return '…'
 
 
-class Sheet:
+class PixelCanvas:
     """A figure on which places are pixels.
 
     Args:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pyiqa_amhp.explain.canvas import Sheet, fitted, flowed, text_width, wrapped
+from pyiqa_amhp.explain.canvas import PixelCanvas, fitted, flowed, text_width, wrapped
 from pyiqa_amhp.explain.explanation import Explanation, Word
 from pyiqa_amhp.explain.words import (
     attributes_line,
@@ -46,14 +46,14 @@ def draw_card(path: Path, name: str, image: Image.Image, found: Explanation) -> 
         return _drawn(new_figure, name, image, found).save(path)
 
 
-def _drawn(new_figure, name: str, image: Image.Image, found: Explanation) -> Sheet:
+def _drawn(new_figure, name: str, image: Image.Image, found: Explanation) -> PixelCanvas:
     high = max(THINNEST, min(TALLEST, round(PICTURE * image.height / image.width)))
     words = _word_lines(found)
     notes = [line for note in found.notes for line in wrapped(note, 10, FULL, 3)]
     top = 130 + high + 56
     middle = top + 66 + ROW * max(len(found.attributes), 6)
     bottom = middle + (58 + _line_height(found) * len(words) if words else 12)
-    sheet = Sheet(new_figure, WIDTH, round(bottom + 18 * len(notes) + MARGIN))
+    sheet = PixelCanvas(new_figure, WIDTH, round(bottom + 18 * len(notes) + MARGIN))
     _draw_head(sheet, name, found)
     _draw_pictures(sheet, image, high, found)
     _draw_levels(sheet, top, found)
@@ -64,7 +64,7 @@ def _drawn(new_figure, name: str, image: Image.Image, found: Explanation) -> She
     return sheet
 
 
-def _draw_head(sheet: Sheet, name: str, found: Explanation) -> None:
+def _draw_head(sheet: PixelCanvas, name: str, found: Explanation) -> None:
     right = WIDTH - MARGIN
     sheet.write(MARGIN, 36, fitted(name, 19, 760), 19, weight='bold')
     sheet.write(MARGIN, 76, source_line(found), 13, MUTED)
@@ -72,7 +72,7 @@ def _draw_head(sheet: Sheet, name: str, found: Explanation) -> None:
     sheet.write(right, 86, scale_line(found), 12, MUTED, ha='right')
 
 
-def _draw_pictures(sheet: Sheet, image: Image.Image, high: int, found: Explanation) -> None:
+def _draw_pictures(sheet: PixelCanvas, image: Image.Image, high: int, found: Explanation) -> None:
     """The photograph, and beside it the same in grey under the map."""
     wide = max(THINNEST, min(PICTURE, round(high * image.width / image.height)))
     lefts = (MARGIN + (PICTURE - wide) // 2, MARGIN + PICTURE + GAP + (PICTURE - wide) // 2)
@@ -109,7 +109,7 @@ def relevance_layer(found: Explanation, side: int = 256) -> np.ndarray:
     return layer
 
 
-def _draw_levels(sheet: Sheet, top: int, found: Explanation) -> None:
+def _draw_levels(sheet: PixelCanvas, top: int, found: Explanation) -> None:
     """The distribution over the quality levels, best first, as bars to the right."""
     sheet.write(MARGIN, top, 'How good it looks', 14, weight='bold')
     longest = max(text_width(level, 12) for level in found.levels)
@@ -123,7 +123,7 @@ def _draw_levels(sheet: Sheet, top: int, found: Explanation) -> None:
         sheet.write(left + wide + 10, y, f'{100 * p:.0f} %', 12, MUTED, va='center')
 
 
-def _draw_attributes(sheet: Sheet, top: int, found: Explanation) -> None:
+def _draw_attributes(sheet: PixelCanvas, top: int, found: Explanation) -> None:
     """A row each: name, level, the levels' probabilities, and the two counterfactual moves."""
     left, center, reach = 470, 1000, 82
     sheet.write(left, top, 'Its attributes', 14, weight='bold')
@@ -148,7 +148,7 @@ def _draw_attributes(sheet: Sheet, top: int, found: Explanation) -> None:
             _draw_move(sheet, center, y + offset, mark, change, reach / most, found)
 
 
-def _draw_probabilities(sheet: Sheet, left: float, base: float, p: list[float]) -> None:
+def _draw_probabilities(sheet: PixelCanvas, left: float, base: float, p: list[float]) -> None:
     """A small histogram, worst level first."""
     step = 60 / len(p)
     sheet.box(left, base, 60, 1, LINE)
@@ -157,7 +157,7 @@ def _draw_probabilities(sheet: Sheet, left: float, base: float, p: list[float]) 
 
 
 def _draw_move(
-    sheet: Sheet, center: float, y: float, mark: str, change: float | None, scale, found
+    sheet: PixelCanvas, center: float, y: float, mark: str, change: float | None, scale, found
 ) -> None:
     """One bar from the middle, to the right where the score rises."""
     if change is None:
@@ -185,7 +185,7 @@ def _shown(word: Word) -> str:
     return fitted(word.word, WORD_SIZE, FULL / 2)
 
 
-def _draw_words(sheet: Sheet, top: int, lines: list[list[str]], found: Explanation) -> None:
+def _draw_words(sheet: PixelCanvas, top: int, lines: list[list[str]], found: Explanation) -> None:
     """The text; words of a given one on the colour of their effect."""
     if not lines:
         return

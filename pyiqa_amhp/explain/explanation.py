@@ -17,11 +17,7 @@ from torchvision.transforms.functional import to_tensor
 
 from pyiqa_amhp.datasets.images import read_image
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.explain.relevance import (
-    Judged,
-    judge,
-    judging,
-)
+from pyiqa_amhp.explain.relevance import Judged, eval_fp32, judge
 from pyiqa_amhp.model.preprocess import check_images, odd_images
 from pyiqa_amhp.model.prompt_predictor import LevelPredictor
 from pyiqa_amhp.model.prompts import image_texts
@@ -54,7 +50,7 @@ class Word:
     Attributes:
         word: as it stands there.
         effect: the score minus that of the text without it; None where it stands behind the last
-            token that the text tower reads.
+            token that the text encoder reads.
     """
 
     word: str
@@ -70,7 +66,7 @@ class Explanation:
         levels: the probability of each quality level, by its word, worst first.
         text: what the first-level prompt says; '' where there is none, or no sentence for it.
         text_source: ``given``, ``predicted`` or ``none``.
-        attributes: of the image. attributes_from: ``trained`` or ``zero-shot`` (the towers'
+        attributes: of the image. attributes_from: ``trained`` or ``zero-shot`` (the encoders'
             opinion, which no labels taught).
         base: the score with the sentences of the likeliest levels, from which ``up`` and ``down``
             of the attributes are counted; None where no text can move the score.
@@ -117,7 +113,7 @@ def explain(
         raise AMHPError(f'explain: got {len(image)} images, expected one')
     texts = image_texts(text, 1)
     runner = net.backbone.runner
-    with judging(net):
+    with eval_fp32(net):
         image = image.to(net.logit_scale)
         explanation = _explained(net, judge(net, net.preprocess(image), texts), texts[0], image)
     if (runner.engine, runner.precision) == ('torch', 'fp32'):
@@ -206,7 +202,7 @@ def tell_attributes(net, Fx: torch.Tensor) -> tuple[tuple[Attribute, ...], str]:
 
 
 def _level_predictor(net) -> LevelPredictor:
-    """The model's own, or an untrained one: the towers' zero-shot opinion."""
+    """The model's own, or an untrained one: the encoders' zero-shot opinion."""
     if isinstance(net.predictor, LevelPredictor):
         return net.predictor
     return LevelPredictor(net.config, net.backbone.clip_logit_scale).to(net.logit_scale).eval()
@@ -253,7 +249,7 @@ def leave_one_out(net, judged: Judged, text: str) -> tuple[Word, ...]:
 
 
 def _words_read(backbone, words: list[str]) -> list[bool]:
-    """Which words reach the text tower: those that change its tokens when they are added."""
+    """Which words reach the text encoder: those that change its tokens when they are added."""
     length = backbone.tokenizer.context_length
     starts = [' '.join(words[:i]) for i in range(min(len(words), length) + 1)]
     tokens = backbone.tokenizer(starts)
@@ -297,7 +293,7 @@ def _notes(net, source: str, text: str, origin: str, cut: bool, words, relevance
         yield 'The text is longer than the model reads; its last words have no effect.'
     if relevance is None:
         yield (
-            f'No map of where the score comes from: the image tower '
+            f'No map of where the score comes from: the image encoder '
             f'({type(net.backbone.clip.visual).__name__}) has no attention that can be read.'
         )
 

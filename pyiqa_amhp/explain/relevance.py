@@ -32,7 +32,7 @@ class Judged:
         Fx: image features ``(N, n)``. prompt: the first level.
         mos, dist: scores ``(N, 1)`` and distributions ``(N, k)``.
         relevance: ``(N, grid, grid)`` over the patches, at least 0, each image's sum 1 (0 where
-            no patch moves the score); None where the tower's attention cannot be read.
+            no patch moves the score); None where the encoder's attention cannot be read.
     """
 
     Fx: torch.Tensor
@@ -53,7 +53,7 @@ def judge(net, x: torch.Tensor, texts: list[str]) -> Judged:
         x = x.detach().clone().requires_grad_(attentions is not None)
         Fx = net.backbone.encode_image(x)
         with torch.no_grad():
-            prompt = net.first_level(texts, Fx.detach())
+            prompt = net.attribute_prompt(texts, Fx.detach())
             FTa = net.level_features() if net.config.uses_levels else net.level_vectors
         mos, dist = net.head(Fx, prompt.Ft, FTa)
     found = None
@@ -146,15 +146,15 @@ def faithfulness(
         Score changes ``(N,)`` without the most relevant and without the least relevant patches.
 
     Raises:
-        AMHPError: a tower without a map, a share outside 0..1, another fill.
+        AMHPError: an encoder without a map, a share outside 0..1, another fill.
     """
     if not 0 < share <= 1 or fill not in FILLS:
         raise AMHPError(f'share={share!r}, fill={fill!r}: expected 0 < share <= 1 and mean or grey')
     texts = texts or [''] * len(images)
-    with judging(net):
+    with eval_fp32(net):
         judged = judge(net, images, texts)
         if judged.relevance is None:
-            raise AMHPError('this image tower has no relevance map to be checked')
+            raise AMHPError('this image encoder has no relevance map to be checked')
         blank = images.mean(dim=(2, 3), keepdim=True) * (fill == 'mean')
         changes = []
         for largest in (True, False):
@@ -174,7 +174,7 @@ def _places(relevance: torch.Tensor, share: float, largest: bool) -> torch.Tenso
 
 
 @contextmanager
-def judging(net) -> Iterator[None]:
+def eval_fp32(net) -> Iterator[None]:
     """Have an AMHP judge by torch in fp32, which has gradients; then put back all it was.
 
     No gradient is stored in it, and inside ``torch.inference_mode`` autograd works again.

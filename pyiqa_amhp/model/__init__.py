@@ -1,1 +1,1 @@
-"""The model: CLIP towers, two levels of prompts, weights."""
+"""The model: CLIP encoders, two levels of prompts, weights."""

@@ -15,19 +15,14 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.model.clip import Backbone, check_form, resolve_clip
-from pyiqa_amhp.model.config import (
-    AMHPConfig,
-)
+from pyiqa_amhp.model.clip import Backbone, check_architecture, resolve_clip
+from pyiqa_amhp.model.config import AMHPConfig
 from pyiqa_amhp.model.preprocess import Preprocess, check_images
 from pyiqa_amhp.model.prompt_predictor import LevelPredictor, Prediction, Prompt, build_predictor
 from pyiqa_amhp.model.prompts import image_texts, level_sentences
-from pyiqa_amhp.model.runtime import Runner, mark_of
+from pyiqa_amhp.model.runtime import Runner
 from pyiqa_amhp.weights import store as weights
-from pyiqa_amhp.weights.checkpoint import (
-    load_into,
-    stored_config,
-)
+from pyiqa_amhp.weights.checkpoint import load_into, stored_config, tensor_versions
 
 
 def fuse(Fx: torch.Tensor, Ft: torch.Tensor, fc: nn.Module) -> torch.Tensor:
@@ -71,7 +66,7 @@ class AMHP(nn.Module):
             False: random weights, and no network whatever happens.
         pretrained_model_path: a checkpoint of AMHP (``.pth`` or ``.safetensors``). It carries
             its own options; those given here go over them.
-        precision, compile, engine: how the towers run, which no checkpoint records: see
+        precision, compile, engine: how the encoders run, which no checkpoint records: see
             :class:`pyiqa_amhp.model.runtime.Runner`.
         **options: see :class:`pyiqa_amhp.model.config.AMHPConfig`.
 
@@ -109,7 +104,7 @@ class AMHP(nn.Module):
         source = resolve_clip(config, load=bool(pretrained) and not found)
         self.config = source.config
         if found:
-            check_form(source, found.path)
+            check_architecture(source, found.path)
         self.backbone = Backbone(source, runner)
         n, k = self.backbone.width, len(config.levels)
         self.preprocess = Preprocess(
@@ -167,7 +162,7 @@ class AMHP(nn.Module):
                 strings, None where there is nothing. Variants without attributes ignore it.
             return_mos: give the scores, ``(N, 1)``, on the scale of ``level_values``.
             return_dist: give the level distributions, ``(N, k)``.
-            Fx, Ft: features ``(N, n)`` that a frozen tower made before, in the place of ``x``
+            Fx, Ft: features ``(N, n)`` that a frozen encoder made before, in the place of ``x``
                 and of ``text``.
             predicted: ``(N,)`` of bool, whose first-level prompt is to be predicted; None: as
                 ``text_sources`` says.
@@ -186,7 +181,7 @@ class AMHP(nn.Module):
         texts = image_texts(text, len(x if Fx is None else Fx))
         if Fx is None:
             Fx = self.backbone.encode_image(x)  # Eq. 1  (N, n)
-        prompt = self.first_level(texts, Fx, Ft, predicted)
+        prompt = self.attribute_prompt(texts, Fx, Ft, predicted)
         mos, dist = self.head(Fx, prompt.Ft)
         outputs = [mos] * return_mos + [dist] * return_dist + [prompt] * return_prompt
         return outputs if len(outputs) > 1 else outputs[0]
@@ -194,7 +189,7 @@ class AMHP(nn.Module):
     def judge(self, x: torch.Tensor, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Scores ``(N, 1)`` and distributions ``(N, k)`` of preprocessed images ``x``."""
         Fx = self.backbone.encode_image(x)  # Eq. 1  (N, n)
-        return self.head(Fx, self.first_level(texts, Fx).Ft)
+        return self.head(Fx, self.attribute_prompt(texts, Fx).Ft)
 
     def explain(self, image, text: str | None = None):
         """Why one image (a file, a Pillow image, or ``(1, 3, H, W)``) has its score.
@@ -214,7 +209,7 @@ class AMHP(nn.Module):
         predicts = self.predictor is not None and self.text_source is None
         return ['given' if text else 'predicted' if predicts else 'none' for text in texts]
 
-    def first_level(
+    def attribute_prompt(
         self,
         texts: list[str],
         Fx: torch.Tensor,
@@ -247,7 +242,7 @@ class AMHP(nn.Module):
     def head(
         self, Fx: torch.Tensor, Ft: torch.Tensor | None, FTa: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Eq. 4 to 7 on the towers' features ``(N, n)``; ``Ft`` only where texts are used.
+        """Eq. 4 to 7 on the encoders' features ``(N, n)``; ``Ft`` only where texts are used.
 
         Args:
             Fx, Ft: features of images and of their texts.
@@ -280,14 +275,14 @@ class AMHP(nn.Module):
     def sentence_features(self, sentences: list[str]) -> torch.Tensor:
         """Features of sentences that are always the same, ``(M, n)``.
 
-        Kept in evaluation, and in training too if the text tower is frozen, until its weights
+        Kept in evaluation, and in training too if the text encoder is frozen, until its weights
         change.
         """
         parameters = self.backbone.text_parameters()
         learns = any(p.requires_grad for p in parameters)
         if learns and (self.training or torch.is_grad_enabled()):
             return self.backbone.encode_text(sentences)
-        state = mark_of(parameters)
+        state = tensor_versions(parameters)
         kept = self._sentence_cache.get(tuple(sentences))
         if kept is None or kept[0] != state:
             with torch.inference_mode(False), torch.no_grad():
@@ -296,7 +291,7 @@ class AMHP(nn.Module):
         return kept[1]
 
     def train(self, mode: bool = True):
-        """Switch the mode, and forget the sentences' features unless their tower is frozen."""
+        """Switch the mode, and forget the sentences' features unless their encoder is frozen."""
         if any(p.requires_grad for p in self.backbone.text_parameters()):
             self._sentence_cache.clear()
         return super().train(mode)
@@ -306,7 +301,7 @@ class AMHP(nn.Module):
         return self.config.to_tensor()
 
     def set_extra_state(self, state: torch.Tensor) -> None:
-        """Refuse weights of towers that compute something else; the rest may differ."""
+        """Refuse weights of encoders that compute something else; the rest may differ."""
         stored = stored_config(state)
         for name in ('backbone', 'quick_gelu', 'variant'):
             if stored.get(name) != getattr(self.config, name):

@@ -1,4 +1,4 @@
-"""CLIP's two towers through open_clip, and only as much of the text tower as a batch needs.
+"""CLIP's two encoders through open_clip, and only as much of the text encoder as a batch needs.
 
 Where the weights come from is decided in ``clip_source.py``.
 """
@@ -19,7 +19,7 @@ from pyiqa_amhp.model.runtime import Runner
 
 __all__ = ['Backbone', 'resolve_clip']
 
-MOST_LAYERS = 1000  # of a tower; the largest have some fifty (our choice)
+MAX_LAYERS = 1000  # of an encoder; the largest have some fifty (our choice)
 
 logger = logging.getLogger('pyiqa_amhp')
 
@@ -39,14 +39,14 @@ def _build_clip(source: ClipSource) -> nn.Module:
         ) from error
 
 
-def check_form(source: ClipSource, path: Path) -> None:
+def check_architecture(source: ClipSource, path: Path) -> None:
     """Refuse a form that comes with weights and cannot be theirs, before memory is made for it.
 
     Args:
         path: the file of the weights; it has at least one byte for each number.
 
     Raises:
-        AMHPError: the form has more layers than ``MOST_LAYERS``, needs more numbers than the
+        AMHPError: the form has more layers than ``MAX_LAYERS``, needs more numbers than the
             file has bytes, or cannot be built.
     """
     parts = [source.model_cfg['vision_cfg'], source.model_cfg['text_cfg']]
@@ -55,7 +55,7 @@ def check_form(source: ClipSource, path: Path) -> None:
     layers = [part.get('layers', 0) for part in parts]
     layers = [sum(n) if isinstance(n, list | tuple) else n for n in layers]  # of a ResNet
     size, needed = path.stat().st_size, math.inf
-    if max(layers) <= MOST_LAYERS:
+    if max(layers) <= MAX_LAYERS:
         with torch.device('meta'):
             needed = sum(p.numel() for p in _build_clip(source).parameters())
     if needed > size:
@@ -70,7 +70,7 @@ class Backbone(nn.Module):
 
     Args:
         source: the model's form, its activation, and its weights if there are any.
-        runner: how the towers run; None: by torch, in the precision of the weights.
+        runner: how the encoders run; None: by torch, in the precision of the weights.
 
     Raises:
         AMHPError: weights that do not fit, or a tokenizer that is out of reach.
@@ -81,7 +81,7 @@ class Backbone(nn.Module):
         self.runner = runner or Runner()
         text_cfg = source.model_cfg['text_cfg']
         if source.path is not None:
-            check_form(source, source.path)
+            check_architecture(source, source.path)
         self.clip = _build_clip(source)
         self.clip_logit_scale = math.log(1 / 0.07)  # of a CLIP that was never trained
         if source.path is not None:
@@ -91,8 +91,8 @@ class Backbone(nn.Module):
         self._text_cfg = json.dumps(text_cfg)
         _ = self.tokenizer  # what it needs and cannot get is said now
         self.truncated_texts = 0
-        self.frozen: set[str] = set()  # towers that stay in evaluation mode
-        projection = self._text_tower.text_projection
+        self.frozen: set[str] = set()  # encoders that stay in evaluation mode
+        projection = self._text_encoder.text_projection
         self.width = (
             projection.out_features if isinstance(projection, nn.Linear) else projection.shape[1]
         )
@@ -103,25 +103,25 @@ class Backbone(nn.Module):
 
     @property
     def tokenizer(self):
-        """Of the text tower; not an attribute, or each copy of a model would copy its words."""
+        """Of the text encoder; not an attribute, or each copy of a model would copy its words."""
         return _tokenizer(self._text_cfg)
 
     @property
-    def _text_tower(self) -> nn.Module:
-        return _text_tower(self.clip)
+    def _text_encoder(self) -> nn.Module:
+        return _text_encoder(self.clip)
 
     def text_parameters(self) -> list[nn.Parameter]:
-        """The parameters of the text tower."""
+        """The parameters of the text encoder."""
         return [p for name, p in self.clip.named_parameters() if not name.startswith('visual.')]
 
     def freeze_text(self) -> None:
-        """Exclude the text tower from training."""
+        """Exclude the text encoder from training."""
         self.frozen.add('text')
         for parameter in self.text_parameters():
             parameter.requires_grad_(False)
 
     def freeze_image(self) -> None:
-        """Exclude the image tower from training."""
+        """Exclude the image encoder from training."""
         self.frozen.add('image')
         self.clip.visual.requires_grad_(False)
 
@@ -142,7 +142,7 @@ class Backbone(nn.Module):
     def encode_text(self, texts: list[str]) -> torch.Tensor:
         """``Ft``: N texts to ``(N, n)``, not normalised; each different text is encoded once.
 
-        Texts past the tower's length (77 tokens for CLIP) are cut, counted in
+        Texts past the encoder's length (77 tokens for CLIP) are cut, counted in
         ``truncated_texts``, and said once.
         """
         unique = list(dict.fromkeys(texts))
@@ -155,7 +155,7 @@ class Backbone(nn.Module):
     def tokenize(self, texts: list[str]) -> torch.Tensor:
         """Token ids, as many columns as the longest text has; counts those that had to be cut."""
         tokens = self.tokenizer(texts)
-        end = _end_positions(tokens, self._text_tower)
+        end = _end_positions(tokens, self._text_encoder)
         longest = tokens.shape[1]
         full = [text for text, at in zip(texts, end.tolist(), strict=True) if at == longest - 1]
         encode = getattr(self.tokenizer, 'encode', None)  # Hugging Face's wrapper has none
@@ -167,48 +167,48 @@ class Backbone(nn.Module):
             )
         self.truncated_texts += cut
         length = int(end.max()) + 1  # on the CPU still: no wait for a GPU
-        return tokens[:, :length].to(self._text_tower.positional_embedding.device)
+        return tokens[:, :length].to(self._text_encoder.positional_embedding.device)
 
 
 def encode_images(clip: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """CLIP's image tower: preprocessed images ``(N, 3, size, size)`` to features ``(N, n)``."""
+    """CLIP's image encoder: preprocessed images ``(N, 3, size, size)`` to features ``(N, n)``."""
     return clip.visual(x)
 
 
 def encode_tokens(clip: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
-    """CLIP's text tower: token ids ``(N, L)``, up to the longest text's end, to ``(N, n)``.
+    """CLIP's text encoder: token ids ``(N, L)``, up to the longest text's end, to ``(N, n)``.
 
-    The tower is causal and is read at the end token, so nothing after the longest text can
+    The encoder is causal and is read at the end token, so nothing after the longest text can
     change a feature.
     """
-    tower = _text_tower(clip)
+    encoder = _text_encoder(clip)
     length = tokens.shape[1]
-    dtype = tower.transformer.get_cast_dtype()
-    x = tower.token_embedding(tokens).to(dtype) + tower.positional_embedding[:length].to(dtype)
-    x = tower.transformer(x, attn_mask=tower.attn_mask[:length, :length])
+    dtype = encoder.transformer.get_cast_dtype()
+    x = encoder.token_embedding(tokens).to(dtype) + encoder.positional_embedding[:length].to(dtype)
+    x = encoder.transformer(x, attn_mask=encoder.attn_mask[:length, :length])
     rows = torch.arange(tokens.shape[0], device=tokens.device)
-    x = tower.ln_final(x[rows, _end_positions(tokens, tower)])
-    projection = tower.text_projection
+    x = encoder.ln_final(x[rows, _end_positions(tokens, encoder)])
+    projection = encoder.text_projection
     return projection(x) if isinstance(projection, nn.Linear) else x @ projection
 
 
-def _text_tower(clip: nn.Module) -> nn.Module:
-    """What holds the text tower's parts: open_clip has two layouts."""
+def _text_encoder(clip: nn.Module) -> nn.Module:
+    """What holds the text encoder's parts: open_clip has two layouts."""
     return getattr(clip, 'text', clip)
 
 
-def _end_positions(tokens: torch.Tensor, tower: nn.Module) -> torch.Tensor:
+def _end_positions(tokens: torch.Tensor, encoder: nn.Module) -> torch.Tensor:
     """Where each row's end token stands, ``(M,)``, by open_clip's two rules."""
-    pool = tower.text_pool_type if hasattr(tower, 'text_pool_type') else tower.pool_type
+    pool = encoder.text_pool_type if hasattr(encoder, 'text_pool_type') else encoder.pool_type
     if pool == 'argmax':
         return tokens.argmax(dim=-1)
-    eos = tower.text_eos_id if hasattr(tower, 'text_eos_id') else tower.eos_id
+    eos = encoder.text_eos_id if hasattr(encoder, 'text_eos_id') else encoder.eos_id
     return (tokens == eos).int().argmax(dim=-1)
 
 
 @functools.cache
 def _tokenizer(text_cfg: str):
-    """The tokenizer of a text tower (its form as JSON), as open_clip chooses it."""
+    """The tokenizer of a text encoder (its form as JSON), as open_clip chooses it."""
     text_cfg = json.loads(text_cfg)
     length = text_cfg.get('context_length', 77)
     options = text_cfg.get('tokenizer_kwargs') or {}

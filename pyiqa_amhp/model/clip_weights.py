@@ -22,7 +22,7 @@ from open_clip.pretrained import download_pretrained, download_pretrained_from_h
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model.config import AMHPConfig
 from pyiqa_amhp.weights.checkpoint import check_keys, read_tensors
-from pyiqa_amhp.weights.hub import PREFIX, cached, fetch_elsewhere, require_network
+from pyiqa_amhp.weights.hub import PREFIX, cached, download_hint, require_network
 
 # Buffers that only the archives of OpenAI hold.
 OPENAI_ONLY = ('input_resolution', 'context_length', 'vocab_size')
@@ -49,7 +49,7 @@ def resolve_clip(config: AMHPConfig, load: bool) -> ClipSource:
             unless the backbone itself is on the hub.
 
     Raises:
-        AMHPError: an unknown model or tag, a text tower that is not causal (SigLIP, CLIPA,
+        AMHPError: an unknown model or tag, a text encoder that is not causal (SigLIP, CLIPA,
             Hugging Face's encoders ...), weights out of reach, or an unknown activation.
     """
     name, weights = config.backbone, config.clip_weights
@@ -57,7 +57,7 @@ def resolve_clip(config: AMHPConfig, load: bool) -> ClipSource:
         if isinstance(hub_id, str) and hub_id.startswith(PREFIX):
             return _from_hub(config, hub_id.removeprefix(PREFIX), load)
     model_cfg = _model_cfg(name)
-    _check_text_tower(name, model_cfg)  # before anything large is downloaded or built
+    _check_text_encoder(name, model_cfg)  # before anything large is downloaded or built
     if not load:
         return _source(config, model_cfg, quick_gelu=model_cfg.get('quick_gelu', False))
     if weights is None:
@@ -80,15 +80,15 @@ def _model_cfg(backbone: str | dict) -> dict[str, Any]:
     return json.loads(json.dumps(backbone))
 
 
-def _check_text_tower(name: str | dict, model_cfg: dict[str, Any]) -> None:
-    """Refuse a text tower that is not causal, or whose feature is not that of the end token."""
+def _check_text_encoder(name: str | dict, model_cfg: dict[str, Any]) -> None:
+    """Refuse a text encoder that is not causal, or whose feature is not that of the end token."""
     text_cfg = model_cfg['text_cfg']
     others = ('hf_model_name', 'no_causal_mask', 'embed_cls')
     pool = text_cfg.get('pool_type', 'argmax')
     if any(map(text_cfg.get, others)) or pool not in ('argmax', 'eos'):
         raise AMHPError(
             f'backbone {name if isinstance(name, str) else "of your own"}: expected a CLIP with a '
-            'causal text tower that is read at its end token, such as ViT-B-16, ViT-L-14, RN50 '
+            'causal text encoder that is read at its end token, such as ViT-B-16, ViT-L-14, RN50 '
             'or EVA02-B-16'
         )
 
@@ -182,7 +182,7 @@ def _from_hub(config: AMHPConfig, repo: str, load: bool) -> ClipSource:
     path = path or Path(huggingface_hub.hf_hub_download(repo, HUB_CONFIG))
     described = _described(path)
     model_cfg = described['model_cfg']
-    _check_text_tower(PREFIX + repo, model_cfg)
+    _check_text_encoder(PREFIX + repo, model_cfg)
     if load and weights is None:
         weights = Path(download_pretrained_from_hf(repo))
     quick_gelu = model_cfg.get('quick_gelu', False)
@@ -199,10 +199,10 @@ def _described(path: Path) -> dict[str, Any]:
     """What an ``open_clip_config.json`` says: ``model_cfg``, maybe ``preprocess_cfg``."""
     try:
         described = json.loads(path.read_text(encoding='utf-8'))
-        towers = [described['model_cfg'][part] for part in ('vision_cfg', 'text_cfg')]
+        encoders = [described['model_cfg'][part] for part in ('vision_cfg', 'text_cfg')]
     except (ValueError, KeyError, TypeError, RecursionError):
-        towers = [None]
-    if not all(isinstance(tower, dict) for tower in towers):
+        encoders = [None]
+    if not all(isinstance(encoder, dict) for encoder in encoders):
         raise AMHPError(f'{path}: expected JSON with model_cfg and its vision_cfg and text_cfg')
     return described
 
@@ -235,7 +235,7 @@ def _require_network(what: str, repo: str) -> None:
     require_network(
         what,
         (
-            fetch_elsewhere(repo),
+            download_hint(repo),
             "give a local file: clip_weights=FILE, OpenAI's ViT-B-16.pt or any other",
             'use trained AMHP weights, which need no CLIP file: pretrained_model_path=FILE, '
             '`amhp score --weights FILE`, or `amhp weights add FILE --as ava`',

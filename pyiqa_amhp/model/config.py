@@ -77,7 +77,7 @@ class AMHPConfig:
         backbone: an open_clip model name, ``hf-hub:owner/name``, or a dict in the form of
             open_clip's model files (``embed_dim``, ``vision_cfg``, ``text_cfg``). Paper: ViT-B/16.
         clip_weights: CLIP's own weights to start from: an open_clip tag or a file. Paper: OpenAI's.
-        quick_gelu: the towers' activation; None: as the weights say (see ``backbone.py``).
+        quick_gelu: the encoders' activation; None: as the weights say (see ``backbone.py``).
         tau: temperature of Eq. 7 at the start of training; it is learned, as in the authors'
             code, which starts at 0.07. ``clip``: CLIP's own, as zero-shot use does.
         normalize_fused: divide by the norm of ``Fm`` in Eq. 6 (paper: yes; code: no).
@@ -90,7 +90,7 @@ class AMHPConfig:
         crop: in testing, ``center`` or ``corner`` (top-left; the code's slip).
         test_flip: in testing, mirror every other image at random (the code's slip; here the
             toss depends on the image's own pixels, so a score can be repeated).
-        image_mean, image_std: of the towers' input; None: as CLIP's weights say.
+        image_mean, image_std: of the encoders' input; None: as CLIP's weights say.
         predictor: where a first-level prompt comes from if nobody has commented (our addition,
             see ``predict.py``): ``none`` (paper), ``levels`` or ``feature``. ``levels`` works
             untrained too, as CLIP's zero-shot opinion.

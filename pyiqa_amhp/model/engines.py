@@ -1,4 +1,4 @@
-"""The towers as ONNX graphs, run by OpenVINO or onnxruntime on the processor."""
+"""The encoders as ONNX graphs, run by OpenVINO or onnxruntime on the processor."""
 
 import copy
 import functools
@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.model.runtime import mark_of
+from pyiqa_amhp.weights.checkpoint import tensor_versions
 
 Session = Callable[[np.ndarray], np.ndarray]
-MOST_ERROR = {'fp32': 1e-3, 'bf16': 0.05, 'fp16': 0.05, 'int8': 0.15}
+MAX_ERROR = {'fp32': 1e-3, 'bf16': 0.05, 'fp16': 0.05, 'int8': 0.15}
 """Of features beside torch's, relative (our choice)."""
 OPENVINO_PRECISIONS = {'fp32': 'f32', 'bf16': 'bf16', 'fp16': 'f16'}
 
@@ -58,7 +58,7 @@ class Engine:
 
     def __call__(self, encode, clip: nn.Module, x: torch.Tensor) -> torch.Tensor:
         """Features ``(N, n)``, float32 on the CPU, of images or token ids of any number."""
-        weights = mark_of(clip.state_dict().values())
+        weights = tensor_versions(clip.state_dict().values())
         if weights != self._weights:
             self._sessions.clear()
             self._weights = weights
@@ -71,16 +71,16 @@ class Engine:
         example = torch.zeros(2, *x.shape[1:], dtype=torch.float32 if len(dims) == 1 else x.dtype)
         build = _openvino if self.name == 'openvino' else _onnxruntime
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-            file = Path(folder, 'tower.onnx')
+            file = Path(folder, 'encoder.onnx')
             program = to_onnx(
-                Tower(encode, clip),
+                Encoder(encode, clip),
                 {'x': (example, dims)},
                 ['features'],
                 optimize=self.precision == 'int8',  # else few weights are found to be constant
             )
             # Else onnxruntime advises, by a warning, to run another package's tools first.
             program.model.metadata_props['onnx.quant.pre_process'] = 'onnxruntime.quant'
-            program.save(file, external_data=True)  # towers of over 2 GB fit no other way
+            program.save(file, external_data=True)  # encoders of over 2 GB fit no other way
             # A graph that is read wrongly shows in fp32, where rounding does not hide it.
             for precision in dict.fromkeys(('fp32', self.precision)):
                 session = build(file, precision)
@@ -92,9 +92,9 @@ class Engine:
         with torch.no_grad():
             expected = encode(clip, x).float().cpu()
         error = (torch.from_numpy(session(_array(x))) - expected).norm() / expected.norm()
-        if not error <= MOST_ERROR[precision]:
+        if not error <= MAX_ERROR[precision]:
             raise AMHPError(
-                f'engine={self.name!r} in {precision} does not give the features of these towers '
+                f'engine={self.name!r} in {precision} does not give the features of these encoders '
                 f"({error:.1%} off torch's); use another engine or precision"
             )
 
@@ -104,7 +104,7 @@ def _array(x: torch.Tensor) -> np.ndarray:
     return (x.float() if x.is_floating_point() else x).contiguous().numpy()
 
 
-class Tower(nn.Module):
+class Encoder(nn.Module):
     """``encode(clip, x)`` as a module of its own."""
 
     def __init__(self, encode, clip: nn.Module):
@@ -129,7 +129,7 @@ def to_onnx(graph: nn.Module, inputs: dict[str, tuple], outputs: list[str], opti
         optimize: tidy the graph up; engines do so by themselves, and here it takes time.
 
     Raises:
-        AMHPError: a missing package, or towers that cannot be exported.
+        AMHPError: a missing package, or encoders that cannot be exported.
     """
     needs('onnxscript', 'onnx')
     examples = tuple(example for example, _ in inputs.values())
@@ -149,7 +149,7 @@ def to_onnx(graph: nn.Module, inputs: dict[str, tuple], outputs: list[str], opti
         except Exception as error:  # of many kinds
             reason = str(error).strip().splitlines()[0]
             raise AMHPError(
-                f'these towers cannot be exported to ONNX ({type(error).__name__}: {reason}); '
+                f'these encoders cannot be exported to ONNX ({type(error).__name__}: {reason}); '
                 "use engine='torch'"
             ) from error
 

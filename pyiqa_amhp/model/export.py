@@ -15,18 +15,14 @@ from torch import nn
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model.amhp import AMHP
 from pyiqa_amhp.model.clip import encode_images, encode_tokens
-from pyiqa_amhp.model.engines import Tower, needs, to_onnx
-from pyiqa_amhp.utils.environment import (
-    version_of,
-)
+from pyiqa_amhp.model.engines import Encoder, needs, to_onnx
+from pyiqa_amhp.utils.environment import version_of
 from pyiqa_amhp.utils.files import write_atomically
-from pyiqa_amhp.weights.checkpoint import (
-    stored_config,
-)
+from pyiqa_amhp.weights.checkpoint import stored_config
 
 TOLERANCE = 1e-3  # on a scale of 1 to 10
 CHECK_TEXTS = ('Lovely soft light', '', 'The horizon is tilted, and the subject is lost in it.')
-MOST_BYTES = 2**31 - 2**20  # of weights: protobuf, which ONNX is written in, stops at 2 GiB
+MAX_BYTES = 2**31 - 2**20  # of weights: protobuf, which ONNX is written in, stops at 2 GiB
 
 
 @dataclass(frozen=True)
@@ -57,7 +53,7 @@ def export_onnx(net: AMHP, file: str | Path) -> Exported:
     are written, or neither.
 
     Raises:
-        AMHPError: a name that does not end in ``.onnx`` or cannot be written to, towers that
+        AMHPError: a name that does not end in ``.onnx`` or cannot be written to, encoders that
             cannot be exported, a missing package, or scores that differ by more than 1e-3 on a
             scale of 1 to 10.
     """
@@ -76,7 +72,7 @@ def export_onnx(net: AMHP, file: str | Path) -> Exported:
             f'this model runs with engine={runner.engine!r} and precision={runner.precision!r}; '
             'export one that was made without them'
         )
-    if sum(t.nbytes for t in net.state_dict().values()) > MOST_BYTES:
+    if sum(t.nbytes for t in net.state_dict().values()) > MAX_BYTES:
         raise AMHPError(
             f'{image_file}: one ONNX file holds up to 2 GiB, and these weights are more'
         )
@@ -136,7 +132,7 @@ def _export(net: AMHP, file: Path) -> Exported:
 
 
 class ScoreGraph(nn.Module):
-    """From images in [0, 1] of the towers' size, and texts' features, to scores and levels."""
+    """From images in [0, 1] of the encoders' size, and texts' features, to scores and levels."""
 
     def __init__(self, net: AMHP):
         super().__init__()
@@ -160,8 +156,8 @@ def _image_program(net: AMHP):
 
 def _text_program(net: AMHP):
     inputs = {'tokens': (torch.zeros(2, 8, dtype=torch.int64), {0: 'N', 1: 'L'})}
-    tower = Tower(encode_tokens, net.backbone.clip)
-    return to_onnx(tower, inputs, ['text_features'], optimize=True)
+    encoder = Encoder(encode_tokens, net.backbone.clip)
+    return to_onnx(encoder, inputs, ['text_features'], optimize=True)
 
 
 def metadata(net: AMHP) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""From an image batch of any size to the towers' input."""
+"""From an image batch of any size to the encoders' input."""
 
 import numpy as np
 import torch
@@ -44,7 +44,7 @@ class Preprocess(nn.Module):
     """Resize, crop and normalise, as ``AMHPConfig`` says.
 
     Args:
-        size: side of the towers' square input in pixels.
+        size: side of the encoders' square input in pixels.
         mean, std: of each channel.
         resize: ``squash`` or ``shortest``; resize_size: in pixels.
         crop: ``center`` or ``corner``.
@@ -75,7 +75,7 @@ class Preprocess(nn.Module):
 
         A large JPEG is decoded at a fraction of its size, at least twice ``resize_size`` on each
         side (our choice): the mean pixel moves by less than 0.01 even in images that are noise
-        down to the pixel (``tests/test_preprocess.py``). ``normalised`` makes the towers' input
+        down to the pixel (``tests/test_preprocess.py``). ``normalised`` makes the encoders' input
         of it.
 
         Args:
@@ -118,7 +118,7 @@ class Preprocess(nn.Module):
         return left / sides[0], top / sides[1], right / sides[0], bottom / sides[1]
 
     def normalised(self, x: torch.Tensor) -> torch.Tensor:
-        """Views ``(N, 3, size, size)`` in [0, 1] as the towers' input."""
+        """Views ``(N, 3, size, size)`` in [0, 1] as the encoders' input."""
         return (x - self.mean.to(x)) / self.std.to(x)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

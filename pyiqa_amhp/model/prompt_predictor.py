@@ -146,7 +146,7 @@ def feature_loss(prediction: Prediction, Ft: torch.Tensor) -> torch.Tensor:
 
     An image without a comment counts 0, so that every image weighs the same in any batch.
 
-    No gradient goes into the text tower, which else would make all comments alike.
+    No gradient goes into the text encoder, which else would make all comments alike.
 
     Args:
         prediction: of N images.

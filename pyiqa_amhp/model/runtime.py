@@ -1,10 +1,10 @@
-"""How the two towers run: in which precision, compiled or not, by which engine.
+"""How the two encoders run: in which precision, compiled or not, by which engine.
 
 Nothing of it changes what is computed but for rounding, and nothing of it is in a checkpoint.
 """
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import nullcontext
 
 import torch
@@ -21,13 +21,8 @@ PRECISIONS = {
 AUTOCAST = {'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 
-def mark_of(tensors: Iterable[torch.Tensor]) -> list[tuple[int, int]]:
-    """What is no longer the same once any of these tensors was changed or replaced."""
-    return [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors]
-
-
 class Runner:
-    """Runs CLIP's towers; Eq. 4 to 7 and the scores stay in the precision of the weights.
+    """Runs CLIP's encoders; Eq. 4 to 7 and the scores stay in the precision of the weights.
 
     Args:
         precision: ``fp32``, ``bf16``, ``fp16`` or ``int8``. None: fp32, but with
@@ -35,8 +30,8 @@ class Runner:
             quantisation, onnxruntime only) is never the default: the activations of trained
             CLIPs have outliers, which cost int8 more than random weights show. Compare its scores
             with those of fp32 on your own images first.
-        compile: use ``torch.compile`` for the towers, which takes a C++ compiler and, at the first
-            batch, some time.
+        compile: use ``torch.compile`` for the encoders, which takes a C++ compiler and,
+            at the first batch, some time.
         engine: ``torch``, ``openvino`` or ``onnxruntime``. The latter two run on the processor,
             with as many threads as torch, are built at the first batch (seconds for ViT-B/16) and
             built anew when weights change; they only judge, and have no gradients.

@@ -10,10 +10,7 @@ from torchvision.transforms.functional import to_tensor
 from pyiqa_amhp.datasets.images import read_image
 from pyiqa_amhp.errors import AMHPError, ImageReadError
 from pyiqa_amhp.model.tanet import TANet, calibrate, load_checkpoint
-from pyiqa_amhp.weights.checkpoint import (
-    write_safetensors,
-    write_torch,
-)
+from pyiqa_amhp.weights.checkpoint import write_safetensors, write_torch
 
 SUFFIXES = ('.pth', '.pt', '.safetensors')
 

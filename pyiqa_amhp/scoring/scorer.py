@@ -21,10 +21,10 @@ from pyiqa_amhp.errors import AMHPError, ImageReadError
 from pyiqa_amhp.model.config import AMHPConfig
 from pyiqa_amhp.scoring.result import Score
 from pyiqa_amhp.utils.environment import version_of
-from pyiqa_amhp.weights.checkpoint import digest_tensor, read_plain
+from pyiqa_amhp.weights.checkpoint import digest_tensor, safe_load
 
 OUR_ARCHS = ('AMHP', 'TANet')  # they read weights without running anything
-MOST_WORKERS = 16  # more threads only wait for each other: Python runs one at a time
+MAX_WORKERS = 16  # more threads only wait for each other: Python runs one at a time
 
 
 def create_metric(
@@ -53,7 +53,7 @@ def create_metric(
         raise AMHPError(f'metric {name!r} has no {", ".join(options)}; only AMHP has')
     if weights is not None:
         if arch_of(name) not in OUR_ARCHS and Path(weights).suffix != '.mat':
-            read_plain(weights, by_torch=True)  # pyiqa would run code that is in it
+            safe_load(weights, by_torch=True)  # pyiqa would run code that is in it
         options['pretrained_model_path'] = str(weights)
     return pyiqa.create_metric(name, device=device, **options)
 
@@ -105,7 +105,7 @@ def score_images(
 ) -> Iterator[Score]:
     """Score image files one after the other, in their order, in constant memory.
 
-    Threads read ahead. For AMHP they also resize, images of any sizes go through the towers in
+    Threads read ahead. For AMHP they also resize, images of any sizes go through the encoders in
     one batch, and large JPEGs are decoded at a fraction of their size, which moves a score by
     a little (see ``exact``).
 
@@ -130,7 +130,7 @@ def score_images(
     """
     if batch_size < 1:
         raise AMHPError(f'batch size {batch_size}: expected 1 or more')
-    workers = min(os.cpu_count() or 1, MOST_WORKERS) if workers is None else workers
+    workers = min(os.cpu_count() or 1, MAX_WORKERS) if workers is None else workers
     if workers < 1:
         raise AMHPError(f'{workers} workers: expected 1 or more')
     if isinstance(paths, Sized) and isinstance(texts, Sized) and len(paths) != len(texts):

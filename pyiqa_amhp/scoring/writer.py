@@ -13,7 +13,7 @@ from typing import Any
 
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.scoring.result import Score, table_columns, to_record
-from pyiqa_amhp.utils.files import told_as, write_atomically
+from pyiqa_amhp.utils.files import write_atomically, writing_to
 
 ROWS_AT_ONCE = 10_000  # of a Parquet file: what is in memory while it is written
 
@@ -30,9 +30,7 @@ def settings(inputs: Sequence[str], metric, options: dict[str, Any]) -> dict[str
     Raises:
         OSError: a file among the options that cannot be read.
     """
-    from pyiqa_amhp.scoring.scorer import (
-        fingerprint,
-    )  # imports torch
+    from pyiqa_amhp.scoring.scorer import fingerprint  # imports torch
 
     return {
         'inputs': named(inputs),
@@ -117,7 +115,7 @@ class ScoreFile:
 
     def keep(self, rows: Iterable[Score]) -> Iterator[Score]:
         """Pass rows on, each after its line has been written."""
-        with told_as(self.partial), self.partial.open('a', encoding='utf-8') as file:
+        with writing_to(self.partial), self.partial.open('a', encoding='utf-8') as file:
             for row in rows:
                 file.write(json.dumps(asdict(row), ensure_ascii=False) + '\n')
                 file.flush()

@@ -13,9 +13,7 @@ from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model.clip_weights import repository_of
 from pyiqa_amhp.model.config import AMHPConfig
 from pyiqa_amhp.sharing.evidence import Evidence
-from pyiqa_amhp.utils.files import (
-    visible,
-)
+from pyiqa_amhp.utils.files import printable
 from pyiqa_amhp.weights.hub import HubId
 
 TASK = 'image-classification'  # the hub's nearest: a probability for each quality level
@@ -232,7 +230,7 @@ def _model(config: AMHPConfig, parameters: int) -> str:
     rows = {
         'protocol': _code(config.protocol),
         'variant': _code(config.variant),
-        'image and text towers': _code(config.backbone)
+        'image and text encoders': _code(config.backbone)
         if isinstance(config.backbone, str)
         else own,
         'weights': f'{parameters:,} numbers',
@@ -264,7 +262,7 @@ def _training(evidence: Evidence) -> str:
         'optimiser': _code(_part(train, 'optim').get('type')),
         'learning rate': _code(_part(train, 'optim').get('lr')),
         'loss': _code(_part(train, 'mos_loss_opt').get('type')),
-        'frozen towers': _code(train.get('freeze') or 'none'),
+        'frozen encoders': _code(train.get('freeze') or 'none'),
         'software': ', '.join(_code(f'{k} {v}') for k, v in _part(record, 'versions').items()),
     }
     options = {name: record.get(name) for name in ('network', 'train', 'validation', 'data')}
@@ -310,7 +308,7 @@ def _limits(config: AMHPConfig, evidence: Evidence) -> Iterable[str]:
             "Protocol `reference` has slips of the authors' code: every other image is mirrored or "
             'the top-left corner judged in testing.'
         )
-    yield "What CLIP's towers cannot tell apart, or judge unfairly, limits this model too."
+    yield "What CLIP's encoders cannot tell apart, or judge unfairly, limits this model too."
 
 
 def _licence(licence: str | None) -> str:
@@ -345,7 +343,7 @@ def _number(value: Any) -> str:
 
 def _name(value: Any) -> str:
     """A value in one line of plain characters."""
-    text = ' '.join(visible(UNKNOWN if value is None else str(value)).split()) or UNKNOWN
+    text = ' '.join(printable(UNKNOWN if value is None else str(value)).split()) or UNKNOWN
     return text if len(text) <= LONGEST else text[: LONGEST - 4] + ' ...'
 
 
@@ -367,7 +365,7 @@ def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 def _fenced(options: dict[str, Any]) -> str:
     """Options as YAML, in a fence that is longer than any they hold."""
     text = yaml.safe_dump(options, sort_keys=False, allow_unicode=True).rstrip()
-    text = '\n'.join(map(visible, text.split('\n')))
+    text = '\n'.join(map(printable, text.split('\n')))
     longest = max(map(len, re.findall('`+', text)), default=0)
     fence = '`' * max(3, longest + 1)
     return f'{fence}yaml\n{text}\n{fence}'

@@ -10,14 +10,10 @@ from huggingface_hub import CommitOperationAdd, HfApi
 
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model.amhp import AMHP
-from pyiqa_amhp.model.config import (
-    AMHPConfig,
-)
+from pyiqa_amhp.model.config import AMHPConfig
 from pyiqa_amhp.sharing.card import model_card
 from pyiqa_amhp.sharing.evidence import find_evidence
-from pyiqa_amhp.utils.environment import (
-    version_of,
-)
+from pyiqa_amhp.utils.environment import version_of
 from pyiqa_amhp.utils.files import write_atomically
 from pyiqa_amhp.weights.checkpoint import (
     CONFIG_KEY,
@@ -33,9 +29,9 @@ from pyiqa_amhp.weights.hub import (
     MODEL_TYPE,
     WEIGHTS_FILE,
     HubId,
+    hub_errors_as_sentences,
     hub_problem,
     read_config,
-    told_by_hub,
 )
 
 FILES = (WEIGHTS_FILE, CONFIG_FILE, CARD_FILE)
@@ -115,7 +111,7 @@ def push(folder: Path, model: HubId, private: bool = False, message: str | None 
             f'({endpoint}/settings/tokens)'
         )
     api = HfApi(library_name='pyiqa-amhp', library_version=version_of('pyiqa-amhp'))
-    with told_by_hub(model):
+    with hub_errors_as_sentences(model):
         api.create_repo(model.repo, private=private or None, exist_ok=True)
         info = api.model_info(model.repo)
         _check_repository(info, model, private)

@@ -40,19 +40,19 @@ def join(num_gpu: int | str) -> tuple[int, int]:
 
 
 def leave() -> None:
-    """Part from the other processes."""
+    """Shard from the other processes."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
-def together() -> int:
+def world_size() -> int:
     """How many processes there are."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def summed(values: list[float], device: torch.device) -> list[float]:
+def all_reduce_sum(values: list[float], device: torch.device) -> list[float]:
     """The sums over all processes."""
-    if together() == 1:
+    if world_size() == 1:
         return values
     tensor = torch.tensor(values, dtype=torch.float64 if device.type == 'cpu' else torch.float32)
     tensor = tensor.to(device)
@@ -60,16 +60,16 @@ def summed(values: list[float], device: torch.device) -> list[float]:
     return tensor.tolist()
 
 
-def gathered(value: Any) -> list[Any]:
+def all_gather(value: Any) -> list[Any]:
     """What each process gave, by rank, known to all of them."""
-    if together() == 1:
+    if world_size() == 1:
         return [value]
-    values: list[Any] = [None] * together()
+    values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
 
 
 def wait() -> None:
     """Wait until all processes are here."""
-    if together() > 1:
+    if world_size() > 1:
         dist.barrier()

@@ -16,14 +16,14 @@ from tqdm import tqdm
 
 from pyiqa_amhp.errors import AMHPError, ImageReadError
 from pyiqa_amhp.model.config import PROMPT_SOURCES
-from pyiqa_amhp.train.distributed import gathered
-from pyiqa_amhp.train.frozen import FrozenTowers
+from pyiqa_amhp.train.distributed import all_gather
+from pyiqa_amhp.train.frozen import FrozenEncoders
 from pyiqa_amhp.train.record import Record
-from pyiqa_amhp.train.sampler import Part
+from pyiqa_amhp.train.sampler import Shard
 from pyiqa_amhp.utils.files import write_atomically
 
 
-class MeasuringModel(GeneralIQAModel):
+class EvalModel(GeneralIQAModel):
     """Predicts rated images, and measures how well.
 
     Several processes share a data set: each predicts its part, and all know the whole.
@@ -32,7 +32,7 @@ class MeasuringModel(GeneralIQAModel):
     def __init__(self, opt):
         self.unreadable: dict[str, str] = {}
         self.best_metric_results = {}  # pyiqa's trainer returns it even without validation
-        self.frozen: FrozenTowers | None = None
+        self.frozen: FrozenEncoders | None = None
         self._said_pixels = False
         self.record = Record(opt)
         super().__init__(opt)
@@ -56,8 +56,9 @@ class MeasuringModel(GeneralIQAModel):
         elif self._freezes('image') and not self._said_pixels:
             self._said_pixels = True
             get_root_logger().warning(
-                'The image tower is frozen, but a data set gives pixels: they go through the tower '
-                'in each epoch. Set the same `freeze` in the data sets to keep the features on disk'
+                'The image encoder is frozen, but a data set gives pixels: they go through the '
+                'encoder in each epoch. Set the same `freeze` in the data sets to keep the '
+                'features on disk'
             )
         keep = [i for i, error in enumerate(errors) if not error]
         for path, error in zip(data['img_path'], errors, strict=True):
@@ -79,14 +80,14 @@ class MeasuringModel(GeneralIQAModel):
         if self._freezes('text') and self.frozen.net.config.uses_attributes:
             self.features['Ft'] = self.frozen.text_features(self.text)
 
-    def _freezes(self, tower: str) -> bool:
-        return self.frozen is not None and tower in self.frozen.towers
+    def _freezes(self, encoder: str) -> bool:
+        return self.frozen is not None and encoder in self.frozen.encoders
 
     def _image_features(self, data) -> tuple[torch.Tensor, list[str]]:
         """Features ``(N, n)`` of a batch without pixels, and what is wrong with each image."""
         if not self._freezes('image'):
             raise AMHPError(
-                'a data set gives no pixels (its option `freeze`), but the image tower is not '
+                'a data set gives no pixels (its option `freeze`), but the image encoder is not '
                 'frozen; set the same in `train: freeze`, or take it out of the data set'
             )
         Fx, errors = self.frozen.image_features(data['img_path'])
@@ -113,19 +114,19 @@ class MeasuringModel(GeneralIQAModel):
     def test(self):
         """Predict the batch that was fed."""
         training = self.net.training
-        net = self.judging_net()
+        net = self.eval_net()
         net.eval()
         with torch.no_grad():
             self.output_score, self.output_dist = self.net_forward(net)
         self.net.train(training)
 
-    def judging_net(self):
+    def eval_net(self):
         """What is measured."""
         return self.net
 
     def validation(self, dataloader, current_iter, tb_logger, save_img=False):
         """As pyiqa; a data set whose parts the processes share is measured by all of them."""
-        if isinstance(dataloader.dataset, Part) or not self.opt['dist']:
+        if isinstance(dataloader.dataset, Shard) or not self.opt['dist']:
             self.nondist_validation(dataloader, current_iter, tb_logger, save_img)
         else:
             self.dist_validation(dataloader, current_iter, tb_logger, save_img)
@@ -145,7 +146,7 @@ class MeasuringModel(GeneralIQAModel):
         if metrics:
             better = self._record_best(name, current_iter)
             if better and self.is_train:
-                self.copy_model(self.judging_net(), self.net_best)
+                self.copy_model(self.eval_net(), self.net_best)
                 self.save_network(self.net_best, 'net_best')
             self._log_validation_metric_values(current_iter, name, tb_logger)
         if not self.is_train:
@@ -154,7 +155,7 @@ class MeasuringModel(GeneralIQAModel):
 
     @master_only
     def _note_measured(self, dataset, images: int, found: dict[str, dict[str, float]]) -> None:
-        state = self.get_bare_model(self.judging_net()).state_dict()
+        state = self.get_bare_model(self.eval_net()).state_dict()
         self.record.measured(dataset, state, images, self.metric_results, found)
 
     def _measure(self, name: str, table: pd.DataFrame) -> dict[str, float]:
@@ -203,9 +204,9 @@ class MeasuringModel(GeneralIQAModel):
     def _predict(self, dataloader, sources: list[str | None]) -> list[pd.DataFrame]:
         """A table as of ``predict`` for each source of first-level prompts; None: the usual one.
 
-        The image tower sees each image once.
+        The image encoder sees each image once.
         """
-        name, net = dataloader.dataset.opt['name'], self.get_bare_model(self.judging_net())
+        name, net = dataloader.dataset.opt['name'], self.get_bare_model(self.eval_net())
         rows: list[list] = [[] for _ in sources]
         bar = tqdm(dataloader, desc=name, unit='batch', disable=not self.opt['val'].get('pbar'))
         for batch in bar:
@@ -218,7 +219,7 @@ class MeasuringModel(GeneralIQAModel):
                 with _prompts_from(net, source):
                     self.test()
                 of_source += self._rows()
-        if isinstance(dataloader.dataset, Part):
+        if isinstance(dataloader.dataset, Shard):
             rows = self._of_all_processes(rows)
         if not rows[0]:
             raise AMHPError(f'{name}: none of its images could be read; check dataroot_target')
@@ -228,7 +229,7 @@ class MeasuringModel(GeneralIQAModel):
 
     def _of_all_processes(self, rows: list[list]) -> list[list]:
         """Every process's rows, in the order of the data set."""
-        parts = gathered((rows, self.unreadable))
+        parts = all_gather((rows, self.unreadable))
         for _, unreadable in parts:
             self.unreadable |= unreadable
         by_source = zip(*(part for part, _ in parts), strict=True)

@@ -1,4 +1,4 @@
-"""Features of frozen towers: made once for each image and each text, then read from disk."""
+"""Features of frozen encoders: made once for each image and each text, then read from disk."""
 
 import os
 import time
@@ -18,15 +18,13 @@ from torchvision.transforms import functional as TF
 from pyiqa_amhp.datasets.images import read_image
 from pyiqa_amhp.errors import AMHPError, ImageReadError
 from pyiqa_amhp.model.amhp import AMHP
-from pyiqa_amhp.model.runtime import mark_of
 from pyiqa_amhp.train.feature_cache import FeatureCache, Key
-from pyiqa_amhp.utils.environment import (
-    version_of,
-)
+from pyiqa_amhp.utils.environment import version_of
+from pyiqa_amhp.weights.checkpoint import tensor_versions
 from pyiqa_amhp.weights.store import HOME_VARIABLE
 
 FORMAT = 1  # to be raised where the same image or text would get other features
-BATCH = 32  # images or texts that go through a tower at once
+BATCH = 32  # images or texts that go through an encoder at once
 READERS = min(4, os.cpu_count() or 1)  # threads that decode images
 UNSETTLED = 2_000_000_000  # ns; the longest step in which a file system keeps times (FAT)
 
@@ -37,37 +35,37 @@ def default_folder() -> Path:
     return Path(home).expanduser() / 'features'
 
 
-class FrozenTowers:
-    """Freezes towers of a network, and gives their features, from disk where they are there.
+class FrozenEncoders:
+    """Freezes encoders of a network, and gives their features, from disk where they are there.
 
     A feature is that of the view of an image that a metric call sees: resized, the centre cut
     out (our choice: random crops would be new in each epoch, with nothing to keep).
 
-    Each tower's file is named by a hash of all that its features depend on (``tower_digest``).
+    Each encoder's file is named by a hash of all that its features depend on (``encoder_digest``).
     In it an image goes by its path and by the size, the times and the inode of its file, a text
     by itself: whatever changes is computed anew.
 
     Args:
-        net: the network, whose towers are frozen here.
-        towers: ``image``, ``text`` or both.
+        net: the network, whose encoders are frozen here.
+        encoders: ``image``, ``text`` or both.
         folder: of the cache; None: ``default_folder``.
 
     Raises:
-        AMHPError: a network without CLIP's towers.
+        AMHPError: a network without CLIP's encoders.
     """
 
-    def __init__(self, net: AMHP, towers: tuple[str, ...], folder: str | Path | None = None):
+    def __init__(self, net: AMHP, encoders: tuple[str, ...], folder: str | Path | None = None):
         if not isinstance(net, AMHP):
             raise AMHPError(
-                f'train: freeze needs a network with the towers of AMHP, got {type(net).__name__}; '
-                'take the option out'
+                'train: freeze needs a network with the encoders of AMHP, got '
+                f'{type(net).__name__}; take the option out'
             )
-        self.net, self.towers = net, towers
+        self.net, self.encoders = net, encoders
         self.folder = default_folder() if folder is None else Path(folder).expanduser()
         self._caches: dict[str, tuple[list, FeatureCache]] = {}
-        if 'image' in towers:
+        if 'image' in encoders:
             net.backbone.freeze_image()
-        if 'text' in towers:
+        if 'text' in encoders:
             net.backbone.freeze_text()
         net.train(net.training)  # puts the frozen ones into evaluation mode
 
@@ -136,18 +134,18 @@ class FrozenTowers:
                 stacked[i] = rows[name]
         return torch.from_numpy(stacked).to(self._like)
 
-    def _cache(self, tower: str) -> FeatureCache:
-        """The file of a tower as it is now."""
-        mark = mark_of(tensor for _, tensor in _tensors(self.net, tower))
-        if self._caches.get(tower, (None, None))[0] != mark:
-            path = self.folder / f'{tower}-{tower_digest(self.net, tower)}.sqlite'
-            get_root_logger().info(f'Features of the frozen {tower} tower are kept in {path}')
-            self._caches[tower] = (mark, FeatureCache(path, self.net.backbone.width))
-        return self._caches[tower][1]
+    def _cache(self, encoder: str) -> FeatureCache:
+        """The file of an encoder as it is now."""
+        mark = tensor_versions(tensor for _, tensor in _tensors(self.net, encoder))
+        if self._caches.get(encoder, (None, None))[0] != mark:
+            path = self.folder / f'{encoder}-{encoder_digest(self.net, encoder)}.sqlite'
+            get_root_logger().info(f'Features of the frozen {encoder} encoder are kept in {path}')
+            self._caches[encoder] = (mark, FeatureCache(path, self.net.backbone.width))
+        return self._caches[encoder][1]
 
 
-def tower_digest(net: AMHP, tower: str) -> str:
-    """A hash of all that the features of a tower depend on, beside the image or the text.
+def encoder_digest(net: AMHP, encoder: str) -> str:
+    """A hash of all that the features of an encoder depend on, beside the image or the text.
 
     That is: every byte of its weights; its form and its settings, and for images those of the
     preprocessing, for texts those of the tokenizer; the engine and the precision; the versions of
@@ -156,33 +154,40 @@ def tower_digest(net: AMHP, tower: str) -> str:
     runner = net.backbone.runner
     packages = ('pyiqa-amhp', 'open_clip_torch', 'timm', 'torch', 'torchvision', 'pillow')
     versions = [version_of(package) for package in (*packages, runner.engine)]
-    about = [FORMAT, tower, net.logit_scale.device.type, runner.engine, runner.precision, versions]
-    if tower == 'text':
+    about = [
+        FORMAT,
+        encoder,
+        net.logit_scale.device.type,
+        runner.engine,
+        runner.precision,
+        versions,
+    ]
+    if encoder == 'text':
         about.append(net.backbone._text_cfg)
     about += [
         (name, type(module).__name__, _settings(module))
         for name, module in net.named_modules()
-        if _belongs(name, tower)
+        if _belongs(name, encoder)
     ]
     digest = blake2b(repr(about).encode(), digest_size=16)
-    for name, tensor in _tensors(net, tower):
+    for name, tensor in _tensors(net, encoder):
         digest.update(f'{name} {tensor.dtype} {tuple(tensor.shape)}'.encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy())
     return digest.hexdigest()
 
 
-def _belongs(name: str, tower: str) -> bool:
-    """Whether a module, parameter or buffer takes part in a tower's features."""
+def _belongs(name: str, encoder: str) -> bool:
+    """Whether a module, parameter or buffer takes part in an encoder's features."""
     name = f'{name}.'
-    if tower == 'image':
+    if encoder == 'image':
         return name.startswith(('backbone.clip.visual.', 'preprocess.'))
     return name.startswith('backbone.clip.') and not name.startswith('backbone.clip.visual.')
 
 
-def _tensors(net: AMHP, tower: str) -> Iterator[tuple[str, torch.Tensor]]:
+def _tensors(net: AMHP, encoder: str) -> Iterator[tuple[str, torch.Tensor]]:
     for tensors in (net.named_parameters(), net.named_buffers()):
-        yield from ((name, tensor) for name, tensor in tensors if _belongs(name, tower))
+        yield from ((name, tensor) for name, tensor in tensors if _belongs(name, encoder))
 
 
 def _settings(module: torch.nn.Module) -> list[tuple[str, str]]:

@@ -104,7 +104,7 @@ def _train(opt: dict[str, Any], file: str) -> dict[str, Any]:
     finally:
         if board is not None:
             board.close()
-    unreadable = {k: v for part in processes.gathered(model.unreadable) for k, v in part.items()}
+    unreadable = {k: v for part in processes.all_gather(model.unreadable) for k, v in part.items()}
     if first:
         _report_unreadable(opt, unreadable, logger)
     return model.best_metric_results
@@ -183,7 +183,7 @@ class Training:
         latest = self._is_due('logger', 'save_latest_freq')
         for due, number in ((latest, -1), (numbered, self.done)):
             if due:
-                self.model.save_network(self.model.judging_net(), 'net', number)
+                self.model.save_network(self.model.eval_net(), 'net', number)
         self._save_state |= latest or numbered or ends
         if self._save_state and not self.model.updates.pending:
             self._save_state = False

@@ -12,41 +12,35 @@ from pyiqa.utils.dist_util import master_only
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LinearLR, SequentialLR
 
-from pyiqa_amhp.datasets.dataset import (
-    frozen_towers,
-)
+from pyiqa_amhp.datasets.dataset import frozen_encoders
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.train.distributed import summed, together
-from pyiqa_amhp.train.evaluation import MeasuringModel
-from pyiqa_amhp.train.frozen import FrozenTowers
-from pyiqa_amhp.train.optim import Updates
+from pyiqa_amhp.train.distributed import all_reduce_sum, world_size
+from pyiqa_amhp.train.evaluation import EvalModel
+from pyiqa_amhp.train.frozen import FrozenEncoders
+from pyiqa_amhp.train.optim import OptimizerStepper
 from pyiqa_amhp.train.options import one_of
 from pyiqa_amhp.train.predictor import PredictorTraining
 from pyiqa_amhp.train.state import random_states, set_random_states, write_state
-from pyiqa_amhp.weights.checkpoint import (
-    check_keys,
-    read_tensors,
-    save_checkpoint,
-)
+from pyiqa_amhp.weights.checkpoint import check_keys, read_tensors, save_checkpoint
 from pyiqa_amhp.weights.hub import fetch_model, hub_id, is_hub_id
 
 WEIGHT_DECAY = 1e-3  # paper, section 4.2.1
 KEEP_LAST = 2  # training states
 
 
-class AMHPModel(MeasuringModel):
+class AMHPModel(EvalModel):
     """Trains and tests an arch that takes texts and gives level distributions.
 
     Differs from pyiqa's ``GeneralIQAModel`` in these: images go with their texts; the loss
     compares distributions; weight decay holds for every parameter group; samples that could
     not be read are left out and counted; the best checkpoint carries its configuration;
-    testing works without a training section; towers can be frozen; and a training state holds
+    testing works without a training section; encoders can be frozen; and a training state holds
     all that it takes to go on exactly.
 
     Options of the section ``train``, beside pyiqa's and those of ``update.py``:
 
         freeze: ``image``, ``text``, ``both`` or ``none`` (default; paper: everything is trained).
-            The features of a frozen tower are made once and kept on disk. For images that takes
+            The features of a frozen encoder are made once and kept on disk. For images that takes
             the same option in the data sets, which then give no pixels.
         feature_cache: the folder for them; default: in the user's cache.
         predictor_weight, text_dropout: see ``predictor.py``.
@@ -72,8 +66,8 @@ class AMHPModel(MeasuringModel):
     def model_to_device(self, net):
         """As pyiqa, on the CPU too; what is frozen is so before processes look what is trained."""
         train = self.opt['train'] if self.is_train else {}
-        if towers := frozen_towers(train.get('freeze')):
-            self.frozen = FrozenTowers(net, towers, train.get('feature_cache'))
+        if encoders := frozen_encoders(train.get('freeze')):
+            self.frozen = FrozenEncoders(net, encoders, train.get('feature_cache'))
         if self.is_train and getattr(net, 'predictor', None) is not None:
             self.predictor = PredictorTraining(net, train, self.opt.get('manual_seed') or 0)
         if not (self.is_train and self.opt['dist']):
@@ -87,7 +81,7 @@ class AMHPModel(MeasuringModel):
         return DistributedDataParallel(
             net.to(self.device),
             device_ids=[torch.cuda.current_device()] if on_gpu else None,
-            # a batch without texts leaves the text tower out
+            # a batch without texts leaves the text encoder out
             find_unused_parameters=self.opt.get('find_unused_parameters', True),
         )
 
@@ -108,7 +102,7 @@ class AMHPModel(MeasuringModel):
         super().init_training_settings()
         size = self.opt['datasets']['train']['batch_size_per_gpu']
         net = self.get_bare_model(self.net)
-        self.updates = Updates(net, self.optimizer, self.opt['train'], size)
+        self.updates = OptimizerStepper(net, self.optimizer, self.opt['train'], size)
 
     def setup_optimizers(self):
         """As pyiqa, but groups from ``lr_<part>`` keys get the weight decay too."""
@@ -143,7 +137,7 @@ class AMHPModel(MeasuringModel):
         self.record.iteration = current_iter
         self._losses, images = OrderedDict(), len(self.text)
         if not images:  # every image of the batch was unreadable
-            if together() == 1:
+            if world_size() == 1:
                 return
             self._stand_in()
         losses, options = self._losses, {}
@@ -178,7 +172,7 @@ class AMHPModel(MeasuringModel):
         """The losses of the last batch, the means over the images of all processes."""
         names = list(self._losses)
         values = [loss.item() * self._images for loss in self._losses.values()]
-        *sums, images = summed([*values, self._images if names else 0.0], self.device)
+        *sums, images = all_reduce_sum([*values, self._images if names else 0.0], self.device)
         return OrderedDict((name, s / max(images, 1)) for name, s in zip(names, sums, strict=True))
 
     def _step_schedulers(self) -> None:
@@ -207,13 +201,13 @@ class AMHPModel(MeasuringModel):
         if not self.by_step:
             super().update_learning_rate(current_iter, warmup_iter)
 
-    def judging_net(self):
+    def eval_net(self):
         """What is validated and saved: the averaged weights, if there is an average."""
         return (self.updates.average if self.is_train else None) or self.net
 
     def save(self, epoch, current_iter):
         """The checkpoint ``net_<iter>.pth`` (-1: ``net_latest.pth``), and with it the state."""
-        self.save_network(self.judging_net(), 'net', current_iter)
+        self.save_network(self.eval_net(), 'net', current_iter)
         if current_iter != -1:
             self.save_training_state(epoch, current_iter)
 
@@ -278,7 +272,7 @@ def _keep_newest(models: Path, keep: int) -> None:
 
 @contextmanager
 def _one_line_for_what_is_frozen(net):
-    """pyiqa warns of each parameter that is not trained, some 300 for CLIP's towers."""
+    """pyiqa warns of each parameter that is not trained, some 300 for CLIP's encoders."""
     frozen = sum(p.numel() for p in net.parameters() if not p.requires_grad)
     logger = get_root_logger()
     if frozen:

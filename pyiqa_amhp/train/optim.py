@@ -3,15 +3,15 @@
 Options of the section ``train`` (all our choice; the paper trains in single precision with none
 of them):
 
-    precision: ``fp32`` (default), ``bf16`` or ``fp16``: of the towers; what follows them is always
-        computed in fp32. fp16 comes with gradient scaling; steps that overflow are left out and
-        counted.
+    precision: ``fp32`` (default), ``bf16`` or ``fp16``: of the encoders; what follows them is
+        always computed in fp32. fp16 comes with gradient scaling; steps that overflow are left
+        out and counted.
     accumulate: batches to one step (default 1). The gradient is that of one batch with all their
         images. Not for losses that compare the images of a batch with each other.
     clip_grad_norm: the most that the gradient's norm may be; default: no limit.
     ema_decay: keep an average of the weights with this decay (0.999, say), and validate and
         save that.
-    gradient_checkpointing: compute activations of the towers twice rather than keep them.
+    gradient_checkpointing: compute activations of the encoders twice rather than keep them.
     nonfinite: ``stop`` (default) or ``skip`` where a loss is NaN or infinite. Those that are
         skipped are counted.
 """
@@ -25,14 +25,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model.amhp import AMHP
 from pyiqa_amhp.model.runtime import Runner
-from pyiqa_amhp.train.distributed import summed, together
+from pyiqa_amhp.train.distributed import all_reduce_sum, world_size
 from pyiqa_amhp.train.options import number, one_of
 
 PRECISIONS = ('fp32', 'bf16', 'fp16')
 NONFINITE = ('stop', 'skip')
 
 
-class Updates:
+class OptimizerStepper:
     """Takes the losses of batches, and makes a step where there are enough.
 
     Args:
@@ -65,7 +65,7 @@ class Updates:
                 'train: accumulate needs a loss that is a mean over images; metric_loss_opt and '
                 'root: batch compare the images of a batch with each other'
             )
-        # Buffers are those of the last step: the mask of the text tower has infinities in it.
+        # Buffers are those of the last step: the mask of the text encoder has infinities in it.
         self._average = decay and AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(decay))
         fp16 = set_precision(net, train) == 'fp16'
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=fp16)
@@ -91,7 +91,7 @@ class Updates:
             AMHPError: a loss that is not finite, with ``nonfinite: stop``.
         """
         bad = not torch.isfinite(loss)
-        all_images, all_bad = summed([float(images), float(bad)], self.device)
+        all_images, all_bad = all_reduce_sum([float(images), float(bad)], self.device)
         if all_bad:
             self._meet_nonfinite(loss, names if bad else [])
             all_images = 0.0
@@ -111,7 +111,7 @@ class Updates:
     def _step(self, images: float) -> bool:
         self.scaler.unscale_(self.optimizer)
         gradients = [p.grad for p in self.net.parameters() if p.grad is not None]
-        factor = self.batch_size * together() / images
+        factor = self.batch_size * world_size() / images
         if factor != 1:
             torch._foreach_mul_(gradients, factor)
         if self.clip:
@@ -141,7 +141,7 @@ class Updates:
     def state(self) -> dict[str, Any]:
         """For the training state."""
         return {
-            'batch': self.batch_size * together(),
+            'batch': self.batch_size * world_size(),
             'steps': self.steps,
             'overflows': self.overflows,
             'skipped': self.skipped,
@@ -155,7 +155,7 @@ class Updates:
         Raises:
             AMHPError: batches of another size, which would be other batches.
         """
-        if state['batch'] != (batch := self.batch_size * together()):
+        if state['batch'] != (batch := self.batch_size * world_size()):
             raise AMHPError(
                 f'the training state is of batches of {state["batch"]} images and this training '
                 f'has {batch} (batch_size_per_gpu times the processes); give the same'
@@ -168,7 +168,7 @@ class Updates:
 
 
 def set_precision(net, train: dict[str, Any]) -> str:
-    """Have the towers of an AMHP compute as ``precision`` and ``gradient_checkpointing`` say."""
+    """Have the encoders of an AMHP compute as ``precision`` and ``gradient_checkpointing`` say."""
     precision = one_of(train, 'precision', PRECISIONS)
     checkpointing = bool(train.get('gradient_checkpointing'))
     if not isinstance(net, AMHP):

@@ -17,7 +17,7 @@ NEEDED = {
     'train': ('name', 'model_type', 'num_gpu', 'datasets', 'network', 'path', 'train', 'logger'),
     'test': ('name', 'model_type', 'num_gpu', 'datasets', 'network', 'path', 'val'),
 }
-MOST_VALUES = 10_000  # of an option file, which pyiqa writes out into its log
+MAX_VALUES = 10_000  # of an option file, which pyiqa writes out into its log
 PLAIN_VALUES = ('name', 'model_type', 'num_gpu')
 
 
@@ -40,10 +40,10 @@ def read_options(path: str | Path, kind: str) -> dict[str, Any]:
         raise AMHPError(f'{path}: not a plain YAML file ({error})') from error
     if not isinstance(options, dict):
         raise AMHPError(f'{path}: expected sections such as {", ".join(NEEDED[kind])}')
-    if (size := _written_out(options, {})) > MOST_VALUES:
+    if (size := _written_out(options, {})) > MAX_VALUES:
         raise AMHPError(
             f'{path}: {size:,} values where its aliases are written out; expected at most '
-            f'{MOST_VALUES:,}'
+            f'{MAX_VALUES:,}'
         )
     if missing := [name for name in NEEDED[kind] if name not in options]:
         raise AMHPError(f'{path}: no section {", ".join(missing)}; see options/ for examples')

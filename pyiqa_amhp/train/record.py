@@ -13,14 +13,10 @@ from typing import Any
 
 import torch
 
-from pyiqa_amhp.train.sampler import Part
-from pyiqa_amhp.utils.environment import (
-    version_of,
-)
+from pyiqa_amhp.train.sampler import Shard
+from pyiqa_amhp.utils.environment import version_of
 from pyiqa_amhp.utils.files import write_atomically
-from pyiqa_amhp.weights.checkpoint import (
-    weights_digest,
-)
+from pyiqa_amhp.weights.checkpoint import weights_digest
 from pyiqa_amhp.weights.hub import is_hub_id
 
 FORMAT = 1
@@ -146,7 +142,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 def describe(dataset) -> dict[str, Any]:
     """Which images and texts a data set has; what it does not say is None."""
-    dataset = dataset.dataset if isinstance(dataset, Part) else dataset
+    dataset = dataset.dataset if isinstance(dataset, Shard) else dataset
     images = getattr(dataset, 'images', None)
     source = None
     if images is not None:

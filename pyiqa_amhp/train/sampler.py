@@ -58,7 +58,7 @@ class EpochBatches(Sampler[list[int]]):
         self.epoch, self.start = epoch, start
 
 
-class Part(Dataset):
+class Shard(Dataset):
     """Every ``world_size``-th sample of a data set, from ``rank`` on, none twice and none lost.
 
     A sample has its ``index`` in the whole with it.
@@ -90,7 +90,7 @@ def train_loader(dataset, opt: dict[str, Any], batches: EpochBatches) -> DataLoa
 def test_loader(dataset, opt: dict[str, Any], rank: int = 0, world_size: int = 1) -> DataLoader:
     """This process's share of a data set, in order."""
     return DataLoader(
-        Part(dataset, rank, world_size) if world_size > 1 else dataset,
+        Shard(dataset, rank, world_size) if world_size > 1 else dataset,
         batch_size=opt.get('batch_size_per_gpu') or 1,
         num_workers=opt.get('num_worker_per_gpu') or 0,
         pin_memory=bool(opt.get('pin_memory')),

@@ -13,10 +13,7 @@ import numpy as np
 import torch
 
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.weights.checkpoint import (
-    read_plain,
-    write_torch,
-)
+from pyiqa_amhp.weights.checkpoint import safe_load, write_torch
 
 SUFFIX = '.state'
 FORMAT = 1
@@ -68,9 +65,9 @@ def read_state(path: Path) -> dict[str, Any]:
     """Read a state.
 
     Raises:
-        AMHPError: see ``read_plain``; or another program's file.
+        AMHPError: see ``safe_load``; or another program's file.
     """
-    state = read_plain(path, by_torch=True)
+    state = safe_load(path, by_torch=True)
     if not isinstance(state, dict) or state.get('format') != FORMAT:
         raise AMHPError(
             f'{path}: not a state of `amhp train` (pyiqa alone keeps less and cannot go on exactly)'

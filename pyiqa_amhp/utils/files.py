@@ -1,10 +1,10 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and names of files in messages."""
 
 import errno
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,16 +18,34 @@ HINTS = {
 }
 
 
-def write_atomically(path: str | Path, write: Callable[[Path], None]) -> Path:
-    """Let ``write`` fill a temporary file in the same folder, then move it to ``path``.
+def check_output(path: str | Path, suffixes: Collection[str]) -> Path:
+    """Check the path of an output file, before any work is done for it.
 
-    The content is on the disk before it takes the place of what was there.
+    Args:
+        path: as the user gave it; ``~`` is expanded.
+        suffixes: those that are allowed, in lower case, such as ``.csv``.
 
     Raises:
-        AMHPError: the system could not write it; what was there before is as it was.
+        AMHPError: another suffix, or a folder of that name.
     """
     path = Path(path).expanduser()
-    with told_as(path):
+    if path.suffix.lower() not in suffixes:
+        raise AMHPError(f'{path}: expected a name that ends in {", ".join(suffixes)}')
+    if path.is_dir():
+        raise AMHPError(f'{path}: is a folder, expected a file')
+    return path
+
+
+def write_atomically(path: str | Path, write: Callable[[Path], object]) -> Path:
+    """Let ``write`` fill a temporary file in the same folder, then move it to ``path``.
+
+    The content is on the disk before it replaces what was there.
+
+    Raises:
+        AMHPError: the system could not write it; what was there before is unchanged.
+    """
+    path = Path(path).expanduser()
+    with writing_to(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         prefix = f'.{path.name[:100]}.'
         handle, name = tempfile.mkstemp(prefix=prefix, suffix=path.suffix, dir=path.parent)
@@ -36,26 +54,43 @@ def write_atomically(path: str | Path, write: Callable[[Path], None]) -> Path:
         try:
             write(temporary)
             temporary.chmod(0o666 & ~_umask())
-            _flush(temporary)
+            _fsync(temporary)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-        _flush(path.parent)
+        _fsync(path.parent)
     return path
 
 
+def write_text(path: str | Path, text: str) -> Path:
+    """Write a text in UTF-8, whole or not at all.
+
+    Raises:
+        AMHPError: see ``write_atomically``.
+    """
+    return write_atomically(path, lambda file: file.write_text(text, encoding='utf-8'))
+
+
 @contextmanager
-def told_as(path: Path) -> Iterator[None]:
-    """Turn what the system says about writing into an ``AMHPError`` that names ``path``."""
+def writing_to(path: Path) -> Iterator[None]:
+    """Turn the system's errors of writing into an ``AMHPError`` that names ``path``."""
     try:
         yield
     except OSError as error:
         reason = error.strerror or error
-        hint = HINTS.get(error.errno, 'check the folder and its permissions')
+        hint = HINTS.get(error.errno or 0, 'check the folder and its permissions')
         raise AMHPError(f'{path}: could not be written ({reason}); {hint}') from error
 
 
-def _flush(path: Path) -> None:
+def printable(text: str) -> str:
+    """Replace control characters but line ends by escapes such as ``\\x1b``.
+
+    The name of a file may hold commands to a terminal.
+    """
+    return re.sub(r'[\x00-\x09\x0b-\x1f\x7f-\x9f]', lambda found: ascii(found[0])[1:-1], text)
+
+
+def _fsync(path: Path) -> None:
     """Have the system put a file, or the names in a folder, on the disk."""
     if path.is_dir() and os.name == 'nt':
         return  # Windows opens no folders
@@ -73,8 +108,3 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def visible(text: str) -> str:
-    """Control characters but line ends as ``\\x1b``: a file's name may hold some."""
-    return re.sub(r'[\x00-\x09\x0b-\x1f\x7f-\x9f]', lambda found: ascii(found[0])[1:-1], text)

@@ -26,12 +26,12 @@ PREDICTOR = 'predictor.'
 # How checkpoints wrap their tensors: pyiqa, open_clip, and others.
 WRAPPERS = ('params', 'state_dict', 'model_state_dict', 'model')
 DIGEST_SAMPLE = 4096  # numbers of each tensor that count in a digest
-MOST_TIMES = 4
+MAX_TIMES = 4
 """A file holds at most this many times its own size: PyTorch and safetensors do not compress, so
 more is a bomb. Tensors that share memory count each (our choice)."""
 
 
-def read_plain(path: str | Path, by_torch: bool = False) -> Any:
+def safe_load(path: str | Path, by_torch: bool = False) -> Any:
     """What a ``.safetensors`` file or a PyTorch file holds, tensors on the CPU.
 
     Of TorchScript archives, OpenAI's form, only tensors are read and no code is run.
@@ -43,7 +43,7 @@ def read_plain(path: str | Path, by_torch: bool = False) -> Any:
     Raises:
         AMHPError: no such file, a damaged one, or one that holds more than tensors and plain
             values (pickles with code in them are refused, never run) or more of them than its
-            size can (``MOST_TIMES``).
+            size can (``MAX_TIMES``).
     """
     if is_hub_id(path):
         raise AMHPError(f'{path}: of the hub only AMHP is read, and not here; give a local file')
@@ -76,9 +76,9 @@ def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
     """The named tensors of a file of weights, on the CPU.
 
     Raises:
-        AMHPError: see ``read_plain``; or there are no named tensors.
+        AMHPError: see ``safe_load``; or there are no named tensors.
     """
-    content = read_plain(path)
+    content = safe_load(path)
     path = Path(path).expanduser()
     for key in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
@@ -105,10 +105,10 @@ def _declared(path: Path) -> list[int]:
 
 def _check_size(path: Path, sizes: Iterable[int]) -> None:
     here, inside = path.stat().st_size, sum(sizes)
-    if inside > MOST_TIMES * here:
+    if inside > MAX_TIMES * here:
         raise AMHPError(
             f'{path}: refused, since its {here:,} bytes say that they hold {inside:,}; weights are '
-            f'stored uncompressed (at most {MOST_TIMES} times the size of the file)'
+            f'stored uncompressed (at most {MAX_TIMES} times the size of the file)'
         )
 
 
@@ -306,3 +306,8 @@ def digest_tensor(digest, name: str, value: Any) -> None:
         digest.update(sample.view(torch.uint8).numpy().tobytes() if len(sample) else b'')
     else:
         digest.update(repr(value).encode())
+
+
+def tensor_versions(tensors: Iterable[torch.Tensor]) -> list[tuple[int, int]]:
+    """What is no longer the same once any of these tensors was changed or replaced."""
+    return [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors]

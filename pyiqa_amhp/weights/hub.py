@@ -27,7 +27,7 @@ from pyiqa_amhp.errors import AMHPError
 PREFIX = 'hf-hub:'
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = 'config.json', 'model.safetensors', 'README.md'
 MODEL_TYPE = 'amhp'
-MOST_CONFIG = 2**20  # bytes of a config.json; ours have some thousand (our choice)
+MAX_CONFIG = 2**20  # bytes of a config.json; ours have some thousand (our choice)
 # A revision becomes the name of a file in the cache, so it must not climb.
 REVISION = re.compile(r'[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)*')
 LOG_IN = '`hf auth login`, or the environment variable HF_TOKEN'
@@ -108,13 +108,13 @@ def fetch_model(model: HubId, newest: bool = False) -> Path:
     require_network(
         f'AMHP weights {model}',
         (
-            fetch_elsewhere(model.repo),
+            download_hint(model.repo),
             'give a local file: pretrained_model_path=FILE or `amhp score --weights FILE`',
             'copy model.safetensors from a machine that has it, and keep it here: '
             '`amhp weights add model.safetensors --as ava`',
         ),
     )
-    with told_by_hub(model):
+    with hub_errors_as_sentences(model):
         config = Path(
             huggingface_hub.hf_hub_download(model.repo, CONFIG_FILE, revision=model.revision)
         )
@@ -130,7 +130,7 @@ def read_config(path: Path, model: HubId) -> dict[str, Any]:
         AMHPError: of another model, or not JSON.
     """
     try:
-        if path.stat().st_size > MOST_CONFIG:
+        if path.stat().st_size > MAX_CONFIG:
             raise ValueError('too large')
         described = json.loads(path.read_text(encoding='utf-8'))
         kind, config = described.get('model_type'), described.get(MODEL_TYPE)
@@ -160,7 +160,7 @@ def check_config(path: Path, model: HubId, config: dict[str, Any]) -> None:
         )
 
 
-def fetch_elsewhere(repo: str) -> str:
+def download_hint(repo: str) -> str:
     """The way out that is the same for everything of the hub."""
     return (
         f'fetch it where there is a network (`hf download {repo}`) and copy that cache here '
@@ -203,7 +203,7 @@ def hub_problem(timeout: float = 5.0) -> str:
 
 
 @contextmanager
-def told_by_hub(model: HubId) -> Iterator[None]:
+def hub_errors_as_sentences(model: HubId) -> Iterator[None]:
     """Turn what the hub and its client say into an ``AMHPError`` that says what to do."""
     try:
         yield

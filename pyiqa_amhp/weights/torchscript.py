@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-MOST_NAMES = 100_000  # of tensors; the largest CLIP has some hundreds
+MAX_NAMES = 100_000  # of tensors; the largest CLIP has some hundreds
 STORAGES = {
     'FloatStorage': torch.float32, 'HalfStorage': torch.float16, 'BFloat16Storage': torch.bfloat16,
     'DoubleStorage': torch.float64, 'LongStorage': torch.int64, 'IntStorage': torch.int32,
@@ -53,7 +53,7 @@ def read_archive(path: Path) -> dict[str, torch.Tensor]:
                 left.append((f'{prefix}{key}.', value))
             elif isinstance(value, torch.Tensor):
                 state[prefix + str(key)] = value
-        if len(state) + len(left) > MOST_NAMES or len(prefix) > MOST_NAMES:
+        if len(state) + len(left) > MAX_NAMES or len(prefix) > MAX_NAMES:
             raise ValueError('modules within modules without end')
     return state
 

@@ -19,9 +19,7 @@ from pyiqa_amhp.scoring.ray.plan import ParquetTable, Plan, part_name
 from pyiqa_amhp.scoring.ray.storage import Content, Files
 from pyiqa_amhp.scoring.result import Score, table_columns, to_record
 from pyiqa_amhp.scoring.writer import table_schema
-from pyiqa_amhp.utils.environment import (
-    limit_thread_spin,
-)
+from pyiqa_amhp.utils.environment import limit_thread_spin
 
 METADATA = b'pyiqa_amhp'
 """Under which key a part says, as JSON, ``rows``, ``failed``, ``scale``, ``lower_better`` and the
@@ -29,7 +27,7 @@ METADATA = b'pyiqa_amhp'
 
 
 @dataclass
-class Judgement:
+class ScorerConfig:
     """How images are judged: what every actor builds its metric from.
 
     Attributes:
@@ -53,7 +51,7 @@ class Scorer:
     user; it would try a failed constructor again.
     """
 
-    def __init__(self, judgement: Judgement):
+    def __init__(self, judgement: ScorerConfig):
         self.judgement = judgement
         self.warnings = _Warnings()
         self.problem = ''
@@ -105,7 +103,7 @@ class PartScorer:
     twice, since a machine died, is there once.
     """
 
-    def __init__(self, judgement: Judgement, plan: Plan, files: Files):
+    def __init__(self, judgement: ScorerConfig, plan: Plan, files: Files):
         self.scorer = Scorer(judgement)
         self.plan, self.files = plan, files
 
@@ -147,7 +145,7 @@ class PartScorer:
 class BatchScorer:
     """Batches of a data set of one's own: their columns, less the images, and the scores'."""
 
-    def __init__(self, judgement: Judgement, image: str, text: str | None, files: Files):
+    def __init__(self, judgement: ScorerConfig, image: str, text: str | None, files: Files):
         self.scorer = Scorer(judgement)
         self.image, self.text, self.files = image, text, files
 
@@ -198,7 +196,7 @@ def _as_file(pixels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _build(judgement: Judgement):
+def _build(judgement: ScorerConfig):
     """The metric; its weights' bytes go through a file, as all loading does."""
     limit_thread_spin()
     from pyiqa_amhp.scoring.scorer import create_metric

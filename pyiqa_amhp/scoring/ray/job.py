@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from pyiqa_amhp.errors import AMHPError, ImageReadError
-from pyiqa_amhp.scoring.ray.actors import METADATA, BatchScorer, Judgement, PartScorer
+from pyiqa_amhp.scoring.ray.actors import METADATA, BatchScorer, PartScorer, ScorerConfig
 from pyiqa_amhp.scoring.ray.plan import Plan, Source, part_name, read_plan, write_plan
 from pyiqa_amhp.scoring.ray.storage import Files, hidden, scheme_of
 from pyiqa_amhp.scoring.result import Score
@@ -30,9 +30,7 @@ from pyiqa_amhp.scoring.writer import (
     plain_options,
     summarise,
 )
-from pyiqa_amhp.utils.environment import (
-    version_of,
-)
+from pyiqa_amhp.utils.environment import version_of
 from pyiqa_amhp.weights.hub import fetch_model, hub_id, is_hub_id
 
 try:
@@ -42,7 +40,7 @@ except ImportError as error:
     raise AMHPError("Ray is missing: pip install 'pyiqa-amhp[ray]'") from error
 
 MANIFEST = '_manifest.json'
-MOST_CPUS = 4  # of an actor without a GPU: more threads than that gain little (our choice)
+MAX_CPUS = 4  # of an actor without a GPU: more threads than that gain little (our choice)
 
 
 @dataclass
@@ -67,7 +65,7 @@ class Report:
 def score_folder(
     inputs: Iterable[str],
     out: str,
-    judgement: Judgement,
+    judgement: ScorerConfig,
     text: str | None = None,
     texts: str | Path | None = None,
     columns: dict[str, str] | None = None,
@@ -157,7 +155,7 @@ def score_dataset(
     text = text or ('text' if 'text' in there else None)
     if missing := {image or 'bytes, image or path', text or image} - {*there, None}:
         raise AMHPError(f'no column {", ".join(sorted(missing))}; there are {", ".join(there)}')
-    judgement = Judgement(metric, weights, options=options, scoring=scoring or {})
+    judgement = ScorerConfig(metric, weights, options=options, scoring=scoring or {})
     judgement = _shared(replace(judgement, weights=_weights(judgement)))
     return ds.map_batches(
         BatchScorer,
@@ -168,7 +166,7 @@ def score_dataset(
     )
 
 
-def _weights(judgement: Judgement) -> str | None:
+def _weights(judgement: ScorerConfig) -> str | None:
     """The checkpoint that this machine would use: others know neither its store nor its folders."""
     from pyiqa_amhp.plugin import METRIC_CONFIGS
 
@@ -188,7 +186,7 @@ def _weights(judgement: Judgement) -> str | None:
     return str(path)
 
 
-def _settings(inputs, judgement: Judgement, text, texts: Path | None, columns) -> dict[str, Any]:
+def _settings(inputs, judgement: ScorerConfig, text, texts: Path | None, columns) -> dict[str, Any]:
     """What the scores depend on, without what is secret in addresses."""
     weights = judgement.weights
     if weights:
@@ -231,9 +229,9 @@ def _digest_of(weights: str) -> str:
 def _given_texts(path: Path | None):
     if path is None:
         return None
-    from pyiqa_amhp.datasets.texts import GivenTexts
+    from pyiqa_amhp.datasets.texts import TextLookup
 
-    return GivenTexts(path)
+    return TextLookup(path)
 
 
 def _done(files: Files, out: str) -> set[int]:
@@ -259,7 +257,7 @@ def _cluster(address: str | None) -> Iterator[bool]:
     here = address is None and 'RAY_ADDRESS' not in os.environ
     options = {'include_dashboard': False} if here else {}
     try:
-        _knock(address)
+        check_reachable(address)
         with _quiet_start():
             ray.init(address, logging_level='error', log_to_driver=False, **options)
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
@@ -273,13 +271,13 @@ def _cluster(address: str | None) -> Iterator[bool]:
         ray.shutdown()
 
 
-def _knock(address: str | None) -> None:
+def check_reachable(address: str | None) -> None:
     """Raise in seconds where nobody listens at ``host:port``, for which Ray waits many minutes."""
     if found := re.fullmatch(r'(?:ray://)?\[?([^/]+?)\]?:(\d+)', address or ''):
         socket.create_connection((found[1], int(found[2])), timeout=10).close()
 
 
-def _run(plan: Plan, files: Files, judgement: Judgement, missing: list[int], actors) -> None:
+def _run(plan: Plan, files: Files, judgement: ScorerConfig, missing: list[int], actors) -> None:
     """Score and write these parts."""
     ray.data.DataContext.get_current().enable_progress_bars = False  # ours counts images
     parts = ray.data.from_items(
@@ -324,7 +322,7 @@ def _quiet_start() -> Iterator[None]:
         os.close(nothing)
 
 
-def _shared(judgement: Judgement) -> Judgement:
+def _shared(judgement: ScorerConfig) -> ScorerConfig:
     """With the weights where every machine gets them, also one that joins later."""
     if judgement.weights is None:
         return judgement
@@ -345,7 +343,7 @@ def _actors(wanted: int | None, spare: int = 0) -> dict[str, Any]:
         shares = [(node.get('CPU', 0) - spare) // node['GPU'] for node in nodes if node.get('GPU')]
         each, size = max(0, int(min(shares))), gpus
     else:
-        each = int(min(MOST_CPUS, *cpus))
+        each = int(min(MAX_CPUS, *cpus))
         size = int(sum(cpu // each for cpu in cpus)) if each else 1
     size = wanted or size
     return {

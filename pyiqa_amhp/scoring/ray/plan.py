@@ -22,7 +22,7 @@ from pyiqa_amhp.scoring.ray.storage import Files, hidden, scheme_of
 
 FOLDER, PLAN = '_plan', 'plan.json'
 PARTS_A_FILE = 64  # of the plan
-MOST_ROWS, LEAST_ROWS, SHARES = 1000, 32, 64
+MAX_ROWS, LEAST_ROWS, SHARES = 1000, 32, 64
 """Rows of a part: a 64th of the job, but no more and no fewer than these (our choice)."""
 
 SCHEMA = pa.schema([
@@ -44,7 +44,7 @@ class Source:
     Attributes:
         files: their file systems.
         inputs: names of images, folders, globs, tables (``.csv``, ``.parquet``).
-        text: said about every image. texts: ``GivenTexts``, by name.
+        text: said about every image. texts: ``TextLookup``, by name.
         columns: the names of columns, by those of ``COLUMNS``.
         part_rows: of a part; None: see ``SHARES``.
     """
@@ -175,7 +175,7 @@ class ParquetTable:
 
     def records(self) -> Iterator[dict[str, Any]]:
         """The rows of a list of paths."""
-        for batch in self._file.iter_batches(MOST_ROWS, columns=list(self._columns.values())):
+        for batch in self._file.iter_batches(MAX_ROWS, columns=list(self._columns.values())):
             for record in batch.to_pylist():
                 yield {
                     key: None if (value := record[column]) is None else str(value)
@@ -239,7 +239,7 @@ def _holds_bytes(kind: pa.DataType) -> bool:
 
 def rows_of_a_part(rows: int) -> int:
     """How many rows each part gets of so many."""
-    return min(MOST_ROWS, max(LEAST_ROWS, -(-rows // SHARES)))
+    return min(MAX_ROWS, max(LEAST_ROWS, -(-rows // SHARES)))
 
 
 @dataclass(frozen=True)
@@ -309,7 +309,7 @@ def write_plan(source: Source, folder: str, settings: dict[str, Any]) -> Plan:
 
 def _parts(rows: Iterator[dict[str, Any]], size: int | None) -> Iterator[list[dict[str, Any]]]:
     """Rows in parts, in their order; a slice of a table is a part of its own."""
-    first = [] if size else list(islice(rows, MOST_ROWS * SHARES))
+    first = [] if size else list(islice(rows, MAX_ROWS * SHARES))
     size = size or rows_of_a_part(len(first))
     part: list[dict[str, Any]] = []
     for row in chain(first, rows):

@@ -20,7 +20,7 @@ from pyiqa_amhp.errors import AMHPError, ImageReadError
 from pyiqa_amhp.utils.files import write_atomically
 
 PYARROW_SCHEMES = ('abfs', 'abfss', 'gs', 'hdfs', 's3', 'viewfs')
-MOST_BYTES = 2**30  # of a remote image, which is read as a whole (our choice)
+MAX_BYTES = 2**30  # of a remote image, which is read as a whole (our choice)
 ATTEMPTS = 3  # to read a remote file, since networks fail for moments (our choice)
 MAGIC = re.compile(r'[*?\[]')
 
@@ -152,9 +152,9 @@ class Files:
         for attempt in range(ATTEMPTS):
             try:
                 with filesystem.open_input_file(path) as file:
-                    if file.size() > MOST_BYTES:
+                    if file.size() > MAX_BYTES:
                         raise ImageReadError(
-                            f'{name}: {file.size():,} bytes, {MOST_BYTES:,} at most'
+                            f'{name}: {file.size():,} bytes, {MAX_BYTES:,} at most'
                         )
                     return Content(file.read(), name)
             except FileNotFoundError as error:
