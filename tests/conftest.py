@@ -1,4 +1,4 @@
-"""What every test stands on: no network, no store but its own, small encoders, small data."""
+"""Shared fixtures: no network, a store of weights per test, small encoders and small data."""
 
 import os
 
@@ -6,6 +6,8 @@ import os
 os.environ['HF_HUB_OFFLINE'] = '1'
 # Before torch is: threads gain nothing on encoders this small, and lose much on a busy machine.
 os.environ.setdefault('OMP_NUM_THREADS', '1')
+# Before a rich console is made, which reads it once: long paths of temporary folders do not wrap.
+os.environ['COLUMNS'] = '200'
 
 from pathlib import Path
 
@@ -54,8 +56,6 @@ def hub_cache(tmp_path, monkeypatch):
 @pytest.fixture
 def amhp(monkeypatch, capsys):
     """Run ``amhp`` with arguments; gives exit code, standard output, standard error."""
-    monkeypatch.setenv('COLUMNS', '200')
-
     from pyiqa_amhp.cli import main as cli
 
     def run(*arguments):
@@ -125,6 +125,43 @@ def watch_text_encoder():
     return watch
 
 
+PHOTOS = ('a.png', 'b.jpg', 'sub/c.png', 'sub/d.webp')
+
+
+def smooth_pixels(width, height, seed=0, brightness=1.0):
+    """Smooth random pixels, as photographs have: noise would look alike after resizing.
+
+    Returns:
+        ``(height, width, 3)``, 0 to 255 times ``brightness``
+    """
+    coarse = np.random.default_rng(seed).integers(0, 256, (5, 6, 3)).astype(np.uint8)
+    image = Image.fromarray(coarse).resize((width, height), Image.Resampling.BILINEAR)
+    return (np.asarray(image) * brightness).astype(np.uint8)
+
+
+def write_photos(folder, names=PHOTOS, sizes=()):
+    """Write a photograph for each name; the later ones are brighter. Returns ``folder``.
+
+    Args:
+        names: paths relative to ``folder``; the suffix decides the file format
+        sizes: ``(width, height)`` of each photograph; by default 40 x 30, each one pixel
+            larger than the one before
+    """
+    for i, name in enumerate(names):
+        width, height = sizes[i] if sizes else (40 + i, 30 + i)
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pixels = smooth_pixels(width, height, seed=i, brightness=(i + 1) / len(names))
+        Image.fromarray(pixels).save(file)
+    return folder
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder with the four photographs ``PHOTOS``, for one test; see ``write_photos``."""
+    return write_photos(tmp_path / 'photos')
+
+
 def write_rated_images(root):
     """A folder ``images`` with 24 images, and a CSV with votes, comments and a split.
 
@@ -163,6 +200,14 @@ def rated_images(tmp_path):
 def shared_rated_images(tmp_path_factory):
     """The same for all tests: to be read only."""
     return write_rated_images(tmp_path_factory.mktemp('rated'))
+
+
+@pytest.fixture
+def ava_copy(tmp_path):
+    """A tiny AVA as it is published, for one test."""
+    from layouts import write_ava
+
+    return write_ava(tmp_path / 'AVA')
 
 
 @pytest.fixture(scope='session')
