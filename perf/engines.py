@@ -45,7 +45,7 @@ def speed(rounds: int) -> list[Claim]:
     claims = []
     with torch.inference_mode():
         for what, texts in (('a comment each', comments(N, 0)), ('images only', [''] * N)):
-            calls = {name: lambda n=net, t=texts: n.judge(x, t) for name, net in nets.items()}
+            calls = {name: lambda n=net, t=texts: n.predict(x, t) for name, net in nets.items()}
             seconds = in_turns(calls, rounds)
             floor = seconds['torch fp32']
             for name in FORMS:
@@ -64,7 +64,7 @@ def scores(net: AMHP, views: torch.Tensor) -> np.ndarray:
     found = []
     for i, batch in enumerate(views.split(N)):
         x = net.preprocess.normalised(batch.permute(0, 3, 1, 2).float() / 255)
-        found.append(net.judge(x, comments(len(batch), i))[0][:, 0])
+        found.append(net.predict(x, comments(len(batch), i))[0][:, 0])
     return torch.cat(found).numpy()
 
 

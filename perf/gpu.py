@@ -65,7 +65,7 @@ def measure(rounds: int) -> list[Claim]:
         layout = torch.channels_last if 'channels-last' in name else torch.contiguous_format
         net = AMHP(pretrained=False, **options).eval().cuda().to(memory_format=layout)
         nets[name], images = net, x.to(memory_format=layout)
-        calls[name] = waited(lambda net=net, images=images: net.judge(images, texts))
+        calls[name] = waited(lambda net=net, images=images: net.predict(images, texts))
     with torch.inference_mode():
         seconds = in_turns(calls, 4 * rounds)
         claims = [
@@ -83,7 +83,7 @@ def measure(rounds: int) -> list[Claim]:
     steps = {'floor': waited(training_step(bare, lambda: bare(x).square().mean()))}
     for precision in ('fp32', 'bf16'):
         net = AMHP(pretrained=False, precision=precision).train().cuda()
-        step = training_step(net, lambda net=net: loss(net.judge(x, texts)[1], q))
+        step = training_step(net, lambda net=net: loss(net.predict(x, texts)[1], q))
         steps[precision] = waited(step)
         peak = peak_gigabytes(net, steps[precision])
         what = f'GPU, peak memory, training step {precision}, batch {N}'

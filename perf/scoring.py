@@ -22,8 +22,8 @@ def measure(rounds: int) -> list[Claim]:
         seconds = in_turns(
             {
                 'floor': lambda: bare(x),
-                'images': lambda: ours.judge(x, [''] * N),
-                'comments': lambda: ours.judge(x, texts),
+                'images': lambda: ours.predict(x, [''] * N),
+                'comments': lambda: ours.predict(x, texts),
                 'plain': lambda: plain(x, texts),
             },
             rounds,

@@ -52,7 +52,7 @@ def largest_difference() -> float:
     batch: dict = {}
     steps = (
         step_of(
-            ours.parameters(), lambda: loss(ours.judge(batch['x'], batch['texts'])[1], batch['q'])
+            ours.parameters(), lambda: loss(ours.predict(batch['x'], batch['texts'])[1], batch['q'])
         ),
         step_of(plain.parameters(), lambda: emd(plain(batch['x'], batch['texts'])[1], batch['q'])),
     )
@@ -75,7 +75,7 @@ def measure(rounds: int) -> list[Claim]:
     seconds = in_turns(
         {
             'floor': step_of(bare.parameters(), lambda: bare(x).square().mean()),
-            'ours': step_of(ours.parameters(), lambda: loss(ours.judge(x, texts)[1], q)),
+            'ours': step_of(ours.parameters(), lambda: loss(ours.predict(x, texts)[1], q)),
             'plain': step_of(plain.parameters(), lambda: emd(plain(x, texts)[1], q)),
         },
         rounds,

@@ -140,9 +140,10 @@ def test_a_model_that_predicts_its_prompts_is_measured_with_each_kind(
     assert [row.text_source for row in rows] == ['comments', 'predicted', 'none']
     metric = pyiqa.create_metric('amhp', pretrained_model_path=str(file), device='cpu')
     for row, source in zip(rows, ('given', 'predicted', 'none'), strict=True):
-        metric.net.text_source = source
         pairs = zip(rated.paths, rated.texts, strict=True)
-        scores = [float(metric(path, text=text or None)) for path, text in pairs]
+        scores = [
+            float(metric(path, text=text or None, prompt_source=source)) for path, text in pairs
+        ]
         expected = stats.spearmanr(scores, rated.mos).statistic
         assert row.values['srcc'].value == pytest.approx(expected, abs=1e-6)
     assert len({row.values['mse'].value for row in rows}) == 3

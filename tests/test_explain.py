@@ -81,7 +81,7 @@ def test_relevance_is_where_the_model_looks(make_amhp, grid):
     for _ in range(300):
         x, share = images(32)
         optimizer.zero_grad()
-        loss = net.judge(net.preprocess.normalised(x), [''] * 32)[0] - 3 - 5 * share
+        loss = net.predict(net.preprocess.normalised(x), [''] * 32)[0] - 3 - 5 * share
         loss.square().mean().backward()
         optimizer.step()
     x, _ = images(40)
@@ -223,9 +223,9 @@ def test_a_model_that_no_text_moves_says_so(make_amhp, image):
 
 
 def test_a_text_that_an_option_sets_aside_is_not_explained(make_amhp, image):
-    found = make_amhp(text_source='none').explain(image, TEXT)
+    found = make_amhp(prompt_source='none').explain(image, TEXT)
     assert found.words == () and found.text == ''
-    assert any("text_source='none'" in note for note in found.notes)
+    assert any("prompt_source='none'" in note for note in found.notes)
 
 
 @pytest.mark.parametrize('mode', [True, False])

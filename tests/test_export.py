@@ -54,7 +54,7 @@ def test_the_graphs_give_the_scores_of_the_model(exported, run):
         for i, text in enumerate(texts):
             if text:
                 features[i] = torch.from_numpy(read(tokens=net.backbone.tokenize([text]))[0])[0]
-        expected = net.judge(net.preprocess.normalised(image[rows]), texts)
+        expected = net.predict(net.preprocess.normalised(image[rows]), texts)
         got = judge(image=image[rows], text_features=features)
         for e, g in zip(expected, got, strict=True):
             torch.testing.assert_close(torch.from_numpy(g), e, atol=1e-4, rtol=0)
@@ -195,7 +195,7 @@ def test_the_command_writes_a_checkpoint_as_onnx(make_amhp, amhp, tmp_path, monk
     image = torch.rand(2, 3, 32, 32)
     score, _ = by_openvino(tmp_path / 'a.onnx')(image=image)
     with torch.inference_mode():
-        expected, _ = net.judge(net.preprocess.normalised(image), ['', ''])
+        expected, _ = net.predict(net.preprocess.normalised(image), ['', ''])
     torch.testing.assert_close(torch.from_numpy(score), expected, atol=1e-4, rtol=0)
 
 

@@ -30,7 +30,7 @@ def scores_of(make_amhp, views):
 
     def scores(variant='image', **options):
         with torch.inference_mode():
-            return make_amhp(variant=variant, **options).judge(views, TEXTS)[0][:, 0]
+            return make_amhp(variant=variant, **options).predict(views, TEXTS)[0][:, 0]
 
     return scores
 
@@ -64,7 +64,7 @@ def test_the_head_and_the_scores_stay_in_fp32(make_amhp, views, precision):
     read = []
     net.fc.register_forward_hook(lambda _, inputs, output: read.extend([inputs[0], output]))
     with torch.inference_mode():
-        mos, dist = net.judge(views[:2], TEXTS[:2])
+        mos, dist = net.predict(views[:2], TEXTS[:2])
     assert {t.dtype for t in (*read, mos, dist)} == {torch.float32}
     assert (dist.sum(dim=1) - 1).abs().max() < 1e-6
 
@@ -77,7 +77,7 @@ def test_fp32_is_the_default_of_torch_and_changes_nothing(scores_of, make_amhp):
 def test_bf16_trains_the_weights_that_fp32_has(make_amhp, views):
     def gradients(**options):
         net = make_amhp(**options).train()
-        net.judge(views, TEXTS)[0].square().mean().backward()
+        net.predict(views, TEXTS)[0].square().mean().backward()
         return {name: p.grad for name, p in net.named_parameters() if p.grad is not None}
 
     exact, reduced = gradients(), gradients(precision='bf16')
@@ -91,7 +91,7 @@ def test_a_precision_that_torch_has_not_on_a_device_is_refused(make_amhp, views,
     monkeypatch.setattr(runtime, '_has_autocast', lambda device, dtype: False)
     net = make_amhp(precision='fp16')
     with pytest.raises(AMHPError, match=r"precision='fp16': torch .* no such autocast on 'cpu'"):
-        net.judge(views, TEXTS)
+        net.predict(views, TEXTS)
 
 
 @pytest.mark.parametrize(
@@ -165,4 +165,4 @@ def test_without_a_compiler_compile_says_what_is_missing(make_amhp, views, monke
     torch._dynamo.reset()
     net = make_amhp(compile=True)
     with pytest.raises(AMHPError, match=r'compile=True: torch.compile failed .* a C\+\+ compiler'):
-        net.judge(views[:5], TEXTS[:5])
+        net.predict(views[:5], TEXTS[:5])

@@ -22,7 +22,7 @@ def images():
 
 def prediction_of(net, images):
     with torch.no_grad():
-        return net.predict(net.backbone.encode_image(net.preprocess(images)))
+        return net.predict_prompt(net.backbone.encode_image(net.preprocess(images)))
 
 
 def test_levels_are_told_by_the_cosine_with_their_sentences(make_amhp, images):
@@ -58,7 +58,7 @@ def test_an_expectation_weighs_all_levels(make_amhp, images):
 
 
 @pytest.mark.parametrize(
-    ('text_source', 'expected'),
+    ('prompt_source', 'expected'),
     [
         (None, ['given', 'predicted', 'given']),
         ('given', ['given', 'none', 'given']),
@@ -67,16 +67,18 @@ def test_an_expectation_weighs_all_levels(make_amhp, images):
     ],
 )
 @pytest.mark.parametrize('predictor', ['levels', 'feature'])
-def test_each_text_source_uses_what_it_says(make_amhp, images, predictor, text_source, expected):
-    net = make_amhp(predictor=predictor, text_source=text_source)
+def test_each_prompt_source_uses_what_it_says(
+    make_amhp, images, predictor, prompt_source, expected
+):
+    net = make_amhp(predictor=predictor, prompt_source=prompt_source)
     texts = ['lovely light', '', 'dull']
-    assert net.text_sources(texts) == expected
+    assert net.prompt_sources(texts) == expected
     with torch.no_grad():
         got = net(images, text=texts)
-        net.text_source = 'predicted'
-        predicted = net(images)
-        net.text_source = 'given'
-        forms = {'predicted': predicted, 'given': net(images, text=texts), 'none': net(images)}
+        forms = {
+            source: net(images, text=texts, prompt_source=source)
+            for source in ('given', 'predicted', 'none')
+        }
     for i, source in enumerate(expected):
         assert torch.allclose(got[i], forms[source][i], atol=1e-5)
     assert (forms['predicted'] - forms['none']).abs().min() > 1e-5
@@ -85,13 +87,13 @@ def test_each_text_source_uses_what_it_says(make_amhp, images, predictor, text_s
 def test_without_a_predictor_nothing_is_new(make_amhp, images):
     net = make_amhp()
     assert not [key for key in net.state_dict() if key.startswith('predictor')]
-    assert net.text_sources(['', 'x']) == ['none', 'given']
+    assert net.prompt_sources(['', 'x']) == ['none', 'given']
 
 
 @pytest.mark.parametrize(
     ('options', 'expected'),
     [
-        ({'text_source': 'predicted'}, 'no predictor'),
+        ({'prompt_source': 'predicted'}, 'no predictor'),
         ({'predictor': 'levels', 'variant': 'image'}, 'reads no text'),
         ({'predictor': 'levels', 'attributes': []}, 'at least one name'),
         ({'predictor': 'levels', 'attributes': ['a', 'a']}, 'each once'),
@@ -112,7 +114,7 @@ def test_untrained_levels_go_over_any_checkpoint_and_a_feature_predictor_does_no
     file = save_checkpoint(tmp_path / 'plain.pth', make_amhp().state_dict())
     options = {'pretrained_model_path': str(file), 'device': 'cpu'}
     net = pyiqa.create_metric('amhp', **options, predictor='levels').net
-    assert net.text_sources(['']) == ['predicted']
+    assert net.prompt_sources(['']) == ['predicted']
     with pytest.raises(AMHPError, match="trained with predictor='none'"):
         pyiqa.create_metric('amhp', **options, predictor='feature')
 

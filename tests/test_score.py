@@ -65,7 +65,7 @@ def trained(metric):
     optimizer = torch.optim.Adam(model.net.parameters(), lr=1e-3)
     for _ in range(400):
         optimizer.zero_grad()
-        (model.net.judge(x, [''] * len(x))[0] - targets).square().mean().backward()
+        (model.net.predict(x, [''] * len(x))[0] - targets).square().mean().backward()
         optimizer.step()
     return model
 
@@ -155,7 +155,7 @@ def test_a_fault_of_the_metric_ends_the_readers(photos, metric, monkeypatch):
     def broken(*_):
         raise RuntimeError('out of memory')
 
-    monkeypatch.setattr(model.net, 'judge', broken)
+    monkeypatch.setattr(model.net, 'predict', broken)
     with pytest.raises(RuntimeError, match='out of memory'):
         list(score_images(photos, None, model))
     assert not [t for t in threading.enumerate() if t.name.startswith('amhp-read')]

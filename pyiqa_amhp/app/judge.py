@@ -106,7 +106,7 @@ class Judge:
     def _without_text(self, image: Image.Image) -> float:
         with eval_fp32(self.net):
             x = self.net.preprocess(as_tensor(image).to(self.net.logit_scale))
-            return float(self.net.judge(x, [''])[0])
+            return float(self.net.predict(x, [''])[0])
 
     def score_many(
         self,

@@ -1,5 +1,6 @@
 """``amhp benchmark``: any metrics of pyiqa on any rated images, beside what others published."""
 
+import dataclasses
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -194,7 +195,8 @@ def _measure_with(
     """
     rated = run.rated
     if source:
-        metric.net.text_source, made_of = source, f'{made_of} {source}'
+        metric.net.config = dataclasses.replace(metric.net.config, prompt_source=source)
+        made_of = f'{made_of} {source}'
     try:
         with _quiet():
             judged = judge_images(

@@ -114,12 +114,12 @@ def judge_images(
     Raises:
         MetricFailed: the metric failed on the first images, all of them.
     """
-    reads_text = hasattr(metric.net, 'judge') and metric.net.config.uses_attributes
+    reads_text = hasattr(metric.net, 'attribute_prompt') and metric.net.config.uses_attributes
     texts = texts if reads_text else [''] * len(paths)
     keys = [_key(fingerprint, path, text) for path, text in zip(paths, texts, strict=True)]
     left = [i for i, key in enumerate(keys) if key not in journal.known]
     found: dict[int, Judged] = {}
-    size = batch_size if hasattr(metric.net, 'judge') else 1
+    size = batch_size if hasattr(metric.net, 'attribute_prompt') else 1
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # some metrics look at random crops
         for chunk in progress(_chunks(left, size), -(-len(left) // size), what):

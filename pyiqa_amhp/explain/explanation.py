@@ -137,7 +137,7 @@ def as_tensor(image: str | Path | Image.Image | torch.Tensor) -> torch.Tensor:
 
 
 def _explained(net, judged: Judged, text: str, image: torch.Tensor) -> Explanation:
-    source = net.text_sources([text])[0]
+    source = net.prompt_sources([text])[0]
     prediction = judged.prompt.prediction
     said = text if source == 'given' else ''
     if source == 'predicted' and prediction and prediction.texts:
@@ -278,7 +278,8 @@ def _notes(net, source: str, text: str, origin: str, cut: bool, words, relevance
             'words nor attributes move its score.'
         )
     elif text and source != 'given':
-        yield f'The given text was not read: the model has text_source={net.text_source!r}.'
+        source = net.config.prompt_source
+        yield f'The given text was not read: the model has prompt_source={source!r}.'
     if origin == 'zero-shot':
         yield (
             'The attributes are a zero-shot opinion: no labels taught the model to tell their '

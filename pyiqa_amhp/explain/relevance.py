@@ -54,7 +54,7 @@ def judge(net, x: torch.Tensor, texts: list[str]) -> Judged:
         Fx = net.backbone.encode_image(x)
         with torch.no_grad():
             prompt = net.attribute_prompt(texts, Fx.detach())
-            FTa = net.level_features() if net.config.uses_levels else net.level_vectors
+            FTa = net.level_features()
         mos, dist = net.head(Fx, prompt.Ft, FTa)
     found = None
     if attentions is not None:
@@ -160,7 +160,7 @@ def faithfulness(
         for largest in (True, False):
             deleted = _places(judged.relevance, share, largest).to(images)
             deleted = nn.functional.interpolate(deleted[:, None], images.shape[-2:])
-            score, _ = net.judge(images * (1 - deleted) + blank * deleted, texts)
+            score, _ = net.predict(images * (1 - deleted) + blank * deleted, texts)
             changes.append((score - judged.mos)[:, 0])
     return changes[0], changes[1]
 

@@ -6,6 +6,7 @@ choice* where both are silent. ``protocol`` bundles the points on which paper an
 
 import dataclasses
 import json
+import logging
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,8 @@ from pyiqa_amhp.datasets.attributes import TEMPLATE
 from pyiqa_amhp.datasets.ratings import LEVELS, REFERENCE_PARA_LEVEL_VALUES, SCALES
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.weights.checkpoint import Checkpoint, config_to_tensor
+
+logger = logging.getLogger('pyiqa_amhp')
 
 # The paper's formulas, with the four slips of the authors' code mended; and what they ran.
 PROTOCOLS = {
@@ -50,11 +53,13 @@ CHOICES = {
     'fc_init': ('zero', 'default'),
     'resize': ('squash', 'shortest'),
     'crop': ('center', 'corner'),
-    'text_source': PROMPT_SOURCES,
+    'prompt_source': PROMPT_SOURCES,
     'predictor': ('none', 'levels', 'feature'),
     'predicted_text': ('sentences', 'expectation'),
 }
-OPTIONAL = ('fc_init', 'crop', 'text_source')  # None stands for what others say
+OPTIONAL = ('fc_init', 'crop', 'prompt_source')  # None stands for what others say
+# Option names of earlier versions, which are still read.
+RENAMED = {'text_source': 'prompt_source'}
 LARGEST_SIDE = 10_000  # pixels of resize_size (our choice)
 
 
@@ -94,7 +99,8 @@ class AMHPConfig:
         predictor: where a first-level prompt comes from if nobody has commented (our addition,
             see ``predict.py``): ``none`` (paper), ``levels`` or ``feature``. ``levels`` works
             untrained too, as CLIP's zero-shot opinion.
-        text_source: what the first-level prompt is. None: the text that is given, else a
+        prompt_source: where the attribute prompt comes from (``text_source`` before version
+            0.2.0). None: the text that is given, else a
             predicted one if there is a predictor, else nothing. ``given``: never a predicted one;
             ``predicted``: always, whatever is given; ``none``: image only.
         attributes: names that ``predictor='levels'`` tells the levels of.
@@ -123,7 +129,7 @@ class AMHPConfig:
     image_mean: tuple[float, ...] | None = None
     image_std: tuple[float, ...] | None = None
     predictor: str = 'none'
-    text_source: str | None = None
+    prompt_source: str | None = None
     attributes: tuple[str, ...] = ATTRIBUTES
     attribute_template: str = TEMPLATE
     predicted_text: str = 'sentences'
@@ -140,6 +146,7 @@ class AMHPConfig:
                 another data set's scale where ``level_values`` do not say what to make of them.
         """
         fields = {field.name for field in dataclasses.fields(cls)}
+        options, stored = _with_new_names(options), stored and _with_new_names(stored)
         given = {name: value for name, value in options.items() if value is not None}
         if unknown := sorted(given.keys() - fields):
             raise AMHPError(
@@ -256,9 +263,9 @@ class AMHPConfig:
                 f'predictor={self.predictor!r}: variant={self.variant!r} reads no text; use all or '
                 'image+attributes'
             )
-        if self.text_source == 'predicted' and self.predictor == 'none':
+        if self.prompt_source == 'predicted' and self.predictor == 'none':
             raise AMHPError(
-                "text_source='predicted': this model has no predictor; give predictor='levels' "
+                "prompt_source='predicted': this model has no predictor; give predictor='levels' "
                 "(untrained: CLIP's zero-shot opinion), or weights that were trained with one"
             )
 
@@ -275,6 +282,18 @@ class AMHPConfig:
     def to_tensor(self) -> torch.Tensor:
         """As a tensor, for checkpoints."""
         return config_to_tensor(dataclasses.asdict(self))
+
+
+def _with_new_names(options: dict[str, Any]) -> dict[str, Any]:
+    """Options under their names of today; warn where an old name is in use."""
+    renamed = {}
+    for name, value in options.items():
+        new = RENAMED.get(name, name)
+        if new != name and value is not None:
+            logger.warning('AMHP option %s=%r: it is called %s now', name, value, new)
+        if new == name or options.get(new) is None:
+            renamed[new] = value
+    return renamed
 
 
 def complete_checkpoint(checkpoint: Checkpoint) -> Checkpoint:

@@ -137,7 +137,7 @@ class ScoreGraph(nn.Module):
     def __init__(self, net: AMHP):
         super().__init__()
         self.net = net
-        FTa = net.level_features() if net.config.uses_levels else net.level_vectors
+        FTa = net.level_features()
         self.register_buffer('FTa', FTa.detach())  # (k, n)
 
     def forward(self, image: torch.Tensor, text_features: torch.Tensor | None = None):
@@ -205,7 +205,7 @@ def _difference(net: AMHP, image_file: Path, texts_file: Path | None = None) -> 
         )
         inputs['text_features'] = features.numpy()
     scores = torch.from_numpy(session.run(['score'], inputs)[0])
-    expected, _ = net.judge(net.preprocess.normalised(image).to(net.logit_scale), [*CHECK_TEXTS])
+    expected, _ = net.predict(net.preprocess.normalised(image).to(net.logit_scale), [*CHECK_TEXTS])
     low, high = net.level_values[0].item(), net.level_values[-1].item()
     difference = (scores - expected.cpu()).abs().max().item() * 9 / (high - low)
     if not difference <= TOLERANCE:

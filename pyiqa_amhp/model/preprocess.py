@@ -7,6 +7,7 @@ from torchvision.transforms import functional as TF
 
 from pyiqa_amhp.datasets.images import read_image
 from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.model.config import AMHPConfig
 
 LONGEST = 32  # short sides that are looked at of a long one, with resize='shortest' (our choice)
 
@@ -63,6 +64,19 @@ class Preprocess(nn.Module):
         shape = (1, 3, 1, 1)
         self.register_buffer('mean', torch.tensor(mean).reshape(shape), persistent=False)
         self.register_buffer('std', torch.tensor(std).reshape(shape), persistent=False)
+
+    @classmethod
+    def from_config(cls, config: AMHPConfig, size: int) -> 'Preprocess':
+        """Build the preprocessing of a model with a square input of ``size`` pixels."""
+        return cls(
+            size=size,
+            mean=config.image_mean,
+            std=config.image_std,
+            resize=config.resize,
+            resize_size=config.resize_size or round(size * 256 / 224),
+            crop=config.crop,
+            flip=config.test_flip,
+        )
 
     def view(self, x: torch.Tensor) -> torch.Tensor:
         """What the model sees of each image: ``(N, 3, H, W)`` to ``(N, 3, size, size)``."""

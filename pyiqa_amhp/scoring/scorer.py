@@ -197,7 +197,7 @@ class _Judge:
 
     def __init__(self, metric, with_bins: bool, exact: bool, max_pixels: int | None, open_image):
         self.metric, self.net = metric, metric.net
-        self.in_batches = hasattr(self.net, 'judge')  # AMHP
+        self.in_batches = hasattr(self.net, 'attribute_prompt')  # AMHP
         self.quick = self.in_batches and not exact
         read = self.net.preprocess.quick_view if self.quick else read_image
         read = partial(read, max_pixels=max_pixels)
@@ -235,9 +235,9 @@ class _Judge:
             x = x.to(next(net.parameters()).device).permute(0, 3, 1, 2)
             x = net.preprocess.normalised(x.float() / 255)
         with torch.inference_mode():
-            mos, dist = net.judge(x, texts)
+            mos, dist = net.predict(x, texts)
         for row, source, score, levels in zip(
-            rows, net.text_sources(texts), mos[:, 0].tolist(), dist.tolist(), strict=True
+            rows, net.prompt_sources(texts), mos[:, 0].tolist(), dist.tolist(), strict=True
         ):
             row.score, row.text_source = score, source
             row.levels = dict(zip(net.config.levels, levels, strict=True))

@@ -206,8 +206,8 @@ def _results(config: AMHPConfig, evidence: Evidence) -> str:
 def _by_text(row: dict[str, Any], config: AMHPConfig) -> list[tuple[str, dict[str, float | None]]]:
     """What was measured with each kind of text: its name, and the metrics."""
     source = _part(row, 'data').get('text_source')
-    if config.text_source in ('none', 'predicted'):  # whatever the data have
-        source = config.text_source
+    if config.prompt_source in ('none', 'predicted'):  # whatever the data have
+        source = config.prompt_source
     usual = (_look_up(TEXTS, source) or UNKNOWN) if config.uses_attributes else 'not read'
     if config.predictor != 'none' and source in ('comments', 'labels'):
         usual += ', predicted where there are none'

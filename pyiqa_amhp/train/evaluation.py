@@ -1,7 +1,6 @@
 """What training and testing have in common: batches in, predictions and metrics out."""
 
 import json
-from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 
@@ -111,13 +110,18 @@ class EvalModel(GeneralIQAModel):
         options = {'return_mos': True, 'return_dist': True, **self.features, **options}
         return net(self.img_input, text=self.text, **options)
 
-    def test(self):
-        """Predict the batch that was fed."""
+    def test(self, prompt_source: str | None = None):
+        """Predict the batch that was fed.
+
+        Args:
+            prompt_source: where attribute prompts come from; None: as the network is configured.
+        """
         training = self.net.training
         net = self.eval_net()
         net.eval()
         with torch.no_grad():
-            self.output_score, self.output_dist = self.net_forward(net)
+            options = {} if prompt_source is None else {'prompt_source': prompt_source}
+            self.output_score, self.output_dist = self.net_forward(net, **options)
         self.net.train(training)
 
     def eval_net(self):
@@ -216,8 +220,7 @@ class EvalModel(GeneralIQAModel):
             if len(sources) > 1:
                 self._keep_image_features(net)
             for source, of_source in zip(sources, rows, strict=True):
-                with _prompts_from(net, source):
-                    self.test()
+                self.test(source)
                 of_source += self._rows()
         if isinstance(dataloader.dataset, Shard):
             rows = self._of_all_processes(rows)
@@ -289,19 +292,6 @@ class EvalModel(GeneralIQAModel):
             for metric, value in self.metric_results.items():
                 self._update_metric_result(dataset_name, metric, value, current_iter)
         return better
-
-
-@contextmanager
-def _prompts_from(net, source: str | None):
-    """First-level prompts from ``source`` only; None: from where the model has them from."""
-    if source is None:
-        yield
-        return
-    usual, net.text_source = net.text_source, source
-    try:
-        yield
-    finally:
-        net.text_source = usual
 
 
 def _short(values: list[float]) -> list[float]:

@@ -49,7 +49,7 @@ class PredictorTraining:
         """
         drawn = [crc32(f'{self.seed} {iteration} {path}'.encode()) / 2**32 for path in paths]
         dropped = torch.tensor([number < self.dropout for number in drawn], dtype=torch.bool)
-        asked = [source == 'predicted' for source in self.net.text_sources(texts)]
+        asked = [source == 'predicted' for source in self.net.prompt_sources(texts)]
         return dropped | torch.tensor(asked)
 
     def loss(self, prompt: Prompt, labels: dict[str, torch.Tensor] | None) -> torch.Tensor:

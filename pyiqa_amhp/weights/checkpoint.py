@@ -308,6 +308,16 @@ def digest_tensor(digest, name: str, value: Any) -> None:
         digest.update(repr(value).encode())
 
 
-def tensor_versions(tensors: Iterable[torch.Tensor]) -> list[tuple[int, int]]:
-    """What is no longer the same once any of these tensors was changed or replaced."""
-    return [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors]
+def tensor_versions(tensors: Iterable[torch.Tensor]) -> list:
+    """Marks that differ once any of these tensors was changed or replaced.
+
+    Where a tensor lies and its version tell most changes. Those through ``tensor.data``, or of
+    tensors made in ``torch.inference_mode``, have no version: 16 evenly spaced numbers of each
+    tensor tell those.
+    """
+    tensors = [tensor.detach() for tensor in tensors]
+    marks: list = [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors]
+    samples = [t.reshape(-1)[:: max(1, t.numel() // 16)].to(torch.float64) for t in tensors]
+    if samples:
+        marks.append(torch.cat(samples).cpu().numpy().tobytes())
+    return marks

@@ -1,0 +1,158 @@
+"""The text side of an AMHP: which attribute prompt an image gets, and the features of prompts."""
+
+import torch
+from torch import nn
+
+from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.model.clip import Backbone
+from pyiqa_amhp.model.config import PROMPT_SOURCES, AMHPConfig
+from pyiqa_amhp.model.prompt_predictor import LevelPredictor, Prediction, Prompt
+from pyiqa_amhp.weights.checkpoint import stored_config, tensor_versions
+
+
+class PromptFeatures(nn.Module):
+    """The part of AMHP that turns texts into features; ``AMHP`` adds Eq. 4 to 7 to it.
+
+    Attributes:
+        config: the configuration.
+        backbone: CLIP's encoders.
+        predictor: predicts the attribute prompt of an image without a text; None: nothing does.
+        level_sentences: the second-level prompts ``Ta``, ``k`` sentences.
+    """
+
+    config: AMHPConfig
+    backbone: Backbone
+    predictor: nn.Module | None
+    level_sentences: list[str]
+    level_vectors: nn.Parameter
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Sentences to the state of the text encoder's weights, and the features it gave.
+        self._sentence_cache: dict[tuple[str, ...], tuple[list, torch.Tensor]] = {}
+
+    def prompt_sources(self, texts: list[str], prompt_source: str | None = None) -> list[str]:
+        """Tell where the attribute prompt of each image comes from.
+
+        Args:
+            texts: one for each of N images, ``''`` where there is none.
+            prompt_source: ``given``, ``predicted`` or ``none``; None: as the configuration says.
+
+        Returns:
+            N times ``given``, ``predicted`` or ``none``.
+
+        Raises:
+            AMHPError: an unknown source, or ``predicted`` for a model without a predictor.
+        """
+        source = self.config.prompt_source if prompt_source is None else prompt_source
+        if source not in (None, *PROMPT_SOURCES):
+            raise AMHPError(
+                f'prompt_source={source!r}: expected one of {", ".join(PROMPT_SOURCES)}'
+            )
+        if not self.config.uses_attributes or source == 'none':
+            return ['none'] * len(texts)
+        if source == 'predicted':
+            if self.predictor is None:
+                raise AMHPError("prompt_source='predicted': this model has no predictor")
+            return ['predicted'] * len(texts)
+        otherwise = 'predicted' if self.predictor is not None and source is None else 'none'
+        return ['given' if text else otherwise for text in texts]
+
+    def attribute_prompt(
+        self,
+        texts: list[str],
+        Fx: torch.Tensor,
+        Ft: torch.Tensor | None = None,
+        predicted: torch.Tensor | None = None,
+        prompt_source: str | None = None,
+    ) -> Prompt:
+        """Compute the first-level prompts of images with the features ``Fx (N, n)``.
+
+        Args:
+            texts: one for each image, ``''`` where there is none.
+            Ft: features of the texts, where a frozen encoder has computed them before.
+            predicted: whose prompt is predicted, ``(N,)`` of bool; None: as ``prompt_sources``
+                says.
+            prompt_source: see ``prompt_sources``.
+        """
+        if not self.config.uses_attributes:
+            return Prompt(None)
+        sources = self.prompt_sources(texts, prompt_source)
+        if Ft is None or set(sources) == {'none'}:
+            # In training the loss compares a predicted prompt with the given text.
+            read = {'given', 'predicted'} if self.training else {'given'}
+            pairs = zip(texts, sources, strict=True)
+            Ft = self.text_features([t if source in read else '' for t, source in pairs], Fx)
+        if predicted is None:
+            predicted = torch.tensor([source == 'predicted' for source in sources])
+        if self.predictor is None or not (self.training or predicted.any()):
+            return Prompt(Ft, Ft)
+        prediction = self.predict_prompt(Fx)
+        chosen = torch.where(predicted[:, None].to(Ft.device), prediction.Ft.to(Ft.dtype), Ft)
+        return Prompt(chosen, Ft, prediction)
+
+    def predict_prompt(self, Fx: torch.Tensor) -> Prediction:
+        """Predict what people would say about images with the features ``Fx (N, n)``."""
+        if self.predictor is None:
+            raise AMHPError('this model has no predictor of attribute prompts')
+        if isinstance(self.predictor, LevelPredictor):
+            features = self.sentence_features(self.predictor.sentences)
+            return self.predictor(Fx, features, self.backbone.encode_text)
+        return self.predictor(Fx)
+
+    def text_features(self, texts: list[str], Fx: torch.Tensor) -> torch.Tensor:
+        """``Ft`` of Eq. 1, ``(N, n)``: zeros where a text is ``''`` (our choice)."""
+        rows = [i for i, text in enumerate(texts) if text]
+        Ft = torch.zeros_like(Fx)
+        if not rows:
+            return Ft
+        features = self.backbone.encode_text([texts[i] for i in rows])
+        return Ft.index_copy(0, torch.tensor(rows, device=Ft.device), features.to(Ft.dtype))
+
+    def level_features(self) -> torch.Tensor:
+        """``FTa`` of Eq. 3, ``(k, n)``; learned vectors in variants without quality levels."""
+        if not self.config.uses_levels:
+            return self.level_vectors
+        return self.sentence_features(self.level_sentences)
+
+    def sentence_features(self, sentences: list[str]) -> torch.Tensor:
+        """Features of sentences that never change, ``(M, n)``.
+
+        They are cached in evaluation, and in training too if the text encoder is frozen, until
+        the weights of the text encoder change.
+        """
+        parameters = self.backbone.text_parameters()
+        learns = any(p.requires_grad for p in parameters)
+        if learns and (self.training or torch.is_grad_enabled()):
+            return self.backbone.encode_text(sentences)
+        state = tensor_versions(parameters)
+        cached = self._sentence_cache.get(tuple(sentences))
+        if cached is None or cached[0] != state:
+            with torch.inference_mode(False), torch.no_grad():
+                cached = (state, self.backbone.encode_text(sentences))
+            self._sentence_cache[tuple(sentences)] = cached
+        return cached[1]
+
+    def train(self, mode: bool = True):
+        """Switch the mode, and clear the cached features unless the text encoder is frozen."""
+        if any(p.requires_grad for p in self.backbone.text_parameters()):
+            self._sentence_cache.clear()
+        return super().train(mode)
+
+    def get_extra_state(self) -> torch.Tensor:
+        """The configuration, so that every trainer's checkpoint carries it."""
+        return self.config.to_tensor()
+
+    def set_extra_state(self, state: torch.Tensor) -> None:
+        """Refuse the weights of encoders that compute something else.
+
+        Raises:
+            AMHPError: another backbone, activation or variant.
+        """
+        stored = stored_config(state)
+        for name in ('backbone', 'quick_gelu', 'variant'):
+            if stored.get(name) != getattr(self.config, name):
+                raise AMHPError(
+                    f'weights made with {name}={stored.get(name)!r} do not fit a model with '
+                    f'{name}={getattr(self.config, name)!r}'
+                )
