@@ -5,6 +5,6 @@ Importing this package registers everything with pyiqa, and imports neither pyiq
 
 from _pyiqa_amhp_autoload import install
 
-__version__ = '0.1.0'
+__version__ = '0.2.0'
 
 install()
