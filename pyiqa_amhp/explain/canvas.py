@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from pyiqa_amhp.utils.environment import import_extra
 from pyiqa_amhp.utils.files import write_atomically
-from pyiqa_amhp.utils.plotting import INK, demo_module
+from pyiqa_amhp.utils.plotting import INK
 
 DPI = 100
 FONT = 'DejaVu Sans'  # as in pyiqa_amhp/utils/plotting.py
@@ -12,8 +13,8 @@ FONT = 'DejaVu Sans'  # as in pyiqa_amhp/utils/plotting.py
 
 def text_width(text: str, size: float, weight: str = 'normal') -> float:
     """Pixels that a line of text takes."""
-    renderer = demo_module('matplotlib.backends.backend_agg').RendererAgg(1, 1, DPI)
-    fonts = demo_module('matplotlib.font_manager')
+    renderer = import_extra('matplotlib.backends.backend_agg', 'demo').RendererAgg(1, 1, DPI)
+    fonts = import_extra('matplotlib.font_manager', 'demo')
     font = fonts.FontProperties(family=FONT, size=size, weight=weight)
     return renderer.get_text_width_height_descent(text, font, ismath=False)[0]
 
@@ -88,7 +89,7 @@ class PixelCanvas:
 
     def box(self, left: float, top: float, width: float, height: float, color, **style) -> None:
         """A filled rectangle."""
-        rectangle = demo_module('matplotlib.patches').Rectangle
+        rectangle = import_extra('matplotlib.patches', 'demo').Rectangle
         patch = rectangle((left, top), width, height, facecolor=color, linewidth=0, **style)
         self.canvas.add_patch(patch)
 

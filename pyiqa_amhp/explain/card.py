@@ -20,7 +20,8 @@ from pyiqa_amhp.explain.words import (
     signed,
     source_line,
 )
-from pyiqa_amhp.utils.plotting import INK, LINE, MUTED, PREDICTED, SERIES, demo_module, drawing
+from pyiqa_amhp.utils.environment import import_extra
+from pyiqa_amhp.utils.plotting import INK, LINE, MUTED, PREDICTED, SERIES, drawing
 
 WIDTH, MARGIN, GAP = 1200, 44, 40  # pixels
 PICTURE, TALLEST, THINNEST = (WIDTH - 2 * MARGIN - GAP) // 2, 520, 12
@@ -102,7 +103,7 @@ def relevance_layer(found: Explanation, side: int = 256) -> np.ndarray:
     left, top, right, bottom = (round(side * share) for share in found.region)
     shades = shades.resize((right - left, bottom - top), Image.Resampling.BICUBIC)
     shades = np.clip(np.asarray(shades), 0, 1)
-    colors = demo_module('matplotlib').colormaps[HEAT]
+    colors = import_extra('matplotlib', 'demo').colormaps[HEAT]
     layer = np.zeros((side, side, 4))
     layer[top:bottom, left:right] = colors(0.12 + 0.83 * shades)
     layer[top:bottom, left:right, 3] = 0.25 + 0.5 * shades

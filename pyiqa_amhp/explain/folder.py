@@ -15,8 +15,9 @@ from pyiqa_amhp.datasets.images import read_image
 from pyiqa_amhp.errors import ImageReadError
 from pyiqa_amhp.explain import words
 from pyiqa_amhp.explain.explanation import Explanation, explain
+from pyiqa_amhp.utils.environment import import_extra
 from pyiqa_amhp.utils.files import write_atomically
-from pyiqa_amhp.utils.plotting import bytes_uri, demo_module, render_page
+from pyiqa_amhp.utils.plotting import bytes_uri, render_page
 
 CARDS, JSON_NAME, PAGE_NAME = 'cards', 'explanations.json', 'index.html'
 THUMBNAIL = 320  # pixels of the longer side
@@ -60,7 +61,7 @@ def check_output(out: Path) -> None:
         OSError: a file of that name, or a folder that may not be made.
     """
     for name in ('matplotlib', 'jinja2'):
-        demo_module(name)
+        import_extra(name, 'demo')
     (out / CARDS).mkdir(parents=True, exist_ok=True)
 
 

@@ -1,24 +1,24 @@
-"""How our pages and figures look, and what they are made with.
+"""Colours, fonts and templates shared by our figures and HTML pages.
 
-matplotlib and jinja2 come with the extra ``demo`` and are imported only when something is drawn.
+matplotlib and jinja2 come with the extra ``demo`` and are imported only when they are needed.
 """
 
 import base64
-import importlib
 import io
 import mimetypes
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.utils.environment import import_extra
+from pyiqa_amhp.utils.files import write_atomically
 
 INK, MUTED, LINE = '#1d2730', '#66727d', '#dfe4e8'
 RATED, PREDICTED = '#a9b4be', '#17697a'
-SERIES = (PREDICTED, '#c47f2c', '#7a5c8e', '#5b7f3a')  # of what stands side by side
+SERIES = (PREDICTED, '#c47f2c', '#7a5c8e', '#5b7f3a')  # of models in one figure
 STYLE = {
-    'font.family': 'DejaVu Sans',  # inside matplotlib, so the same everywhere
+    'font.family': 'DejaVu Sans',  # ships with matplotlib, so it is the same on every machine
     'text.color': INK,
     'axes.edgecolor': LINE,
     'axes.labelcolor': MUTED,
@@ -33,49 +33,48 @@ STYLE = {
     'xtick.major.size': 0,
     'ytick.major.size': 0,
     'legend.frameon': False,
-    'svg.hashsalt': 'amhp',  # the same ids each time
+    'svg.hashsalt': 'amhp',  # the same figure gets the same element ids
 }
 COLORS = {'rated': RATED, 'predicted': PREDICTED, 'ink': INK, 'muted': MUTED, 'line': LINE}
 PAGE_STYLE = Path(__file__).with_name('page_style.html')
 
 
-def demo_module(name: str) -> ModuleType:
-    """A library of the extra ``demo``.
+@contextmanager
+def drawing() -> Iterator[type]:
+    """Apply our matplotlib style inside the block.
+
+    Yields:
+        matplotlib's class ``Figure``. pyplot, which may need a screen, is not used.
 
     Raises:
-        AMHPError: it is not installed.
+        AMHPError: matplotlib is not installed.
     """
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise AMHPError(
-            f'pages and figures need {error.name}, which is not installed: '
-            "pip install 'pyiqa-amhp[demo]'"
-        ) from error
-
-
-@contextmanager
-def drawing():
-    """Our style for a while, and a way to make figures that leaves pyplot and its screen alone."""
-    matplotlib = demo_module('matplotlib')
-    figure = demo_module('matplotlib.figure').Figure
+    matplotlib = import_extra('matplotlib', 'demo')
+    figure_class = import_extra('matplotlib.figure', 'demo').Figure
     with matplotlib.rc_context(STYLE):
-        yield figure
+        yield figure_class
+
+
+def save_png(figure: Any, path: Path, dpi: int) -> Path:
+    """Write a figure as PNG on white, atomically."""
+    return write_atomically(
+        path, lambda file: figure.savefig(file, format='png', dpi=dpi, facecolor='white')
+    )
 
 
 def data_uri(image: Path) -> str:
-    """The file itself, as the address of a picture."""
-    kind = mimetypes.guess_type(image.name)[0] or 'application/octet-stream'
-    return bytes_uri(kind, image.read_bytes())
+    """Encode an image file as a ``data:`` URI."""
+    mime_type = mimetypes.guess_type(image.name)[0] or 'application/octet-stream'
+    return bytes_uri(mime_type, image.read_bytes())
 
 
-def bytes_uri(kind: str, data: bytes) -> str:
-    """Bytes of a MIME type as the address of a picture, which needs no other file."""
-    return f'data:{kind};base64,{base64.b64encode(data).decode()}'
+def bytes_uri(mime_type: str, content: bytes) -> str:
+    """Encode bytes as a ``data:`` URI, so that a page needs no other file."""
+    return f'data:{mime_type};base64,{base64.b64encode(content).decode()}'
 
 
-def svg_uri(figure) -> str:
-    """The figure as an image of its own: ids in one never meet ids of another."""
+def svg_uri(figure: Any) -> str:
+    """Encode a figure as the ``data:`` URI of an SVG, whose ids cannot clash with another's."""
     buffer = io.BytesIO()
     metadata = dict.fromkeys(('Creator', 'Date', 'Format', 'Type'))
     figure.savefig(buffer, format='svg', metadata=metadata)
@@ -83,12 +82,12 @@ def svg_uri(figure) -> str:
 
 
 def render_page(template: Path, **values: Any) -> str:
-    """An HTML page from a jinja2 template, which may include ``page_style.html``.
+    """Render an HTML page from a jinja2 template, which may include ``page_style.html``.
 
     Raises:
-        AMHPError: jinja2 is missing.
+        AMHPError: jinja2 is not installed.
     """
-    jinja2 = demo_module('jinja2')
+    jinja2 = import_extra('jinja2', 'demo')
     environment = jinja2.Environment(
         autoescape=True,
         undefined=jinja2.StrictUndefined,
