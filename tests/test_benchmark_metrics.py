@@ -109,7 +109,7 @@ def test_where_lower_is_better_the_correlations_are_turned_round(measure, rated)
     row = measure('piqe')
     expected = -stats.spearmanr(predicted, rated.mos).statistic
     assert row.values['srcc'].value == pytest.approx(expected, abs=1e-6)
-    assert 'negated' in row.notes[0] and row.mapping.endswith('turned round')
+    assert 'negated' in row.notes[0] and row.mapping.endswith('reversed')
 
 
 # Texts
