@@ -1,4 +1,4 @@
-"""bf16, fp16, int8 and torch.compile: what they change, and what they must not."""
+"""bf16, fp16, int8 and torch.compile: scores, gradients and checkpoints stay as in fp32."""
 
 import copy
 import shutil
@@ -17,7 +17,7 @@ TEXTS = [f'light number {i}' for i in range(N)]
 
 @pytest.fixture
 def views():
-    """Preprocessed images, as different from each other as noise and flat colours are."""
+    """Preprocessed images, half of them noise and half of one colour: ``(N, 3, 32, 32)``."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(N, 3, 32, 32, generator=generator)
     x[::2] = x[::2].mean(dim=(2, 3), keepdim=True) * 30
@@ -26,7 +26,7 @@ def views():
 
 @pytest.fixture
 def scores_of(make_amhp, views):
-    """Scores ``(N,)`` of a tiny model whose levels lie far apart, run as the options say."""
+    """Scores ``(N,)`` of a tiny model that is built with the given options."""
 
     def scores(variant='image', **options):
         with torch.inference_mode():
@@ -36,7 +36,7 @@ def scores_of(make_amhp, views):
 
 
 @pytest.mark.parametrize(
-    ('options', 'most'),
+    ('options', 'tolerance'),
     [
         ({'precision': 'bf16'}, 0.1),
         ({'precision': 'bf16', 'variant': 'image+attributes'}, 0.05),
@@ -46,26 +46,26 @@ def scores_of(make_amhp, views):
     ],
     ids=str,
 )
-def test_reduced_precision_keeps_the_order_and_nearly_the_scores(scores_of, options, most):
+def test_reduced_precision_keeps_the_order_and_nearly_the_scores(scores_of, options, tolerance):
     if options.get('engine') == 'openvino':
-        able = engines.openvino_core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
-        if 'BF16' not in able:
+        capabilities = engines.openvino_core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
+        if 'BF16' not in capabilities:
             pytest.skip('this processor has no bf16')
     exact = scores_of(options.get('variant', 'image'))
     reduced = scores_of(**options)
     assert exact.std() > 0.08
-    assert 0 < (exact - reduced).abs().max() < most
+    assert 0 < (exact - reduced).abs().max() < tolerance
     assert torch.corrcoef(torch.stack([exact, reduced]))[0, 1] > 0.995
 
 
 @pytest.mark.parametrize('precision', ['bf16', 'fp16'])
 def test_the_head_and_the_scores_stay_in_fp32(make_amhp, views, precision):
     net = make_amhp(precision=precision)
-    read = []
-    net.fc.register_forward_hook(lambda _, inputs, output: read.extend([inputs[0], output]))
+    tensors = []
+    net.fc.register_forward_hook(lambda _, inputs, output: tensors.extend([inputs[0], output]))
     with torch.inference_mode():
         mos, dist = net.predict(views[:2], TEXTS[:2])
-    assert {t.dtype for t in (*read, mos, dist)} == {torch.float32}
+    assert {t.dtype for t in (*tensors, mos, dist)} == {torch.float32}
     assert (dist.sum(dim=1) - 1).abs().max() < 1e-6
 
 
@@ -74,7 +74,7 @@ def test_fp32_is_the_default_of_torch_and_changes_nothing(scores_of, make_amhp):
     assert torch.equal(scores_of(), scores_of(precision='fp32', engine='torch'))
 
 
-def test_bf16_trains_the_weights_that_fp32_has(make_amhp, views):
+def test_bf16_gives_gradients_in_fp32_for_the_same_weights(make_amhp, views):
     def gradients(**options):
         net = make_amhp(**options).train()
         net.predict(views, TEXTS)[0].square().mean().backward()
@@ -87,7 +87,7 @@ def test_bf16_trains_the_weights_that_fp32_has(make_amhp, views):
     assert torch.cosine_similarity(exact[name].flatten(), reduced[name].flatten(), 0) > 0.98
 
 
-def test_a_precision_that_torch_has_not_on_a_device_is_refused(make_amhp, views, monkeypatch):
+def test_a_precision_that_the_device_does_not_support_is_an_error(make_amhp, views, monkeypatch):
     monkeypatch.setattr(runtime, '_has_autocast', lambda device, dtype: False)
     net = make_amhp(precision='fp16')
     with pytest.raises(AMHPError, match=r"precision='fp16': torch .* no such autocast on 'cpu'"):
@@ -108,12 +108,12 @@ def test_a_precision_that_torch_has_not_on_a_device_is_refused(make_amhp, views,
     ],
     ids=str,
 )
-def test_what_is_not_possible_is_said_before_weights_are_read(make_amhp, options, message):
+def test_invalid_combinations_are_refused_before_weights_are_read(make_amhp, options, message):
     with pytest.raises(AMHPError, match=message):
         make_amhp(pretrained_model_path='/no/such/file', **options)
 
 
-def test_checkpoints_know_nothing_of_how_the_model_ran(make_amhp, tmp_path):
+def test_checkpoints_store_neither_precision_nor_engine(make_amhp, tmp_path):
     plain = make_amhp()
     for i, options in enumerate(
         [
@@ -134,12 +134,19 @@ def test_checkpoints_know_nothing_of_how_the_model_ran(make_amhp, tmp_path):
 
 
 @pytest.fixture
-def compiler():
-    """Skips where torch.compile has nothing to compile with."""
+def compiler(monkeypatch):
+    """Skip without a C++ compiler; compile without vector instructions.
+
+    torch finds the instructions of a processor by compiling and loading a program for each kind,
+    which takes twice as long as the rest of the test.
+    """
     if not any(map(shutil.which, ('c++', 'g++', 'clang++', 'cl'))):
         pytest.skip('no C++ compiler here')
 
+    monkeypatch.setattr('torch._inductor.cpu_vec_isa.valid_vec_isa_list', list, raising=False)
 
+
+@pytest.mark.slow
 def test_compiled_encoders_give_the_same_features_and_gradients(make_amhp, views, compiler):
     plain, compiled = make_amhp(), make_amhp(compile=True)
     keys = list(plain.state_dict())
@@ -157,7 +164,7 @@ def test_compiled_encoders_give_the_same_features_and_gradients(make_amhp, views
     torch.testing.assert_close(*text, atol=1e-5, rtol=0)
 
 
-def test_without_a_compiler_compile_says_what_is_missing(make_amhp, views, monkeypatch):
+def test_compile_without_a_compiler_is_an_error_that_says_so(make_amhp, views, monkeypatch):
     import torch._inductor.config
 
     monkeypatch.setattr(torch._inductor.config.cpp, 'cxx', ('/no/such/compiler',))
