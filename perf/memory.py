@@ -13,8 +13,10 @@ from PIL import Image
 
 from pyiqa_amhp.datasets.images import find_images
 from pyiqa_amhp.demo.training import BACKBONE
-from pyiqa_amhp.scoring.scorer import level_words, score_images
-from pyiqa_amhp.scoring.writer import ScoreFile, summarise
+from pyiqa_amhp.scoring.files import score_images
+from pyiqa_amhp.scoring.result import summarise
+from pyiqa_amhp.scoring.scorer import Scorer
+from pyiqa_amhp.scoring.writer import ScoreFile
 
 IMAGES, DIFFERENT = 100_000, 200
 
@@ -46,11 +48,11 @@ def measure(rounds: int) -> list[Claim]:
         make_images(photos)
         images = find_images([photos])
         file = ScoreFile(Path(folder, 'scores.parquet'), {})
-        for _ in file.keep(score_images(images, [None] * len(images), metric, 32)):
+        for _ in file.append(score_images(images, [None] * len(images), metric, 32)):
             if file.count == 1_000:
                 early = peak_megabytes()
         assert summarise(file.rows(), 10).rows == IMAGES
-        file.finish(level_words(metric))
+        file.finish(Scorer(metric).levels)
         growth = peak_megabytes() - early
     print(f'{early:.0f} MB after 1,000 images')
     return [Claim('memory, 100,000 small images, growth from 1,000 on', growth, 100, unit='MB')]

@@ -14,7 +14,7 @@ from common import Claim, in_turns, main, speedup
 from PIL import Image
 
 from pyiqa_amhp.datasets.images import read_image
-from pyiqa_amhp.scoring.scorer import score_images
+from pyiqa_amhp.scoring.files import score_images
 
 PHOTOGRAPHS, N = 24, 8
 

@@ -56,17 +56,17 @@ def app_photos(tmp_path_factory):
 
 
 @pytest.fixture(scope='session')
-def app_judge(tiny_weights):
+def photo_scorer(tiny_weights):
     """What is behind the page, asked without it."""
-    from pyiqa_amhp.app.judge import Judge
     from pyiqa_amhp.app.limits import Limits
+    from pyiqa_amhp.app.photos import PhotoScorer
     from pyiqa_amhp.scoring.scorer import create_metric
 
-    return Judge(create_metric('amhp', tiny_weights, 'cpu'), Limits(**APP_LIMITS))
+    return PhotoScorer(create_metric('amhp', tiny_weights, 'cpu'), Limits(**APP_LIMITS))
 
 
 @pytest.fixture(scope='session')
-def app_server(app_judge, tmp_path_factory):
+def app_server(photo_scorer, tmp_path_factory):
     """The served page: ``url``, ``folder`` of its uploads, ``calls`` to other addresses."""
     pytest.importorskip('gradio')
     from pyiqa_amhp.app.server import FOLDER_VARIABLE, build_app
@@ -80,7 +80,7 @@ def app_server(app_judge, tmp_path_factory):
             called.append(values[1] if event == 'socket.connect' else values[:2])
 
     sys.addaudithook(watch)
-    app = build_app(app_judge.metric, app_judge.limits, folder)
+    app = build_app(photo_scorer.scorer.metric, photo_scorer.limits, folder)
     url, end = serve_in_thread(app)
     yield SimpleNamespace(url=url, folder=folder, called=called)
     end()

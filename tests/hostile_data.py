@@ -322,13 +322,13 @@ def _(world):
 
 
 @case(
-    'Interrupted runs', 'scores that are no numbers, in the journal', '`Journal(FILE)`',
+    'Interrupted runs', 'scores that are no numbers, in the cache', '`ScoreCache(FILE)`',
     'scored again',
 )  # fmt: skip
 def _(world):
-    from pyiqa_amhp.evaluation.scores import Journal
+    from pyiqa_amhp.evaluation.scores import ScoreCache
 
     rows = [{'key': 'a', 'score': '9', 'bins': []}, {'key': ['b'], 'score': 1.0, 'bins': []}]
-    journal = Journal(world.write('j.jsonl', ''.join(json.dumps(r) + '\n' for r in rows)))
-    assert not journal.known
+    cache = ScoreCache(world.write('j.jsonl', ''.join(json.dumps(r) + '\n' for r in rows)))
+    assert not cache.known
     return 'scored again'

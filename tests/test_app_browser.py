@@ -82,7 +82,7 @@ def fits(page):
 
 
 @pytest.mark.parametrize('size', [WIDE, NARROW], ids=['wide', 'narrow'])
-def test_a_photograph_is_judged_and_a_comment_changes_it(open_page, app_judge, app_photos, size):
+def test_a_photograph_is_judged_and_a_comment_changes_it(open_page, photo_scorer, app_photos, size):
     page = open_page(size)
     assert 'Trained weights: tiny.pth' in page.text_content('.amhp-weights')
     assert 'scale from 1 to 10' in page.text_content('.amhp-weights')
@@ -91,7 +91,7 @@ def test_a_photograph_is_judged_and_a_comment_changes_it(open_page, app_judge, a
     path = app_photos / 'photo2.png'
     choose(page, '#photo', path)
     page.wait_for_selector('.amhp-map')
-    plain = app_judge.explain(Upload(str(path), path.name)).found.score
+    plain = photo_scorer.explain(Upload(str(path), path.name)).explanation.score
     assert shown_score(page) == pytest.approx(plain, abs=1e-5)
     assert page.locator('.amhp-levels .amhp-track').count() == 5
     assert page.locator('.amhp-attributes tbody tr').count() == 6
@@ -100,8 +100,8 @@ def test_a_photograph_is_judged_and_a_comment_changes_it(open_page, app_judge, a
     page.fill('#comment textarea', 'soft light, strong diagonals')
     page.click('#judge')
     page.wait_for_selector('.amhp-words')
-    said = app_judge.explain(Upload(str(path), path.name), 'soft light, strong diagonals')
-    assert shown_score(page) == pytest.approx(said.found.score, abs=1e-5)
+    said = photo_scorer.explain(Upload(str(path), path.name), 'soft light, strong diagonals')
+    assert shown_score(page) == pytest.approx(said.explanation.score, abs=1e-5)
     assert f'from {said.without:.2f} without it' in page.text_content('.amhp-change')
     assert page.locator('.amhp-word').count() == 4
     assert fits(page)
@@ -112,13 +112,13 @@ def test_a_photograph_is_judged_and_a_comment_changes_it(open_page, app_judge, a
 
 
 @pytest.mark.parametrize('size', [WIDE, NARROW], ids=['wide', 'narrow'])
-def test_many_are_sorted_filtered_and_downloaded(open_page, app_judge, app_photos, size):
+def test_many_are_sorted_filtered_and_downloaded(open_page, photo_scorer, app_photos, size):
     page = open_page(size)
     files = [app_photos / f'photo{i}.png' for i in range(6)] + [app_photos / 'text.jpg']
     choose_many(page, *files)
     page.wait_for_selector('.amhp-gallery')
-    judged = app_judge.score_many([Upload(str(file), file.name) for file in files])
-    rows = [one.row for one in judged if not one.row.error]
+    judged = photo_scorer.score_many([Upload(str(file), file.name) for file in files])
+    rows = [one.result for one in judged if not one.result.error]
     best = sorted(rows, key=lambda row: -row.score)
     assert page.locator('.amhp-name').all_text_contents() == [row.path for row in best]
     assert page.text_content('.amhp-count') == '6 of 6 at 1.0 or better'
@@ -143,7 +143,7 @@ def test_many_are_sorted_filtered_and_downloaded(open_page, app_judge, app_photo
     table = list(csv.DictReader(download.value.path().read_text('utf-8').splitlines()))
     assert [row['path'] for row in table] == [file.name for file in files]
     assert [row['score'] for row in table] == [
-        '' if one.row.error else str(one.row.score) for one in judged
+        '' if one.result.error else str(one.result.score) for one in judged
     ]
 
 

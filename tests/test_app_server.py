@@ -63,30 +63,30 @@ def ask(server, name, data):
 # The same answers
 
 
-def test_programs_get_what_the_model_says(client, app_judge, app_photos):
+def test_programs_get_what_the_model_says(client, photo_scorer, app_photos):
     path = app_photos / 'photo1.png'
     photo = Upload(str(path), path.name)
     got = client.predict(handle_file(path), 'soft light', api_name='/score')
-    expected = app_judge.score(photo, 'soft light')
+    expected = photo_scorer.score(photo, 'soft light')
     assert got['score'] == pytest.approx(expected['score'], abs=1e-6)
-    assert (got['name'], got['scale'], got['text_source']) == ('photo1.png', [1, 10], 'given')
+    assert (got['name'], got['scale'], got['prompt_source']) == ('photo1.png', [1, 10], 'given')
     got = client.predict(handle_file(path), 'soft light', api_name='/explain')
-    expected = app_judge.explain(photo, 'soft light').to_dict()
+    expected = photo_scorer.explain(photo, 'soft light').to_dict()
     assert got.keys() == expected.keys() and got['words'] == expected['words']
     assert got['score_without_text'] == pytest.approx(expected['score_without_text'], abs=1e-6)
 
 
-def test_programs_score_many_with_texts(client, app_judge, app_photos, tmp_path):
+def test_programs_score_many_with_texts(client, photo_scorer, app_photos, tmp_path):
     texts = tmp_path / 'texts.csv'
     texts.write_text('img_name,text\nphoto2.png,soft light\n')
     names = ['photo0.png', 'text.jpg', 'photo2.png']
     files = [handle_file(app_photos / name) for name in names]
     rows = client.predict(files, handle_file(texts), api_name='/score_many')
     assert [row['name'] for row in rows] == names
-    assert [row['text_source'] for row in rows] == ['none', 'none', 'given']
+    assert [row['prompt_source'] for row in rows] == ['none', 'none', 'given']
     assert rows[1]['score'] is None and 'not an image' in rows[1]['error']
     photo = Upload(str(app_photos / 'photo2.png'), 'photo2.png')
-    expected = app_judge.score(photo, 'soft light')['score']
+    expected = photo_scorer.score(photo, 'soft light')['score']
     assert rows[2]['score'] == pytest.approx(expected, abs=1e-6)
 
 
@@ -158,13 +158,13 @@ def test_an_upload_of_unknown_length_is_refused(app_server):
     assert (answer.status_code, 'how long' in answer.text) == (411, True)
 
 
-def test_too_many_requests_are_told_to_wait(app_judge, app_photos, tmp_path, monkeypatch):
+def test_too_many_requests_are_told_to_wait(photo_scorer, app_photos, tmp_path, monkeypatch):
     from app_fixtures import serve_in_thread
 
     from pyiqa_amhp.app.limits import Limits
 
     monkeypatch.setenv('GRADIO_TEMP_DIR', str(tmp_path))
-    url, end = serve_in_thread(build_app(app_judge.metric, Limits(requests=1), tmp_path))
+    url, end = serve_in_thread(build_app(photo_scorer.scorer.metric, Limits(requests=1), tmp_path))
     try:
         client = Client(url, verbose=False)
         file = handle_file(app_photos / 'photo0.png')

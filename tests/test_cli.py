@@ -68,7 +68,7 @@ def test_score_with_text_differs_and_says_so(amhp, photos, checkpoint, tmp_path)
         amhp('score', photos, '--weights', checkpoint, '--out', file, *arguments)
         tables.append(pd.read_csv(file))
     plain, text = tables
-    assert set(plain['text_source']) == {'none'} and set(text['text_source']) == {'given'}
+    assert set(plain['prompt_source']) == {'none'} and set(text['prompt_source']) == {'given'}
     assert (plain['score'] != text['score']).all()
 
 
@@ -80,7 +80,7 @@ def test_texts_file_gives_each_image_its_own(amhp, photos, checkpoint, tmp_path)
     code, *_ = amhp('score', photos, '--weights', checkpoint, '--texts', csv, '--out', out)
     assert code == 0
     rows = [json.loads(line) for line in out.read_text().splitlines()]
-    said = {row['path'].removeprefix(f'{photos}/'): row['text_source'] for row in rows}
+    said = {row['path'].removeprefix(f'{photos}/'): row['prompt_source'] for row in rows}
     assert said == {'a.png': 'given', 'b.jpg': 'none', 'sub/c.png': 'given', 'sub/d.webp': 'none'}
 
 
@@ -97,7 +97,7 @@ def test_every_output_form_holds_the_same_table(amhp, photos, checkpoint, tmp_pa
     table = read(file)
     levels = ['p_bad', 'p_poor', 'p_fair', 'p_good', 'p_perfect']
     assert code == 0
-    assert list(table.columns) == ['path', 'score', 'text_source', *levels, 'error']
+    assert list(table.columns) == ['path', 'score', 'prompt_source', *levels, 'error']
     assert np.allclose(table[levels].sum(axis=1), 1, atol=1e-5)
     expected = table[levels].to_numpy() @ [1.5, 3.5, 5.5, 7.5, 9.5]
     assert np.allclose(table['score'], expected, atol=1e-4)
@@ -148,7 +148,7 @@ def test_another_metric_of_pyiqa_is_scored_too(amhp, photos, tmp_path):
     file = tmp_path / 'scores.csv'
     code, *_ = amhp('score', photos / 'a.png', '--metric', 'piqe', '--out', file)
     table = pd.read_csv(file, keep_default_na=False)
-    assert code == 0 and list(table.columns) == ['path', 'score', 'text_source', 'error']
+    assert code == 0 and list(table.columns) == ['path', 'score', 'prompt_source', 'error']
     assert np.isfinite(table['score'].astype(float)).all()
 
 
@@ -261,6 +261,6 @@ def test_a_fault_of_ours_names_the_way_to_its_traceback(amhp, photos, checkpoint
     def broken(*args, **kwargs):
         raise RuntimeError('the device melted')
 
-    monkeypatch.setattr('pyiqa_amhp.scoring.scorer.score_images', broken)
+    monkeypatch.setattr('pyiqa_amhp.scoring.files.score_images', broken)
     code, _, err = amhp('score', photos, '--weights', checkpoint)
     assert code == 1 and 'RuntimeError: the device melted' in err and 'PYIQA_AMHP_DEBUG' in err

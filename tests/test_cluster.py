@@ -18,11 +18,12 @@ import ray
 from PIL import Image
 
 from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.scoring.files import score_images
 from pyiqa_amhp.scoring.ray.actors import ScorerConfig
 from pyiqa_amhp.scoring.ray.job import score_dataset, score_folder
 from pyiqa_amhp.scoring.ray.plan import Source, write_plan
 from pyiqa_amhp.scoring.ray.storage import Files
-from pyiqa_amhp.scoring.scorer import create_metric, score_images
+from pyiqa_amhp.scoring.scorer import create_metric
 
 QUIET = {'logging_level': 'error', 'log_to_driver': False}
 
@@ -77,7 +78,7 @@ def expect_scores(found, weights, images, texts=None):
         else:
             assert row['score'] == pytest.approx(score.score, abs=1e-5)
             assert row['p_good'] == pytest.approx(score.levels['good'], abs=1e-5)
-            assert (row['text_source'], row['error']) == (score.text_source, '')
+            assert (row['prompt_source'], row['error']) == (score.prompt_source, '')
 
 
 # Folders

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from pyiqa_amhp.errors import AMHPError, ImageReadError
-from pyiqa_amhp.explain.relevance import faithfulness, shares_of_patches
+from pyiqa_amhp.explain.relevance import faithfulness, patch_relevance
 from pyiqa_amhp.model.runtime import Runner
 
 TEXT = 'soft light but poor focus'
@@ -62,7 +62,7 @@ def test_attention_counts_on_its_way_to_what_is_read(pool, shares):
     attention[:, :, 0, 1:] = torch.tensor([0.1, 0.2, 0.3, 0.4])
     attention[:, :, 1:, 4] = 1
     visual = SimpleNamespace(pool_type=pool, grid_size=(2, 2), patch_size=(3, 3))
-    found = shares_of_patches([attention], torch.ones(1, 3, 6, 6), visual)
+    found = patch_relevance([attention], torch.ones(1, 3, 6, 6), visual)
     assert found.flatten().tolist() == pytest.approx(shares, abs=1e-6)
 
 
@@ -176,14 +176,14 @@ def test_words_behind_the_last_token_have_no_effect_and_it_is_said(make_amhp, im
 
 def test_no_words_without_a_text(make_amhp, image):
     found = make_amhp().explain(image)
-    assert found.words == () and found.text == '' and found.text_source == 'none'
+    assert found.words == () and found.text == '' and found.prompt_source == 'none'
 
 
 def test_a_predicted_text_is_shown_as_one(make_amhp, image):
     net = make_amhp(predictor='levels')
     found = net.explain(image)
     levels = {attribute.name: attribute.level for attribute in found.attributes}
-    assert (found.text_source, found.text) == ('predicted', sentence(levels))
+    assert (found.prompt_source, found.text) == ('predicted', sentence(levels))
     assert found.score == pytest.approx(found.base, abs=1e-5)
     assert found.words == ()
 

@@ -75,7 +75,7 @@ def test_a_folder_has_json_cards_and_a_page(explained, photos):
         with Image.open(out / card) as image:
             image.load()
             assert image.width == WIDTH and np.asarray(image.convert('L')).std() > 10
-    assert entries[1]['text_source'] == 'given'
+    assert entries[1]['prompt_source'] == 'given'
     assert [word['word'] for word in entries[1]['words']] == SPOKEN.split()
     assert not list(out.rglob('.*'))  # nothing half written
 

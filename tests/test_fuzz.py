@@ -28,9 +28,9 @@ from pyiqa_amhp.datasets.keywords import AttributeKeywords
 from pyiqa_amhp.datasets.rated_images import read_table
 from pyiqa_amhp.datasets.texts import read_texts
 from pyiqa_amhp.errors import AMHPError, ImageReadError
-from pyiqa_amhp.evaluation.scores import Journal
+from pyiqa_amhp.evaluation.scores import ScoreCache
 from pyiqa_amhp.model.config import AMHPConfig
-from pyiqa_amhp.scoring.scorer import Score
+from pyiqa_amhp.scoring.result import ScoreResult
 from pyiqa_amhp.scoring.writer import ScoreFile
 from pyiqa_amhp.train.pipeline import read_options
 from pyiqa_amhp.weights.checkpoint import read_tensors, stored_config
@@ -613,7 +613,7 @@ def test_rows_of_an_interrupted_run(put, content):
     if file is not None:
         rows = list(file.rows())
         assert len(rows) == file.count and {row.path for row in rows} == file.done
-        assert all(isinstance(row, Score) for row in rows)
+        assert all(isinstance(row, ScoreResult) for row in rows)
         written = value_or_error(file.finish, ['bad'])
         assert written is None or len(pd.read_csv(written)) == len(rows)
 
@@ -634,6 +634,6 @@ JUDGED = json.dumps({
 )
 @example(content=b'{"key": "k", "score": "5", "bins": []}\n')
 def test_journals(put, content):
-    for judged in Journal(put('journal.jsonl', content)).known.values():
-        assert isinstance(judged.score, float | None)
-        assert all(isinstance(share, float) for share in judged.bins)
+    for cached in ScoreCache(put('journal.jsonl', content)).known.values():
+        assert isinstance(cached.score, float | None)
+        assert all(isinstance(share, float) for share in cached.bins)

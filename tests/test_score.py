@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.scoring.scorer import create_metric, score_images
+from pyiqa_amhp.scoring.files import score_images
+from pyiqa_amhp.scoring.scorer import create_metric
 
 
 def detailed(width, height, seed):
@@ -133,7 +134,7 @@ def test_paths_without_an_end_are_scored_as_they_come(photos, metric):
 
 def test_texts_may_come_one_by_one(photos, metric):
     texts = ['lovely light', None, ' ', 'dull']
-    given = [row.text_source for row in score_images(photos[:4], iter(texts), metric())]
+    given = [row.prompt_source for row in score_images(photos[:4], iter(texts), metric())]
     assert given == ['given', 'none', 'none', 'given']
 
 

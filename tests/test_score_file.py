@@ -14,17 +14,17 @@ from PIL import Image
 
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.scoring import writer as score_file
-from pyiqa_amhp.scoring.scorer import Score
-from pyiqa_amhp.scoring.writer import ScoreFile, summarise
+from pyiqa_amhp.scoring.result import ScoreResult, summarise
+from pyiqa_amhp.scoring.writer import ScoreFile
 from pyiqa_amhp.weights.checkpoint import save_checkpoint
 
 SUFFIXES = ('csv', 'json', 'jsonl', 'parquet')
 ROWS = [
-    Score('a.jpg', 5.25, 'given', {'bad': 0.25, 'good': 0.75}),
-    Score('b, "c".jpg', None, error='b, "c".jpg: no such file'),
-    Score('ü\nd.jpg', 0.1 + 0.2, 'none', {'bad': 1.0, 'good': 0.0}),
+    ScoreResult('a.jpg', 5.25, 'given', {'bad': 0.25, 'good': 0.75}),
+    ScoreResult('b, "c".jpg', None, error='b, "c".jpg: no such file'),
+    ScoreResult('ü\nd.jpg', 0.1 + 0.2, 'none', {'bad': 1.0, 'good': 0.0}),
 ]
-COLUMNS = ['path', 'score', 'text_source', 'p_bad', 'p_good', 'error']
+COLUMNS = ['path', 'score', 'prompt_source', 'p_bad', 'p_good', 'error']
 
 
 def read(path):
@@ -40,7 +40,7 @@ def read(path):
 
 def write(path, rows, resume=False, settings=None, levels=('bad', 'good')):
     file = ScoreFile(path, settings or {}, resume)
-    for _ in file.keep(rows):
+    for _ in file.append(rows):
         pass
     return file.finish(levels)
 
@@ -52,7 +52,7 @@ def test_every_form_holds_every_value_as_it_was(tmp_path, suffix):
     assert list(table['path']) == [row.path for row in ROWS]
     assert table['score'].tolist()[::2] == [5.25, 0.1 + 0.2] and np.isnan(table['score'][1])
     assert list(table['error']) == ['', ROWS[1].error, '']
-    assert float(table['p_good'][0]) == 0.75 and table['text_source'][0] == 'given'
+    assert float(table['p_good'][0]) == 0.75 and table['prompt_source'][0] == 'given'
     assert [file.name for file in tmp_path.iterdir()] == [f's.{suffix}']
 
 
@@ -64,19 +64,19 @@ def test_a_table_without_any_score_or_row_is_still_a_table(tmp_path, suffix):
 
 
 def test_a_score_that_is_no_number_is_null_in_json(tmp_path):
-    file = write(tmp_path / 's.json', [Score('a', math.nan), Score('b', math.inf)])
+    file = write(tmp_path / 's.json', [ScoreResult('a', math.nan), ScoreResult('b', math.inf)])
     assert [row['score'] for row in json.loads(file.read_text())] == [None, None]
 
 
 def test_parquet_is_written_in_groups(tmp_path, monkeypatch):
-    monkeypatch.setattr(score_file, 'ROWS_AT_ONCE', 2)
+    monkeypatch.setattr(score_file, 'CHUNK_ROWS', 2)
     file = write(tmp_path / 's.parquet', ROWS * 3)
     assert pq.ParquetFile(file).num_row_groups == 5 and len(pd.read_parquet(file)) == 9
 
 
 def test_rows_are_on_disk_before_the_next_one_is_asked_for(tmp_path):
     file = ScoreFile(tmp_path / 's.csv', {})
-    for count, _ in enumerate(file.keep(ROWS), 1):
+    for count, _ in enumerate(file.append(ROWS), 1):
         assert len(file.partial.read_text('utf-8').splitlines()) == count + 1
     assert not (tmp_path / 's.csv').exists()
 
@@ -85,15 +85,15 @@ def test_rows_are_on_disk_before_the_next_one_is_asked_for(tmp_path):
 def test_a_file_cut_anywhere_goes_on_with_its_whole_lines(tmp_path, cut):
     path = tmp_path / 's.jsonl'
     file = ScoreFile(path, {'metric': 'amhp'})
-    list(file.keep(ROWS))
+    list(file.append(ROWS))
     first = len(file.partial.read_bytes().splitlines(keepends=True)[0])
     file.partial.write_bytes(file.partial.read_bytes()[: first + cut])
 
     again = ScoreFile(path, {'metric': 'amhp'}, resume=True)
     left = [row for row in ROWS if row.path not in again.done]
     assert len(left) == len(ROWS) - again.count
-    list(again.keep(left))
-    assert list(again.rows()) == ROWS
+    list(again.append(left))
+    assert list(again.results()) == ROWS
 
 
 def test_a_finished_run_is_overwritten_and_an_interrupted_one_is_not(tmp_path):
@@ -101,14 +101,14 @@ def test_a_finished_run_is_overwritten_and_an_interrupted_one_is_not(tmp_path):
     write(path, ROWS)
     write(path, ROWS[:1])
     assert len(read(path)) == 1
-    list(ScoreFile(path, {}).keep(ROWS))
+    list(ScoreFile(path, {}).append(ROWS))
     with pytest.raises(AMHPError, match='--resume'):
         ScoreFile(path, {})
     assert len(read(path)) == 1
 
 
 def test_other_settings_are_named_and_refused(tmp_path):
-    list(ScoreFile(tmp_path / 's.csv', {'metric': 'amhp', 'exact': True}).keep(ROWS))
+    list(ScoreFile(tmp_path / 's.csv', {'metric': 'amhp', 'exact': True}).append(ROWS))
     with pytest.raises(AMHPError, match=r"exact was True and is None; metric was 'amhp'"):
         ScoreFile(tmp_path / 's.csv', {'metric': 'nima'}, resume=True)
 
@@ -116,7 +116,7 @@ def test_other_settings_are_named_and_refused(tmp_path):
 @pytest.mark.parametrize('content', [b'', b'path,score\na,1\n', b'[1]\n', b'\xff\xfe\n', b'{}\n'])
 def test_another_file_in_its_place_is_refused(tmp_path, content):
     (tmp_path / 's.csv.partial.jsonl').write_bytes(content)
-    with pytest.raises(AMHPError, match='not the rows of an interrupted run'):
+    with pytest.raises(AMHPError, match='not the results of an interrupted run'):
         ScoreFile(tmp_path / 's.csv', {}, resume=True)
 
 
@@ -124,17 +124,17 @@ def test_another_file_in_its_place_is_refused(tmp_path, content):
 
 
 def test_the_best_rows_come_first_and_failed_ones_last():
-    rows = [Score(str(score), score) for score in (3.0, 5.0, 1.0, 4.0)]
-    rows[1:1] = [Score('bad', error='why'), Score('nan', math.nan)]
+    rows = [ScoreResult(str(score), score) for score in (3.0, 5.0, 1.0, 4.0)]
+    rows[1:1] = [ScoreResult('bad', error='why'), ScoreResult('nan', math.nan)]
     every = summarise(rows, None)
     assert [row.path for row in every.best] == ['5.0', '4.0', '3.0', '1.0', 'nan', 'bad']
-    assert (every.rows, every.failed, every.errors) == (6, 1, ['why'])
+    assert (every.count, every.failed, every.errors) == (6, 1, ['why'])
     assert [row.path for row in summarise(rows, 2).best] == ['5.0', '4.0']
     assert [row.path for row in summarise(rows, 2, lower_better=True).best] == ['1.0', '3.0']
 
 
 def test_equal_scores_keep_their_order():
-    rows = [Score(name, 1.0) for name in 'edcba']
+    rows = [ScoreResult(name, 1.0) for name in 'edcba']
     for best in (None, 5, 3):
         assert ''.join(row.path for row in summarise(rows, best).best) == 'edcba'[:best]
 
@@ -160,7 +160,7 @@ def checkpoint(make_amhp, tmp_path):
 
 def interrupt_after(monkeypatch, count):
     """Ctrl-C once that many rows have come; gives a list of the paths that are scored."""
-    from pyiqa_amhp.scoring import scorer as score
+    from pyiqa_amhp.scoring import files as score
 
     whole, scored = score.score_images, []
 
@@ -205,12 +205,12 @@ def test_a_killed_run_goes_on(amhp, photos, checkpoint, tmp_path):
         'import os, signal\n'
         'from pyiqa_amhp.cli.main import main\n'
         'from pyiqa_amhp.scoring import writer\n'
-        'keep = writer.ScoreFile.keep\n'
+        'append = writer.ScoreFile.append\n'
         'def killed(self, rows):\n'
-        '    for row in keep(self, rows):\n'
+        '    for row in append(self, rows):\n'
         '        if self.count == 7: os.kill(os.getpid(), signal.SIGKILL)\n'
         '        yield row\n'
-        'writer.ScoreFile.keep = killed\n'
+        'writer.ScoreFile.append = killed\n'
         'main()\n'
     )
     command = [sys.executable, '-c', slow, *arguments, '--out', str(out)]

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from pyiqa_amhp.datasets.ratings import SCALES
-from pyiqa_amhp.explain.explanation import reads_text
+from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.scoring.scorer import Scorer
 
 
 @dataclass(frozen=True)
@@ -24,15 +25,21 @@ class About:
     reads_text: bool
 
 
-def describe(net, scale: tuple[float, float], name: str | None = None) -> About:
-    """Say plainly what judges here.
+def describe(scorer: Scorer, name: str | None = None) -> About:
+    """Describe the weights behind the page.
 
     Args:
-        net: an AMHP. scale: the ends of its scale.
-        name: of the weights, as it is to be read; None: the id on the hub or the name of the file
+        scorer: an AMHP.
+        name: the name of the weights to show; None: the id on the hub or the name of the file
             that they came from, without its folder, which is nobody's business.
+
+    Raises:
+        AMHPError: another metric than AMHP.
     """
-    config, reads = net.config, reads_text(net)
+    net, scale = scorer.amhp, scorer.scale
+    if net is None or scale is None:
+        raise AMHPError(f'the page needs an AMHP, got {type(scorer.net).__name__}')
+    config, reads = net.config, scorer.reads_text
     low, high = (f'{end:g}' for end in scale)
     on = f'Scores lie on a scale from {low} to {high}'
     if config.level_values == SCALES[config.dataset].level_values:

@@ -7,8 +7,8 @@ import gradio as gr
 from pyiqa_amhp.app import show
 from pyiqa_amhp.app.about import About
 from pyiqa_amhp.app.components import give_uploads
-from pyiqa_amhp.app.judge import Judge, many_to_dicts
 from pyiqa_amhp.app.limits import Rate
+from pyiqa_amhp.app.photos import PhotoScorer
 from pyiqa_amhp.app.uploads import Upload, Uploads
 from pyiqa_amhp.errors import AMHPError
 
@@ -23,12 +23,13 @@ class Page:
     """What the page and its API do.
 
     Args:
-        judge: the model. uploads: the files that sessions hold.
+        scorer: the model.
+        uploads: the files that sessions hold.
     """
 
-    def __init__(self, judge: Judge, uploads: Uploads):
-        self.judge, self.uploads = judge, uploads
-        self.rate = Rate(judge.limits.requests)
+    def __init__(self, scorer: PhotoScorer, uploads: Uploads):
+        self.scorer, self.uploads = scorer, uploads
+        self.rate = Rate(scorer.limits.requests)
 
     # For the page: problems are shown where the result would be.
 
@@ -39,7 +40,7 @@ class Page:
             return show.nothing_yet(FIRST_ONE), ''
         try:
             self.rate.count(client_of(request))
-            one = self.judge.explain(photo, comment)
+            one = self.scorer.explain(photo, comment)
         except AMHPError as error:
             return show.problem(str(error)), ''
         return show.score_panel(one), show.why_panel(one)
@@ -61,10 +62,10 @@ class Page:
             def shown(rows, total):
                 return progress.tqdm(rows, total=total, desc='Judging', unit='photographs')
 
-            judged = self.judge.score_many(photos, texts, shown, pictures=True)
+            scored = self.scorer.score_many(photos, texts, shown, pictures=True)
         except AMHPError as error:
             return show.problem(str(error))
-        return show.many_panel(self.judge, judged)
+        return show.many_panel(self.scorer, scored)
 
     def end(self, request: gr.Request) -> None:
         """Delete what a session held."""
@@ -74,21 +75,21 @@ class Page:
 
     def api_score(self, photo: Upload | None, text: str, request: gr.Request) -> dict:
         """The score of a photograph, with what is said about it, if anything."""
-        return self._answer(request, [photo], lambda: self.judge.score(photo, text))
+        return self._answer(request, [photo], lambda: self.scorer.score(photo, text))
 
     def api_explain(self, photo: Upload | None, text: str, request: gr.Request) -> dict:
         """Why a photograph has its score."""
-        return self._answer(request, [photo], lambda: self.judge.explain(photo, text).to_dict())
+        return self._answer(request, [photo], lambda: self.scorer.explain(photo, text).to_dict())
 
     def api_score_many(
         self, photos: list[Upload] | None, texts: Upload | None, request: gr.Request
     ) -> list:
         """Scores of photographs, with the texts of a CSV, if there is one."""
 
-        def judged():
-            return many_to_dicts(self.judge.score_many(photos, texts))
+        def scored():
+            return [photo.to_dict() for photo in self.scorer.score_many(photos, texts)]
 
-        return self._answer(request, [*(photos or ()), texts], judged)
+        return self._answer(request, [*(photos or ()), texts], scored)
 
     def _answer(self, request: gr.Request, uploads: list, ask: Callable):
         session = request.session_hash or 'none'
@@ -109,7 +110,7 @@ def client_of(request: gr.Request) -> str:
 
 def build_blocks(page: Page, about: About) -> gr.Blocks:
     """Lay the page out."""
-    limits = page.judge.limits
+    limits = page.scorer.limits
     with gr.Blocks(
         title='AMHP',
         fill_width=True,
@@ -148,7 +149,7 @@ def _one_photograph(page: Page, about: About):
                 placeholder='soft light, strong diagonals, but the horizon is tilted',
                 info=None if about.reads_text else 'This model reads no comments.',
                 lines=2,
-                max_length=page.judge.limits.text,
+                max_length=page.scorer.limits.text,
                 elem_id='comment',
             )
             button = gr.Button('Judge', variant='primary', elem_id='judge')
@@ -171,7 +172,7 @@ def _many_photographs(page: Page, about: About):
     with gr.Row(equal_height=False):
         photos = give_uploads(
             gr.File(
-                label=f'Photographs (up to {page.judge.limits.files})',
+                label=f'Photographs (up to {page.scorer.limits.files})',
                 file_count='multiple',
                 file_types=['image'],
                 height=190,

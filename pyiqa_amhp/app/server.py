@@ -66,12 +66,12 @@ def build_app(
     from pyiqa_amhp.app import layout, show
     from pyiqa_amhp.app.about import describe
     from pyiqa_amhp.app.guard import Guard
-    from pyiqa_amhp.app.judge import Judge
+    from pyiqa_amhp.app.photos import PhotoScorer
 
     limits = limits or Limits()
-    judge, uploads = Judge(metric, limits), Uploads(get_upload_folder())
-    about = describe(judge.net, judge.scale, weights_name)
-    blocks = layout.build_blocks(layout.Page(judge, uploads), about)
+    scorer, uploads = PhotoScorer(metric, limits), Uploads(get_upload_folder())
+    about = describe(scorer.scorer, weights_name)
+    blocks = layout.build_blocks(layout.Page(scorer, uploads), about)
     app = FastAPI(openapi_url=None)
     app.add_middleware(Guard, limits=limits, uploads=uploads)
     return gradio.mount_gradio_app(

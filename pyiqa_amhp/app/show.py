@@ -8,8 +8,8 @@ from pathlib import Path
 from PIL import Image
 
 from pyiqa_amhp.app.about import About
-from pyiqa_amhp.app.judge import Explained, Judge, Judged
 from pyiqa_amhp.app.limits import Limits
+from pyiqa_amhp.app.photos import ExplainedPhoto, PhotoScorer, ScoredPhoto
 from pyiqa_amhp.explain import words
 from pyiqa_amhp.explain.card import relevance_layer
 from pyiqa_amhp.utils.plotting import bytes_uri, render_page
@@ -43,39 +43,39 @@ def problem(sentence: str) -> str:
     return _render('problem', sentence=sentence)
 
 
-def score_panel(one: Explained) -> str:
+def score_panel(photo: ExplainedPhoto) -> str:
     """The score, the levels, and what the comment changes."""
-    low, high = one.found.scale
+    low, high = photo.explanation.scale
     return _render(
         'score',
-        one=one,
-        found=one.found,
+        one=photo,
+        found=photo.explanation,
         words=words,
-        place=100 * _share(one.found.score, low, high),
-        place_without=None if one.without is None else 100 * _share(one.without, low, high),
-        strongest=words.largest_effect(one.found),
+        place=100 * _share(photo.explanation.score, low, high),
+        place_without=None if photo.without is None else 100 * _share(photo.without, low, high),
+        strongest=words.largest_effect(photo.explanation),
     )
 
 
-def why_panel(one: Explained) -> str:
+def why_panel(photo: ExplainedPhoto) -> str:
     """Attributes with what other words would change, the map, and the notes."""
     return _render(
         'why',
-        one=one,
-        found=one.found,
+        one=photo,
+        found=photo.explanation,
         words=words,
-        most=words.largest_move(one.found),
-        relevance=relevance_picture(one),
+        most=words.largest_move(photo.explanation),
+        relevance=relevance_picture(photo),
     )
 
 
-def relevance_picture(one: Explained) -> str:
+def relevance_picture(photo: ExplainedPhoto) -> str:
     """The photograph in grey under its map, as an address; '' where there is no map."""
-    if one.found.relevance is None:
+    if photo.explanation.relevance is None:
         return ''
-    grey = one.image.convert('L')
+    grey = photo.image.convert('L')
     grey.thumbnail((MAP_SIDE, MAP_SIDE))
-    layer = (255 * relevance_layer(one.found)).round().astype('uint8')
+    layer = (255 * relevance_layer(photo.explanation)).round().astype('uint8')
     layer = Image.fromarray(layer, 'RGBA').resize(grey.size, Image.Resampling.BICUBIC)
     shown = Image.alpha_composite(grey.convert('RGBA'), layer).convert('RGB')
     buffer = io.BytesIO()
@@ -104,24 +104,24 @@ class Threshold:
         return f'{reached} of {len(scores)} at {at_least:.{self.digits}f} or better'
 
 
-def many_panel(judge: Judge, judged: list[Judged]) -> str:
+def many_panel(scorer: PhotoScorer, photos: list[ScoredPhoto]) -> str:
     """The gallery, best first, its threshold, the table to download, and what was not read."""
-    scored = [one for one in judged if one.row.score is not None]
-    best_first = sorted(scored, key=lambda one: _rank(one.row.score))
-    threshold = Threshold.of(*judge.scale)
-    scores = [one.row.score for one in best_first]
-    table = judge.to_csv(one.row for one in judged)
+    scored = [photo for photo in photos if photo.result.score is not None]
+    best_first = sorted(scored, key=lambda photo: _rank(photo.result.score))
+    threshold = Threshold.of(*scorer.scale)
+    scores = [photo.result.score for photo in best_first]
+    table = scorer.to_csv(photo.result for photo in photos)
     return _render(
         'many',
-        judged=best_first,
-        failed=[one.row for one in judged if one.row.error],
-        total=len(judged),
+        photos=best_first,
+        failed=[photo.result for photo in photos if photo.result.error],
+        total=len(photos),
         threshold=threshold,
         line=threshold.line(scores, threshold.low),
-        share=lambda score: 100 * _share(score, *judge.scale),
+        share=lambda score: 100 * _share(score, *scorer.scale),
         score_digits=threshold.digits + 1,
         csv=bytes_uri('text/csv;charset=utf-8', table.encode('utf-8', 'replace')),
-        with_text=sum(one.row.text_source == 'given' for one in scored),
+        with_text=sum(photo.result.prompt_source == 'given' for photo in scored),
     )
 
 

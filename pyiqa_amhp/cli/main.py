@@ -9,10 +9,11 @@ import typer
 from rich.table import Table
 
 from pyiqa_amhp.cli.app import app as serve_page
+from pyiqa_amhp.cli.benchmark import benchmark, reproduce
 from pyiqa_amhp.cli.explain import explain
-from pyiqa_amhp.cli.options import Device, ListsOfWords, pairs
+from pyiqa_amhp.cli.options import Device, ListsOfWords, Weights
 from pyiqa_amhp.cli.output import console, escape, list_problems, problems, progress
-from pyiqa_amhp.cli.score import export, score
+from pyiqa_amhp.cli.score import score
 from pyiqa_amhp.cli.weights import weights_app
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.utils.environment import limit_thread_spin
@@ -69,6 +70,8 @@ def demo(
 app.command()(score)
 app.command()(explain)
 app.command('app')(serve_page)
+app.command(cls=ListsOfWords)(benchmark)
+app.command()(reproduce)
 
 
 @app.command()
@@ -113,97 +116,16 @@ def prepare(
     console.print(f'in the option files: dataroot_target: {folder}', soft_wrap=True)
 
 
-@app.command(cls=ListsOfWords)
-def benchmark(
-    metrics: Annotated[
-        list[str],
-        typer.Option(help='No-reference metrics of pyiqa: amhp nima musiq-ava, or amhp,nima.'),
-    ],
-    data: Annotated[
-        str, typer.Option(help='A CSV of rated images, its folder, or ava, para, aadb.')
-    ],
-    images: Annotated[Path | None, typer.Option(help='Folder of the images.')] = None,
-    split: Annotated[str, typer.Option(help='train, val, test or all.')] = 'test',
-    text_source: Annotated[
-        str | None, typer.Option(help='What AMHP reads: comments, labels or none.')
-    ] = None,
-    weights: Annotated[
-        list[str] | None, typer.Option(help='FILE for amhp, or NAME=FILE for any metric.')
-    ] = None,
-    option: Annotated[
-        list[str] | None,
-        typer.Option(help='NAME=VALUE: of the data set (text_column=theme level_values=[1,4,7]).'),
-    ] = None,
-    published: Annotated[
-        list[str] | None, typer.Option(help='Published rows below: table1 .. table5, newer.')
-    ] = None,
-    meta: Annotated[Path, typer.Option(help='What amhp prepare wrote.')] = Path('datasets_meta'),
-    out: Annotated[Path, typer.Option(help='Folder for scores and tables.')] = Path(
-        'amhp_benchmark'
-    ),
-    batch_size: Annotated[int, typer.Option(min=1)] = 8,
-    device: Device = None,
-) -> None:
-    """Measure metrics of pyiqa on rated images; an interrupted run goes on where it stopped."""
-    import yaml
-
-    from pyiqa_amhp.evaluation import benchmark as run
-    from pyiqa_amhp.evaluation.rated_set import load_rated
-    from pyiqa_amhp.evaluation.tables import to_terminal
-
-    names = [name for given in metrics for name in given.split(',') if name]
-    named = [given if '=' in given else f'amhp={given}' for given in weights or ()]
-    options = {key: yaml.safe_load(value) for key, value in pairs('option', option).items()}
-    rated = load_rated(data, images, split, text_source, options, meta)
-    result = run.benchmark(
-        names,
-        rated,
-        out,
-        pairs('weights', named),
-        published or (),
-        device,
-        batch_size,
-        progress=progress,
-    )
-    console.print(to_terminal(result.rows, result.title, console.width))
-    for note in result.notes:
-        console.print(escape(note), soft_wrap=True)
-    for file in result.files:
-        console.print(f'written: {escape(str(file))}', soft_wrap=True)
-    if all(row.error for row in result.rows if row.kind == 'measured'):
-        problems.print('[bold red]no metric could be measured[/]')
-        raise typer.Exit(1)
-
-
-@app.command()
-def reproduce(
-    what: Annotated[str, typer.Argument(help='table1 .. table5, fig3 or fig4')],
-    root: Annotated[Path, typer.Option(help='Folder with AVA, PARA, AADB.')] = Path('datasets'),
-    meta: Annotated[Path, typer.Option(help='What amhp prepare wrote.')] = Path('datasets_meta'),
-    options: Annotated[Path, typer.Option(help='The option files.')] = Path('options'),
-    out: Annotated[Path, typer.Option(help='Folder for runs and results.')] = Path('reproduced'),
-    small: Annotated[
-        bool, typer.Option('--small', help="The demo's photographs and model: offline, in minutes.")
-    ] = False,
-    seed: Annotated[int, typer.Option(help='Same seed, same numbers.')] = 0,
-) -> None:
-    """Train and test what a table or figure of the paper needs, beside the published figures."""
-    from pyiqa_amhp.evaluation.reproduce import reproduce as run
-    from pyiqa_amhp.evaluation.tables import to_terminal
-
-    result = run(what, out, root, meta, options, small, seed)
-    if result.rows:
-        console.print(to_terminal(result.rows, result.title, console.width))
-    for file in result.files:
-        console.print(f'written: {escape(str(file))}', soft_wrap=True)
-
-
 @app.command(context_settings=PASS_ON)
 def train(
     ctx: typer.Context,
     opt: Annotated[Path, typer.Option('-opt', '--opt', help='Option file (YAML).')],
 ) -> None:
-    """pyiqa's training pipeline, writing to ./experiments; further arguments are pyiqa's."""
+    """Train as a pyiqa option file says, and write to ./experiments.
+
+    Our own loop on pyiqa's model class: it resumes exactly (--auto_resume) and runs in several
+    processes (torchrun). Further arguments are pyiqa's: --force_yml, --auto_resume, --debug.
+    """
     from pyiqa_amhp.train.pipeline import run_train
 
     run_train(opt, ctx.args, Path.cwd())
@@ -214,13 +136,13 @@ def test(
     ctx: typer.Context,
     opt: Annotated[Path, typer.Option('-opt', '--opt', help='Option file (YAML).')],
 ) -> None:
-    """pyiqa's testing pipeline, writing to ./results; further arguments are pyiqa's."""
+    """Test as a pyiqa option file says, and write to ./results.
+
+    pyiqa's own test on our model class. Further arguments are pyiqa's.
+    """
     from pyiqa_amhp.train.pipeline import run_test
 
     run_test(opt, ctx.args, Path.cwd())
-
-
-app.command()(export)
 
 
 @tanet_app.command('calibrate')
@@ -261,3 +183,26 @@ def info() -> None:
         for name, value in rows.items():
             table.add_row(name, escape(value))
         console.print(table)
+
+
+@app.command()
+def export(
+    onnx: Annotated[Path, typer.Option(help='FILE.onnx; texts go to FILE_text.onnx.')],
+    weights: Weights = None,
+    metric: Annotated[str, typer.Option(help='amhp or another metric of that arch.')] = 'amhp',
+) -> None:
+    """Write AMHP as ONNX graphs for onnxruntime, OpenVINO and others, checked beside torch."""
+    from pyiqa_amhp.model.export import TOLERANCE, check_file, export_onnx
+    from pyiqa_amhp.scoring.scorer import create_metric
+
+    check_file(onnx)
+    exported = export_onnx(create_metric(metric, weights, 'cpu').net, onnx)
+    for file in exported.files:
+        console.print(f'written: {escape(str(file))}', soft_wrap=True)
+    if exported.difference is None:
+        console.print("not checked: onnxruntime is missing (pip install 'pyiqa-amhp\\[onnx]')")
+    else:
+        console.print(
+            f'largest score difference to torch: {exported.difference:.1e} on a scale of 1 to 10 '
+            f'(at most {TOLERANCE:g})'
+        )

@@ -1,7 +1,9 @@
-"""The commands that judge photographs, and that write AMHP down for other programs."""
+"""The command ``amhp score``: in this process, or on a Ray cluster."""
 
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -19,6 +21,47 @@ from pyiqa_amhp.cli.output import console, escape, list_problems, problems, prog
 from pyiqa_amhp.errors import AMHPError
 
 
+@dataclass(frozen=True)
+class ScoreOptions:
+    """What both ways of scoring take.
+
+    Attributes:
+        paths: images, folders, globs; on Ray tables too.
+        text, texts: a text for all images, or a CSV of texts.
+        metric, weights, device: the metric.
+        model: options of AMHP: ``precision``, ``engine``, ``compile``.
+        reading: options of ``score_images``: ``batch_size``, ``workers``, ``exact``,
+            ``max_pixels``.
+        out: the output, None for none.
+        top: how many of the best to show; None: not given.
+    """
+
+    paths: list[str]
+    text: str | None
+    texts: Path | None
+    metric: str
+    weights: str | None
+    device: str | None
+    model: dict[str, Any]
+    reading: dict[str, Any]
+    out: str | None
+    top: int | None
+
+
+@dataclass(frozen=True)
+class RayOptions:
+    """Options that only Ray takes: see ``scoring.ray.job.score_folder``."""
+
+    address: str | None
+    actors: int | None
+    rows: int | None
+    columns: list[str] | None
+
+    def any_given(self) -> bool:
+        """Whether an option was given."""
+        return any((self.address, self.actors, self.rows, self.columns))
+
+
 def score(
     paths: Paths,
     text: SaidText = None,
@@ -30,12 +73,12 @@ def score(
         typer.Option(help='FILE.csv, .json, .jsonl or .parquet; with --engine ray a folder.'),
     ] = None,
     resume: Annotated[
-        bool, typer.Option('--resume', help='Go on with --out where a run was interrupted.')
+        bool, typer.Option('--resume', help='Resume an interrupted run with the same --out.')
     ] = False,
     top: Annotated[
         int | None, typer.Option(min=1, help='Show the best N only (with --out: 10).')
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1)] = 8,
+    batch_size: Annotated[int, typer.Option(min=1, help='Images a pass of AMHP.')] = 8,
     workers: Annotated[
         int | None, typer.Option(min=1, help='Threads that read images.', show_default='cores')
     ] = None,
@@ -71,152 +114,146 @@ def score(
     ] = None,
 ) -> None:
     """Score images; a file that cannot be read becomes a row with its error, and exit code 1."""
-    from pyiqa_amhp.scoring import writer as score_file
-
     if resume and out is None:
-        raise AMHPError('--resume goes on with a file: give its name with --out')
-    options = {'precision': precision, 'engine': engine, 'compile': compiled or None}
-    if engine is not None and engine.partition('+')[0] == 'ray':
-        options.update(engine=engine.partition('+')[2] or None, device=device)
-        _score_on_ray(
-            paths,
-            out,
-            metric,
-            weights,
-            options,
-            {
-                'batch_size': batch_size,
-                'exact': exact,
-                'max_pixels': max_pixels,
-                'workers': workers,
-            },
-            text=text,
-            texts=texts,
-            columns=pairs('column', column),
-            part_rows=ray_rows,
-            address=ray_address,
-            actors=ray_actors,
-            top=top or 10,
-        )
-        return
-    from pyiqa_amhp.scoring import scorer as scoring
-
-    if ray_address or ray_actors or ray_rows or column:
-        raise AMHPError('--ray-address, --ray-actors, --ray-rows, --column: only with --engine ray')
-    if table := next((path for path in paths if path.endswith(('.csv', '.parquet'))), None):
-        raise AMHPError(f'{table}: tables of images take --engine ray; texts go to --texts')
-    if out is not None:
-        score_file.check_output(out)
-    images, said = images_and_texts(paths, text, texts)
-    model = scoring.create_metric(metric, weights, device, **options)
-    file = None
-    if out is not None:
-        given = {**options, 'exact': exact, 'text': text, 'texts': texts, 'max_pixels': max_pixels}
-        settings = score_file.settings(paths, model, given)
-        file = score_file.ScoreFile(out, settings, resume)
-        left = [i for i, image in enumerate(images) if str(image) not in file.done]
-        images, said = [images[i] for i in left], [said[i] for i in left]
-    rows = scoring.score_images(
-        images, said, model, batch_size, exact=exact, workers=workers, max_pixels=max_pixels
+        raise AMHPError('--resume resumes a file: give its name with --out')
+    on_ray = engine is not None and engine.partition('+')[0] == 'ray'
+    if on_ray and engine:
+        engine = engine.partition('+')[2] or None
+    options = ScoreOptions(
+        paths,
+        text,
+        texts,
+        metric,
+        weights,
+        device,
+        {'precision': precision, 'engine': engine, 'compile': compiled or None},
+        {'batch_size': batch_size, 'workers': workers, 'exact': exact, 'max_pixels': max_pixels},
+        out,
+        top,
     )
-    rows = progress(rows, len(images), 'Scoring')
+    ray = RayOptions(ray_address, ray_actors, ray_rows, column)
+    if on_ray:
+        score_on_ray(options, ray)
+    elif ray.any_given():
+        raise AMHPError('--ray-address, --ray-actors, --ray-rows, --column: only with --engine ray')
+    else:
+        score_locally(options, resume)
+
+
+def score_locally(options: ScoreOptions, resume: bool) -> None:
+    """Score in this process, into a table where ``--out`` names one."""
+    from pyiqa_amhp.scoring import writer
+    from pyiqa_amhp.scoring.files import score_images
+    from pyiqa_amhp.scoring.result import summarise
+    from pyiqa_amhp.scoring.scorer import Scorer, create_metric
+    from pyiqa_amhp.utils.files import check_output
+
+    table = next((path for path in options.paths if path.endswith(('.csv', '.parquet'))), None)
+    if table:
+        raise AMHPError(f'{table}: tables of images take --engine ray; texts go to --texts')
+    if options.out is not None:
+        check_output(options.out, writer.WRITERS)
+    images, texts = images_and_texts(options.paths, options.text, options.texts)
+    scorer = Scorer(create_metric(options.metric, options.weights, options.device, **options.model))
+    file = None
+    if options.out is not None:
+        settings = {key: options.reading[key] for key in ('exact', 'max_pixels')}
+        settings |= {**options.model, 'text': options.text, 'texts': options.texts}
+        settings = writer.run_settings(options.paths, scorer, settings)
+        file = writer.ScoreFile(options.out, settings, resume)
+        missing = [i for i, image in enumerate(images) if str(image) not in file.done]
+        images, texts = [images[i] for i in missing], [texts[i] for i in missing]
+    results: Iterable = score_images(images, texts, scorer, **options.reading)
+    results = progress(results, len(images), 'Scoring')
     if file is not None:
-        rows = _kept(file, rows)
-    shown = top or (10 if out is not None else None)
-    summary = score_file.summarise(rows, shown, model.lower_better)
-    _print_scores(summary.best, f'{metric}, scale {scoring.score_scale(model)}')
+        results = _append_all(file, results)
+    shown = options.top or (10 if file is not None else None)
+    summary = summarise(results, shown, scorer.lower_better)
+    _print_scores(summary.best, f'{options.metric}, scale {scorer.scale_text}')
     if file is not None:
-        file.finish(scoring.level_words(model))
-        console.print(f'{summary.rows} rows written to {escape(str(out))}')
+        file.finish(scorer.levels)
+        console.print(f'{summary.count} rows written to {escape(str(options.out))}')
     _report_failures(summary)
 
 
-def _score_on_ray(
-    paths: list[str], out: str | None, metric: str, weights, options, scoring, **job
-) -> None:
-    """Score on a cluster into a folder, and say what came of it."""
+def score_on_ray(options: ScoreOptions, ray: RayOptions) -> None:
+    """Score on a cluster into a folder of Parquet files."""
     from pyiqa_amhp.scoring.ray.actors import ScorerConfig
     from pyiqa_amhp.scoring.ray.job import score_folder
     from pyiqa_amhp.scoring.ray.storage import hidden
 
-    if out is None:
+    if options.out is None:
         raise AMHPError('--engine ray writes a folder of Parquet files: give its name with --out')
-    options = {name: value for name, value in options.items() if value is not None}
-    scoring = {name: value for name, value in scoring.items() if value}
+    model = {**options.model, 'device': options.device}
+    config = ScorerConfig(
+        options.metric,
+        options.weights,
+        None,
+        {name: value for name, value in model.items() if value is not None},
+        {name: value for name, value in options.reading.items() if value},
+    )
     try:
         report = score_folder(
-            paths, out, ScorerConfig(metric, weights, None, options, scoring), **job
+            options.paths,
+            options.out,
+            config,
+            text=options.text,
+            texts=options.texts,
+            columns=pairs('column', ray.columns),
+            part_rows=ray.rows,
+            address=ray.address,
+            actors=ray.actors,
+            top=options.top or 10,
         )
     except KeyboardInterrupt:
-        kept = f'the parts so far are kept in {escape(hidden(out))}'
-        problems.print(f'{kept}; the same command goes on with them', soft_wrap=True)
+        kept = f'the parts so far are kept in {escape(hidden(options.out))}'
+        problems.print(f'{kept}; the same command resumes', soft_wrap=True)
         raise
     for warning in report.warnings:
         problems.print(escape(warning), soft_wrap=True)
-    _print_scores(report.summary.best, f'{metric}, scale {report.scale}')
+    _print_scores(report.summary.best, f'{options.metric}, scale {report.scale}')
     before = f', {report.before} of them from an earlier run' if report.before else ''
     console.print(
-        f'{report.summary.rows} rows in {report.parts} parts{before}: {escape(report.folder)}',
+        f'{report.summary.count} rows in {report.parts} parts{before}: {escape(report.folder)}',
         soft_wrap=True,
     )
     _report_failures(report.summary)
 
 
-def _report_failures(summary) -> None:
-    if not summary.failed:
-        return
-    title = f'[bold red]{summary.failed} of {summary.rows} images could not be scored[/]'
-    list_problems(title, summary.errors)
-    raise typer.Exit(1)
-
-
-def _kept(file, rows):
-    """All rows of a run, those of an interrupted one first; says what is kept if it ends early."""
+def _append_all(file, results: Iterable) -> Iterator:
+    """Write all results of a run to its file, and read them again with those of earlier runs."""
     try:
-        for _ in file.keep(rows):
+        for _ in file.append(results):
             pass
     except BaseException:
         if not file.count:
             file.discard()
             raise
         problems.print(
-            f'the rows so far are kept in {escape(str(file.partial))}; --resume goes on with them',
+            f'the results so far are kept in {escape(str(file.partial))}; --resume resumes the run',
             soft_wrap=True,
         )
         raise
-    return file.rows()
+    return file.results()
 
 
-def _print_scores(rows, title: str) -> None:
+def _print_scores(results: Iterable, title: str) -> None:
     table = Table(title=title, title_justify='left')
     table.add_column('score', justify='right')
     table.add_column('text')
     table.add_column('image', overflow='fold')
-    for row in rows:
-        if row.error:
-            table.add_row('-', '', f'[red]{escape(row.error)}[/]')
+    for result in results:
+        if result.error:
+            table.add_row('-', '', f'[red]{escape(result.error)}[/]')
         else:
-            table.add_row(f'{row.score:.4f}', row.text_source, escape(row.path))
+            table.add_row(f'{result.score:.4f}', result.prompt_source, escape(result.path))
     console.print(table)
 
 
-def export(
-    onnx: Annotated[Path, typer.Option(help='FILE.onnx; texts go to FILE_text.onnx.')],
-    weights: Weights = None,
-    metric: Annotated[str, typer.Option(help='amhp or another metric of that arch.')] = 'amhp',
-) -> None:
-    """Write AMHP as ONNX graphs for onnxruntime, OpenVINO and others, checked beside torch."""
-    from pyiqa_amhp.model.export import TOLERANCE, check_file, export_onnx
-    from pyiqa_amhp.scoring.scorer import create_metric
-
-    check_file(onnx)
-    exported = export_onnx(create_metric(metric, weights, 'cpu').net, onnx)
-    for file in exported.files:
-        console.print(f'written: {escape(str(file))}', soft_wrap=True)
-    if exported.difference is None:
-        console.print("not checked: onnxruntime is missing (pip install 'pyiqa-amhp\\[onnx]')")
-    else:
-        console.print(
-            f'largest score difference to torch: {exported.difference:.1e} on a scale of 1 to 10 '
-            f'(at most {TOLERANCE:g})'
-        )
+def _report_failures(summary) -> None:
+    """List the images without a score, and end with exit code 1 if there are any."""
+    if not summary.failed:
+        return
+    title = f'[bold red]{summary.failed} of {summary.count} images could not be scored[/]'
+    list_problems(title, summary.errors)
+    raise typer.Exit(1)

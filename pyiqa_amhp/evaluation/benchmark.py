@@ -1,6 +1,5 @@
 """``amhp benchmark``: any metrics of pyiqa on any rated images, beside what others published."""
 
-import dataclasses
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -19,16 +18,16 @@ from pyiqa_amhp.evaluation.page import write_page
 from pyiqa_amhp.evaluation.published import published_data, published_rows
 from pyiqa_amhp.evaluation.rated_set import RatedSet
 from pyiqa_amhp.evaluation.scores import (
-    Journal,
-    Judged,
+    CachedScore,
     MetricFailed,
-    journal_path,
-    judge_images,
-    typical_seconds,
+    ScoreCache,
+    ScoringRun,
+    cache_path,
+    median_seconds,
+    score_with_cache,
 )
 from pyiqa_amhp.evaluation.tables import Row, failed_row, measured_row, write_tables
-from pyiqa_amhp.model.config import AMHPConfig
-from pyiqa_amhp.scoring.scorer import create_metric, fingerprint, scale_ends
+from pyiqa_amhp.scoring.scorer import Scorer, create_metric
 from pyiqa_amhp.utils.files import write_atomically
 from pyiqa_amhp.weights.hub import is_hub_id
 
@@ -38,11 +37,13 @@ NAMED = 3  # unreadable images that a note names
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What came out.
+    """Results of ``benchmark``.
 
     Attributes:
-        title: the data. rows: measured, then published. files: what was written.
-        notes: what holds for the whole table.
+        title: names the data.
+        rows: measured rows, then published ones.
+        files: the files that were written.
+        notes: remarks on the whole table.
     """
 
     title: str
@@ -53,7 +54,7 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class Run:
-    """What all metrics of a call share: see ``benchmark``."""
+    """The arguments of ``benchmark`` that all its metrics share."""
 
     rated: RatedSet
     out: Path
@@ -75,27 +76,27 @@ def benchmark(
     resamples: int = RESAMPLES,
     progress: Progress = lambda items, total, what: items,
 ) -> Benchmark:
-    """Judge rated images by several metrics and compare.
+    """Score rated images with several metrics, and compare how well they agree with the ratings.
 
-    Scores are kept in ``out/scores`` as they come, so that an interrupted call goes on where it
-    was. A metric that fails is a row with the reason.
+    Scores are cached in ``out/scores`` as they come, so that an interrupted call resumes. A
+    metric that fails is a row with the reason.
 
     Args:
         metrics: names that ``pyiqa.create_metric`` knows, all no-reference; ``*`` and ``?`` stand
             for any letters, as in ``musiq*``.
-        rated: see ``load_rated``.
-        out: gets ``results.csv``, ``.md``, ``.tex``, ``.html`` and, with the score of each image
-            by each metric, ``predictions.csv``.
-        weights: a checkpoint for some of the metrics, by name.
-        published: tables of ``published.yml`` to put below.
+        rated: the images, see ``load_rated``.
+        out: a folder that gets ``results.csv``, ``.md``, ``.tex``, ``.html`` and, with the score
+            of each image by each metric, ``predictions.csv``.
+        weights: checkpoints of some of the metrics, by the metric's name.
+        published: tables of ``published.yml`` whose rows are added below.
         device: ``cpu``, ``cuda`` ...; None: a GPU if there is one.
         batch_size: images for each pass through AMHP.
-        resamples: of the bootstrap.
+        resamples: how many the bootstrap draws.
         progress: wraps what takes long, as ``tqdm`` does.
 
     Raises:
-        AMHPError: a name that is no metric, weights for a metric that is not asked for, or a
-            published table that there is not.
+        AMHPError: a name that is no metric, weights for a metric that is not asked for, or an
+            unknown published table.
     """
     out, weights = Path(out).expanduser(), dict(weights or {})
     names = _names(metrics, weights)
@@ -130,7 +131,7 @@ def benchmark(
 
 
 def _names(metrics: Sequence[str], weights: Mapping[str, str]) -> list[str]:
-    """The metrics that are meant, in their order, each once."""
+    """The names that the patterns stand for, in their order, each once."""
     import pyiqa
 
     known, names = pyiqa.list_models('NR'), []
@@ -150,124 +151,113 @@ def _names(metrics: Sequence[str], weights: Mapping[str, str]) -> list[str]:
 
 
 def _measure(name: str, weights: str | None, run: Run) -> list[tuple[Row, np.ndarray | None]]:
-    """Rows, each with the scores ``(N,)`` if there are any."""
-    named = weights if is_hub_id(weights) else weights and Path(weights).name
-    method = f'{name} ({named})' if weights else name
+    """Measure a metric: rows, each with the scores ``(N,)`` if there are any."""
+    method = name
+    if weights:
+        method = f'{name} ({weights if is_hub_id(weights) else Path(weights).name})'
     try:
         with _quiet():
-            metric = create_metric(name, weights, run.device)
-            made_of = fingerprint(metric)
+            scorer = Scorer(create_metric(name, weights, run.device))
     except Exception as error:  # other people's metrics fail in many ways
         return [(failed_row(method, reason_for(error, run.no_network)), None)]
     return [
-        _measure_with(metric, made_of, method + said, source, run)
-        for said, source in _prompt_sources(metric, run.rated)
+        _measure_with(scorer, method + suffix, source, run)
+        for suffix, source in _prompt_sources(scorer, run.rated)
     ]
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what pyiqa prints before downloads, and warnings that old calls of others bring."""
+    """Suppress what pyiqa prints before downloads, and warnings of other packages."""
     with redirect_stdout(StringIO()), warnings.catch_warnings():
         warnings.simplefilter('ignore')
         yield
 
 
-def _prompt_sources(metric, rated: RatedSet) -> list[tuple[str, str | None]]:
-    """Where first-level prompts come from, by what is added to the method's name.
+def _prompt_sources(scorer: Scorer, rated: RatedSet) -> list[tuple[str, str | None]]:
+    """The prompt sources to measure, each with a suffix for the method's name.
 
-    An AMHP that can predict them is measured with each kind, so that nobody takes what the given
+    An AMHP that can predict prompts is measured with each source, so that nobody takes what given
     texts are worth for what the model sees in a bare image.
     """
-    if getattr(metric.net, 'predictor', None) is None:
+    if not scorer.predicts_prompts:
         return [('', None)]
     given = [('', 'given')] * any(rated.texts)
     return [*given, (', predicted text', 'predicted'), (', no text', 'none')]
 
 
 def _measure_with(
-    metric, made_of: str, method: str, source: str | None, run: Run
+    scorer: Scorer, method: str, source: str | None, run: Run
 ) -> tuple[Row, np.ndarray | None]:
-    """The row of one kind of first-level prompt; ``source`` None: the metric's own way.
-
-    Args:
-        made_of: the metric's fingerprint.
-    """
+    """Measure a metric with one prompt source; None: as the metric is configured."""
     rated = run.rated
-    if source:
-        metric.net.config = dataclasses.replace(metric.net.config, prompt_source=source)
-        made_of = f'{made_of} {source}'
+    cache = ScoreCache(cache_path(run.out / 'scores', method))
+    scoring = ScoringRun(scorer, rated.paths, rated.texts, source, run.batch_size, method)
     try:
         with _quiet():
-            judged = judge_images(
-                metric,
-                rated.paths,
-                rated.texts,
-                Journal(journal_path(run.out / 'scores', method)),
-                made_of,
-                run.progress,
-                method,
-                run.batch_size,
-            )
+            scores = score_with_cache(scoring, cache, run.progress)
     except MetricFailed as error:
         return failed_row(method, str(error)), None
     except Exception as error:
         return failed_row(method, reason_for(error, run.no_network)), None
-    predicted = np.array([np.nan if j.score is None else j.score for j in judged], np.float64)
-    bins = _bins(judged)
-    no_dist = _no_distributions(metric, bins, rated)
-    scored = np.array([j.score is not None for j in judged])
+    predicted = np.array([np.nan if s.score is None else s.score for s in scores], np.float64)
+    bins = _bins(scores)
+    no_dist = _no_distributions(scorer, bins, rated)
+    scored = np.array([s.score is not None for s in scores])
     evaluation = evaluate(
         predicted[scored],
         rated.mos[scored],
-        None if no_dist else bins[scored],
-        None if no_dist else rated.dist[scored],
+        None if no_dist or bins is None else bins[scored],
+        None if no_dist or rated.dist is None else rated.dist[scored],
         threshold=rated.threshold,
-        lower_better=metric.lower_better,
-        mapping=range_map(_scale(metric, predicted, bins), rated.scale, metric.lower_better),
+        lower_better=scorer.lower_better,
+        mapping=range_map(_scale(scorer, predicted, bins), rated.scale, scorer.lower_better),
         no_dist=no_dist,
         resamples=run.resamples,
     )
-    deaf = ignores_text(metric)
+    ignores_text = scorer.takes_text and not scorer.reads_text
     texts = 'predicted' if source == 'predicted' else rated.text_source
-    text_source = texts if any(j.text for j in judged) and not deaf else 'none'
-    notes = _left_out(judged)
-    notes += ['lower is better: correlations are of the negated scores'] * metric.lower_better
-    notes += ['zero-shot: a text changes nothing'] * deaf
-    notes += ['uncalibrated'] * (not getattr(metric.net, 'calibrated', True))
-    return measured_row(method, evaluation, text_source, typical_seconds(judged), notes), predicted
+    text_source = texts if any(s.text for s in scores) and not ignores_text else 'none'
+    notes = _left_out(scores)
+    notes += ['lower is better: correlations are of the negated scores'] * scorer.lower_better
+    notes += ['zero-shot: a text changes nothing'] * ignores_text
+    notes += ['uncalibrated'] * (not getattr(scorer.net, 'calibrated', True))
+    return measured_row(method, evaluation, text_source, median_seconds(scores), notes), predicted
 
 
-def _bins(judged: Sequence[Judged]) -> np.ndarray | None:
+def _bins(scores: Sequence[CachedScore]) -> np.ndarray | None:
     """Distributions ``(N, m)``, NaN where there is no score; None unless all others have one."""
-    lengths = {len(j.bins) for j in judged if j.score is not None}
+    lengths = {len(s.bins) for s in scores if s.score is not None}
     if len(lengths) != 1 or lengths == {0}:
         return None
     [m] = lengths
-    return np.array([j.bins if j.score is not None else (np.nan,) * m for j in judged])
+    return np.array([s.bins if s.score is not None else (np.nan,) * m for s in scores])
 
 
-def _scale(metric, predicted: np.ndarray, bins: np.ndarray | None) -> tuple[float, float] | None:
+def _scale(
+    scorer: Scorer, predicted: np.ndarray, bins: np.ndarray | None
+) -> tuple[float, float] | None:
     """The ends of a metric's scale.
 
     Where the score is the mean of a distribution over 1, 2, .. m they are 1 and m, whatever
     pyiqa's table says (0..10 for NIMA, whose bins are AVA's votes 1..10).
     """
-    if bins is not None and _levels_of(metric) is None:
+    if bins is not None and scorer.level_values is None:
         there = np.isfinite(predicted)
         mean = bins[there] @ np.arange(1, bins.shape[1] + 1)
         if np.allclose(mean, predicted[there], rtol=0, atol=1e-3):
             return 1.0, float(bins.shape[1])
-    return scale_ends(metric)
+    return scorer.scale
 
 
-def _no_distributions(metric, bins: np.ndarray | None, rated: RatedSet) -> str:
+def _no_distributions(scorer: Scorer, bins: np.ndarray | None, rated: RatedSet) -> str:
     """Why distributions are not compared; '' if they are."""
     if rated.dist is None:
         return 'the ratings are means only'
     if bins is None:
         return 'the metric gives no distribution'
-    values, m, k = _levels_of(metric), bins.shape[1], len(rated.level_values)
+    values: Sequence[float] | np.ndarray | None = scorer.level_values
+    m, k = bins.shape[1], len(rated.level_values)
     if values is None and m % k == 0:  # 1..m, merged in groups
         values = np.arange(1, m + 1).reshape(k, -1).mean(axis=1)
     if values is None or len(values) != k or not np.allclose(values, rated.level_values):
@@ -275,27 +265,15 @@ def _no_distributions(metric, bins: np.ndarray | None, rated: RatedSet) -> str:
     return ''
 
 
-def _levels_of(metric) -> tuple[float, ...] | None:
-    """The level values of an AMHP; None for other metrics."""
-    config = getattr(metric.net, 'config', None)
-    return config.level_values if isinstance(config, AMHPConfig) else None
-
-
-def ignores_text(metric) -> bool:
-    """Whether a text changes no score of an AMHP that reads one: before it is trained."""
-    fc = getattr(metric.net, 'fc', None)
-    return _levels_of(metric) is not None and fc is not None and not fc.weight.any()
-
-
-def _left_out(judged: Sequence[Judged]) -> list[str]:
+def _left_out(scores: Sequence[CachedScore]) -> list[str]:
     notes = []
     for what, reasons in (
-        ('could not be read', [j.unreadable for j in judged if j.unreadable]),
-        ('made the metric fail', [j.failed for j in judged if j.failed]),
+        ('could not be read', [s.unreadable for s in scores if s.unreadable]),
+        ('made the metric fail', [s.failed for s in scores if s.failed]),
     ):
         if reasons:
             some = '; '.join(reasons[:NAMED]) + ('; ...' if len(reasons) > NAMED else '')
-            notes.append(f'{len(reasons)} of {len(judged)} images {what}: {some}')
+            notes.append(f'{len(reasons)} of {len(scores)} images {what}: {some}')
     return notes
 
 

@@ -190,7 +190,7 @@ def _draw_words(sheet: PixelCanvas, top: int, lines: list[list[str]], found: Exp
     """The text; words of a given one on the colour of their effect."""
     if not lines:
         return
-    given = found.text_source == 'given'
+    given = found.prompt_source == 'given'
     title = 'What its words do' if found.words else 'What was said' if given else 'What it predicts'
     sheet.write(MARGIN, top, title, 14, weight='bold')
     if found.words:

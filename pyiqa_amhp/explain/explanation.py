@@ -1,14 +1,14 @@
-"""Why AMHP gives an image its score: what is said, what if it were said otherwise, and where.
+"""Explanations of one score: attributes, counterfactual texts, words, and a map of patches.
 
-Our own addition. Everything is asked of the model itself: a counterfactual is a score that it
-gives to other words about the same image.
+Our own addition. Everything is computed by the model itself: a counterfactual is the score of the
+same image with another text.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -17,23 +17,26 @@ from torchvision.transforms.functional import to_tensor
 
 from pyiqa_amhp.datasets.images import read_image
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.explain.relevance import Judged, eval_fp32, judge
+from pyiqa_amhp.explain.relevance import Attribution, attribute_scores, eval_fp32
+from pyiqa_amhp.model.amhp import AMHP
+from pyiqa_amhp.model.clip import Backbone
 from pyiqa_amhp.model.preprocess import check_images, odd_images
 from pyiqa_amhp.model.prompt_predictor import LevelPredictor
 from pyiqa_amhp.model.prompts import image_texts
-from pyiqa_amhp.scoring.scorer import scale_ends
+from pyiqa_amhp.scoring.scorer import Scorer
 
 
 @dataclass(frozen=True)
 class Attribute:
-    """One attribute of the image, and how it moves the score.
+    """One attribute of an image, and how it moves the score.
 
     Attributes:
-        name: as in ``AMHPConfig.attributes``.
-        level: the likeliest. levels: the probability of each, by its word, worst first.
-        up, down: how much the score changes when the sentence about this attribute says the next
-            better, or the next worse level; None at the end of the levels, and where no text
-            can move the score.
+        name: one of ``AMHPConfig.attributes``.
+        level: the likeliest level.
+        levels: the probability of each level, by its word, worst first.
+        up, down: how much the score changes when the sentence about this attribute names the next
+            better, or the next worse level; None at the end of the levels, and for a model that
+            no text can move.
     """
 
     name: str
@@ -48,9 +51,9 @@ class Word:
     """A word of the given text.
 
     Attributes:
-        word: as it stands there.
-        effect: the score minus that of the text without it; None where it stands behind the last
-            token that the text encoder reads.
+        word: the word as it was given.
+        effect: the score minus the score of the text without the word; None for a word behind
+            the last token that the text encoder reads.
     """
 
     word: str
@@ -59,28 +62,29 @@ class Word:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why an image has its score.
+    """Explanation of the score of one image.
 
     Attributes:
         score: on the scale from ``scale[0]`` to ``scale[1]``.
+        scale: the ends of the scale.
         levels: the probability of each quality level, by its word, worst first.
-        text: what the first-level prompt says; '' where there is none, or no sentence for it.
-        text_source: ``given``, ``predicted`` or ``none``.
-        attributes: of the image. attributes_from: ``trained`` or ``zero-shot`` (the encoders'
-            opinion, which no labels taught).
-        base: the score with the sentences of the likeliest levels, from which ``up`` and ``down``
-            of the attributes are counted; None where no text can move the score.
-        words: of a given text, in order; empty without one, or where it cannot move the score.
-        relevance: rows of a square map over the patches, sum 1; None where there is none.
+        text: the attribute prompt; ``''`` where there is none, or it is a feature without words.
+        prompt_source: ``given``, ``predicted`` or ``none``.
+        attributes: the attributes of the image.
+        attributes_from: ``trained``, or ``zero-shot`` for a model that learned from no labels.
+        base: the score with the sentences of the likeliest levels, to which ``up`` and ``down``
+            of the attributes are relative; None where no text can move the score.
+        words: the words of a given text, in order; empty where no text can move the score.
+        relevance: rows of a square map over the patches, sum 1; None where there is no map.
         region: what the map covers, (left, top, right, bottom) as shares of the image's sides.
-        notes: what this model cannot say, and what to know about what it says.
+        notes: limits of this model and of this explanation.
     """
 
     score: float
     scale: tuple[float, float]
     levels: dict[str, float]
     text: str
-    text_source: str
+    prompt_source: str
     attributes: tuple[Attribute, ...]
     attributes_from: str
     base: float | None
@@ -90,20 +94,20 @@ class Explanation:
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it: dicts, lists, strings, numbers, None."""
-        return _plain(dataclasses.asdict(self))
+        """The explanation as JSON: dicts, lists, strings, numbers, None."""
+        return _to_json(dataclasses.asdict(self))
 
 
 def explain(
-    net, image: str | Path | Image.Image | torch.Tensor, text: str | None = None
+    net: AMHP, image: str | Path | Image.Image | torch.Tensor, text: str | None = None
 ) -> Explanation:
-    """Why ``net`` gives ``image`` its score.
+    """Explain the score of one image.
 
     Args:
-        net: an AMHP. Mode, gradients and engine stay as they are; here torch computes in the
-            precision of the weights, whatever they are.
+        net: an AMHP; its mode, gradients and engine do not change. The explanation is computed
+            by torch, in the precision of the weights.
         image: a file, a Pillow image, or a tensor ``(1, 3, H, W)`` with values in [0, 1].
-        text: what is said about it, if anything.
+        text: what people say about the image, if anything.
 
     Raises:
         ImageReadError, AMHPError, TypeError: an image or a text that is not of this form.
@@ -115,7 +119,8 @@ def explain(
     runner = net.backbone.runner
     with eval_fp32(net):
         image = image.to(net.logit_scale)
-        explanation = _explained(net, judge(net, net.preprocess(image), texts), texts[0], image)
+        attribution = attribute_scores(net, net.preprocess(image), texts)
+        explanation = _explain(net, attribution, texts[0], image)
     if (runner.engine, runner.precision) == ('torch', 'fp32'):
         return explanation
     note = (
@@ -126,7 +131,7 @@ def explain(
 
 
 def as_tensor(image: str | Path | Image.Image | torch.Tensor) -> torch.Tensor:
-    """Any form of one image as a tensor ``(1, 3, H, W)``."""
+    """Convert an image to a tensor ``(1, 3, H, W)`` in [0, 1]."""
     if isinstance(image, torch.Tensor):
         return image
     if isinstance(image, Image.Image):
@@ -136,53 +141,52 @@ def as_tensor(image: str | Path | Image.Image | torch.Tensor) -> torch.Tensor:
     return to_tensor(image)[None]
 
 
-def _explained(net, judged: Judged, text: str, image: torch.Tensor) -> Explanation:
+def _explain(net: AMHP, attribution: Attribution, text: str, image: torch.Tensor) -> Explanation:
+    scorer = Scorer(net)
     source = net.prompt_sources([text])[0]
-    prediction = judged.prompt.prediction
-    said = text if source == 'given' else ''
+    prediction = attribution.prompt.prediction
+    prompt = text if source == 'given' else ''
     if source == 'predicted' and prediction and prediction.texts:
-        said = prediction.texts[0]
-    attributes, origin = tell_attributes(net, judged.Fx)
-    base, words, cut = None, (), False
-    if reads_text(net):
+        prompt = prediction.texts[0]
+    attributes, origin = predict_attributes(net, attribution.Fx)
+    base: float | None = None
+    words: tuple[Word, ...] = ()
+    cut = False
+    if scorer.reads_text:
         before = net.backbone.truncated_texts
-        base, attributes = counterfactuals(net, judged.Fx, attributes)
+        base, attributes = counterfactuals(net, attribution.Fx, attributes)
         cut = net.backbone.truncated_texts > before
         if source == 'given':
-            words = leave_one_out(net, judged, text)
-    relevance = judged.relevance
-    if relevance is not None:
+            words = leave_one_out(net, attribution, text)
+    relevance: tuple[tuple[float, ...], ...] | None = None
+    if attribution.relevance is not None:
         mirrored = net.config.test_flip and bool(odd_images(image))
-        grid = relevance[0].flip(-1) if mirrored else relevance[0]
+        grid = attribution.relevance[0]
+        grid = grid.flip(-1) if mirrored else grid
         relevance = tuple(map(tuple, grid.tolist()))
-    return Explanation(
-        score=float(judged.mos),
-        scale=tuple(map(float, scale_ends(SimpleNamespace(net=net)))),
-        levels=dict(zip(net.config.levels, judged.dist[0].tolist(), strict=True)),
-        text=said,
-        text_source=source,
+    explanation = Explanation(
+        score=float(attribution.mos),
+        scale=scorer.scale or (-math.inf, math.inf),
+        levels=dict(zip(net.config.levels, attribution.dist[0].tolist(), strict=True)),
+        text=prompt,
+        prompt_source=source,
         attributes=attributes,
         attributes_from=origin,
         base=base,
         words=words,
         relevance=relevance,
-        region=net.preprocess.seen_region(*image.shape[-2:]),
-        notes=tuple(_notes(net, source, text, origin, cut, words, relevance)),
+        region=net.preprocess.seen_region(image.shape[-2], image.shape[-1]),
+        notes=(),
     )
+    notes = _notes(scorer, explanation, text, attributes_cut=cut)
+    return dataclasses.replace(explanation, notes=tuple(notes))
 
 
-def reads_text(net) -> bool:
-    """Whether any text can move a score of this model."""
-    if not net.config.uses_attributes:
-        return False
-    return bool(net.fc.weight[:, net.backbone.width :].any())
-
-
-def tell_attributes(net, Fx: torch.Tensor) -> tuple[tuple[Attribute, ...], str]:
-    """The levels of the attributes of one image with the feature ``Fx (1, n)``.
+def predict_attributes(net: AMHP, Fx: torch.Tensor) -> tuple[tuple[Attribute, ...], str]:
+    """Predict the levels of the attributes of one image with the feature ``Fx (1, n)``.
 
     Returns:
-        The attributes without their moves, and ``trained`` or ``zero-shot``.
+        The attributes without their counterfactuals, and ``trained`` or ``zero-shot``.
     """
     predictor = _level_predictor(net)
     features = net.sentence_features(predictor.sentences)
@@ -201,20 +205,21 @@ def tell_attributes(net, Fx: torch.Tensor) -> tuple[tuple[Attribute, ...], str]:
     return attributes, 'trained' if own and predictor.logit_scale != start else 'zero-shot'
 
 
-def _level_predictor(net) -> LevelPredictor:
-    """The model's own, or an untrained one: the encoders' zero-shot opinion."""
+def _level_predictor(net: AMHP) -> LevelPredictor:
+    """The predictor of the model, or an untrained one, which predicts zero-shot."""
     if isinstance(net.predictor, LevelPredictor):
         return net.predictor
     return LevelPredictor(net.config, net.backbone.clip_logit_scale).to(net.logit_scale).eval()
 
 
 def counterfactuals(
-    net, Fx: torch.Tensor, attributes: tuple[Attribute, ...]
+    net: AMHP, Fx: torch.Tensor, attributes: tuple[Attribute, ...]
 ) -> tuple[float, tuple[Attribute, ...]]:
-    """The attributes with their moves: one level at a time set one up and one down.
+    """Score the sentences with each attribute one level up and one level down.
 
     Args:
-        Fx: the image's feature ``(1, n)``.
+        Fx: the feature of the image, ``(1, n)``.
+        attributes: what ``predict_attributes`` returned.
 
     Returns:
         The score with the sentences of the likeliest levels, and the attributes.
@@ -235,21 +240,21 @@ def counterfactuals(
     )
 
 
-def leave_one_out(net, judged: Judged, text: str) -> tuple[Word, ...]:
-    """What each word of the text does to the score; the only word is compared with no text."""
+def leave_one_out(net: AMHP, attribution: Attribution, text: str) -> tuple[Word, ...]:
+    """Measure the effect of each word; the only word of a text is compared with no text."""
     words = text.split()
     read = _words_read(net.backbone, words)
     rest = [' '.join(words[:i] + words[i + 1 :]) for i in range(len(words)) if read[i]]
-    scores = iter(scores_of_texts(net, judged.Fx, rest))
-    whole = float(judged.mos)
+    scores = iter(scores_of_texts(net, attribution.Fx, rest))
+    whole = float(attribution.mos)
     return tuple(
         Word(word, whole - next(scores) if is_read else None)
         for word, is_read in zip(words, read, strict=True)
     )
 
 
-def _words_read(backbone, words: list[str]) -> list[bool]:
-    """Which words reach the text encoder: those that change its tokens when they are added."""
+def _words_read(backbone: Backbone, words: list[str]) -> list[bool]:
+    """Which words reach the text encoder: those whose addition changes its tokens."""
     length = backbone.tokenizer.context_length
     starts = [' '.join(words[:i]) for i in range(min(len(words), length) + 1)]
     tokens = backbone.tokenizer(starts)
@@ -257,7 +262,7 @@ def _words_read(backbone, words: list[str]) -> list[bool]:
     return read + [False] * (len(words) - len(read))
 
 
-def scores_of_texts(net, Fx: torch.Tensor, texts: list[str]) -> list[float]:
+def scores_of_texts(net: AMHP, Fx: torch.Tensor, texts: list[str]) -> list[float]:
     """Scores of one image, ``Fx (1, n)``, with each of the texts, in one batch."""
     if not texts:
         return []
@@ -265,41 +270,44 @@ def scores_of_texts(net, Fx: torch.Tensor, texts: list[str]) -> list[float]:
     return net.head(Fx, net.text_features(texts, Fx))[0][:, 0].tolist()
 
 
-def _notes(net, source: str, text: str, origin: str, cut: bool, words, relevance) -> Iterator[str]:
-    config = net.config
-    if not config.uses_attributes:
+def _notes(
+    scorer: Scorer, explanation: Explanation, text: str, attributes_cut: bool
+) -> Iterator[str]:
+    net = scorer.net
+    if not net.config.uses_attributes:
         yield (
-            f'This model (variant {config.variant}) reads no text: neither words nor attributes '
-            'move its score.'
+            f'This model (variant {net.config.variant}) reads no text: neither words nor '
+            'attributes move its score.'
         )
-    elif not reads_text(net):
+    elif not scorer.reads_text:
         yield (
-            'The first-level prompt has no weight in this model, which was not trained: neither '
+            'The attribute prompt has no weight in this model, which was not trained: neither '
             'words nor attributes move its score.'
         )
-    elif text and source != 'given':
+    elif text and explanation.prompt_source != 'given':
         source = net.config.prompt_source
         yield f'The given text was not read: the model has prompt_source={source!r}.'
-    if origin == 'zero-shot':
+    if explanation.attributes_from == 'zero-shot':
         yield (
-            'The attributes are a zero-shot opinion: no labels taught the model to tell their '
-            'levels.'
+            'The levels of the attributes are predicted zero-shot: the model learned them from no '
+            'labels.'
         )
-    if cut:
+    if attributes_cut:
         yield (
             'The sentences about all attributes are longer than the model reads; the last '
             'attributes have no effect.'
         )
-    if any(word.effect is None for word in words):
+    if any(word.effect is None for word in explanation.words):
         yield 'The text is longer than the model reads; its last words have no effect.'
-    if relevance is None:
+    if explanation.relevance is None:
+        encoder = type(net.backbone.clip.visual).__name__
         yield (
-            f'No map of where the score comes from: the image encoder '
-            f'({type(net.backbone.clip.visual).__name__}) has no attention that can be read.'
+            f'No map of where the score comes from: the image encoder ({encoder}) has no attention '
+            'that can be read.'
         )
 
 
-def _plain(value: Any) -> Any:
+def _to_json(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+        return {key: _to_json(item) for key, item in value.items()}
+    return [_to_json(item) for item in value] if isinstance(value, list | tuple) else value

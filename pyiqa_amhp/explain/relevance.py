@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn.functional import linear
 
 from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.model.amhp import AMHP
 from pyiqa_amhp.model.prompt_predictor import Prompt
 from pyiqa_amhp.model.runtime import Runner
 
@@ -25,11 +26,12 @@ FILLS = ('mean', 'grey')
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What a model made of N images.
+class Attribution:
+    """Scores of N images, and the patches that they come from.
 
     Attributes:
-        Fx: image features ``(N, n)``. prompt: the first level.
+        Fx: image features ``(N, n)``.
+        prompt: the attribute prompts.
         mos, dist: scores ``(N, 1)`` and distributions ``(N, k)``.
         relevance: ``(N, grid, grid)`` over the patches, at least 0, each image's sum 1 (0 where
             no patch moves the score); None where the encoder's attention cannot be read.
@@ -42,131 +44,136 @@ class Judged:
     relevance: torch.Tensor | None
 
 
-def judge(net, x: torch.Tensor, texts: list[str]) -> Judged:
-    """Judge preprocessed images ``x``, and tell where each score comes from.
+def attribute_scores(net: AMHP, x: torch.Tensor, texts: list[str]) -> Attribution:
+    """Score preprocessed images ``x``, and attribute each score to the patches of its image.
 
-    The texts are held fixed, predicted ones too: it is the image's own way to the score.
+    Texts, predicted ones too, are constants here: only the image's own path to the score counts.
     """
     visual = net.backbone.clip.visual
     attentions = readable_attention(net)
-    with torch.set_grad_enabled(attentions is not None), kept_attention(attentions or ()) as kept:
-        x = x.detach().clone().requires_grad_(attentions is not None)
+    with_map = attentions is not None
+    with torch.set_grad_enabled(with_map), record_attention(attentions or ()) as probabilities:
+        x = x.detach().clone().requires_grad_(with_map)
         Fx = net.backbone.encode_image(x)
         with torch.no_grad():
             prompt = net.attribute_prompt(texts, Fx.detach())
             FTa = net.level_features()
         mos, dist = net.head(Fx, prompt.Ft, FTa)
-    found = None
+    relevance = None
     if attentions is not None:
         (gradient,) = torch.autograd.grad(mos, x, torch.ones_like(mos))
         pixels = gradient * (x - x.mean(dim=(2, 3), keepdim=True))
-        found = shares_of_patches(kept, pixels.detach(), visual)
-    return Judged(Fx.detach(), prompt, mos.detach(), dist.detach(), found)
+        relevance = patch_relevance(probabilities, pixels.detach(), visual)
+    return Attribution(Fx.detach(), prompt, mos.detach(), dist.detach(), relevance)
 
 
-def readable_attention(net) -> list[nn.MultiheadAttention] | None:
-    """The attention of open_clip's own vision transformer, first block first; None of others."""
+def readable_attention(net: AMHP) -> list[nn.MultiheadAttention] | None:
+    """The attention layers of open_clip's vision transformer, first block first; else None."""
     visual = net.backbone.clip.visual
     if not isinstance(visual, VisionTransformer) or visual.attn_pool is not None:
         return None
-    found = [getattr(block, 'attn', None) for block in visual.transformer.resblocks]
+    layers = [getattr(block, 'attn', None) for block in visual.transformer.resblocks]
     plain = all(
         type(a) is nn.MultiheadAttention and a.batch_first and a.in_proj_weight is not None
-        for a in found
+        for a in layers
     )
-    learned = not any(p.is_inference() for p in net.parameters())  # autograd refuses those
-    return found if found and plain and learned else None
+    has_gradients = not any(p.is_inference() for p in net.parameters())  # autograd refuses those
+    return layers if layers and plain and has_gradients else None
 
 
 @contextmanager
-def kept_attention(attentions: Sequence[nn.MultiheadAttention]) -> Iterator[list[torch.Tensor]]:
-    """Have attention layers compute their probabilities openly, and keep them.
+def record_attention(attentions: Sequence[nn.MultiheadAttention]) -> Iterator[list[torch.Tensor]]:
+    """Record the attention probabilities of layers while they run.
 
-    torch's own computation gives none on its way to the output.
+    torch's own computation does not return them, so each layer's output is computed again.
 
     Yields:
         A list that gets ``(N, heads, L, L)`` of each layer as it runs.
     """
-    kept: list[torch.Tensor] = []
+    recorded: list[torch.Tensor] = []
 
-    def again(layer: nn.MultiheadAttention, inputs, _) -> tuple[torch.Tensor, None]:
+    def recompute(layer: nn.MultiheadAttention, inputs, _) -> tuple[torch.Tensor, None]:
         x, width = inputs[0], layer.embed_dim // layer.num_heads  # (N, L, heads * width)
         qkv = linear(x, layer.in_proj_weight, layer.in_proj_bias)
         q, k, v = qkv.unflatten(-1, (3, layer.num_heads, width)).permute(2, 0, 3, 1, 4)
         p = (q @ k.transpose(-2, -1) / math.sqrt(width)).softmax(dim=-1)
-        kept.append(p.detach())
+        recorded.append(p.detach())
         return layer.out_proj((p @ v).transpose(1, 2).flatten(2)), None
 
-    handles = [layer.register_forward_hook(again) for layer in attentions]
+    handles = [layer.register_forward_hook(recompute) for layer in attentions]
     try:
-        yield kept
+        yield recorded
     finally:
         for handle in handles:
             handle.remove()
 
 
-def shares_of_patches(
-    attentions: Sequence[torch.Tensor], pixels: torch.Tensor, visual: VisionTransformer
+def patch_relevance(
+    probabilities: Sequence[torch.Tensor], pixels: torch.Tensor, visual: VisionTransformer
 ) -> torch.Tensor:
-    """Relevance, ``(N, grid, grid)``.
+    """Combine attention rollout and gradient into the relevance of patches.
 
     Args:
-        attentions: of the layers, first one first, ``(N, heads, L, L)``.
-        pixels: how much each of the preprocessed images moves the score, ``(N, 3, size, size)``.
+        probabilities: of each attention layer, first one first, ``(N, heads, L, L)``.
+        pixels: gradient times input of the preprocessed images, ``(N, 3, size, size)``.
+        visual: the image encoder.
+
+    Returns:
+        ``(N, grid, grid)``, at least 0, each image's sum 1 (0 where no patch moves the score).
     """
-    itself = torch.eye(attentions[0].shape[-1]).to(attentions[0])
-    R = itself
-    for a in attentions:
-        R = R + a.mean(dim=1) @ R  # (N, L, L)
-    R = R - itself  # that a token is there says nothing about the score
+    identity = torch.eye(probabilities[0].shape[-1]).to(probabilities[0])
+    R = identity
+    for p in probabilities:
+        R = R + p.mean(dim=1) @ R  # (N, L, L)
+    R = R - identity  # a token's path to itself says nothing about the score
     reached = R[:, 1:, 1:].mean(dim=1) if visual.pool_type == 'avg' else R[:, 0, 1:]
-    felt = nn.functional.avg_pool2d(pixels.abs().sum(dim=1), visual.patch_size)
-    patches = reached.unflatten(-1, visual.grid_size) * felt
+    strength = nn.functional.avg_pool2d(pixels.abs().sum(dim=1), visual.patch_size)
+    patches = reached.unflatten(-1, visual.grid_size) * strength
     total = patches.sum(dim=(1, 2), keepdim=True)
     return torch.where(total > 0, patches / total.clamp(min=torch.finfo(total.dtype).tiny), 0)
 
 
 def faithfulness(
-    net,
+    net: AMHP,
     images: torch.Tensor,
     texts: list[str] | None = None,
     share: float = 0.2,
     fill: str = 'mean',
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What happens to scores when the most, and the least, relevant patches are deleted.
+    """Measure how scores change when the most, and the least, relevant patches are deleted.
 
     Args:
-        net: an AMHP; it is left as it was.
-        images: preprocessed, ``(N, 3, size, size)``.
-        texts: one for each, '' where there is none.
-        share: of the patches that are deleted.
-        fill: what takes their place: each image's ``mean`` colour, or CLIP's mean (``grey``).
+        net: an AMHP; it is not changed.
+        images: preprocessed images, ``(N, 3, size, size)``.
+        texts: one for each image, ``''`` where there is none.
+        share: the share of patches to delete, in (0, 1].
+        fill: the colour in their place: each image's ``mean`` colour, or CLIP's mean (``grey``).
 
     Returns:
         Score changes ``(N,)`` without the most relevant and without the least relevant patches.
 
     Raises:
-        AMHPError: an encoder without a map, a share outside 0..1, another fill.
+        AMHPError: an image encoder without a map, a share outside 0..1, another fill.
     """
     if not 0 < share <= 1 or fill not in FILLS:
         raise AMHPError(f'share={share!r}, fill={fill!r}: expected 0 < share <= 1 and mean or grey')
     texts = texts or [''] * len(images)
     with eval_fp32(net):
-        judged = judge(net, images, texts)
-        if judged.relevance is None:
+        attribution = attribute_scores(net, images, texts)
+        if attribution.relevance is None:
             raise AMHPError('this image encoder has no relevance map to be checked')
         blank = images.mean(dim=(2, 3), keepdim=True) * (fill == 'mean')
         changes = []
         for largest in (True, False):
-            deleted = _places(judged.relevance, share, largest).to(images)
+            deleted = _select_patches(attribution.relevance, share, largest).to(images)
             deleted = nn.functional.interpolate(deleted[:, None], images.shape[-2:])
             score, _ = net.predict(images * (1 - deleted) + blank * deleted, texts)
-            changes.append((score - judged.mos)[:, 0])
+            changes.append((score - attribution.mos)[:, 0])
     return changes[0], changes[1]
 
 
-def _places(relevance: torch.Tensor, share: float, largest: bool) -> torch.Tensor:
-    """Which patches are the most or the least relevant, ``(N, grid, grid)`` of bool."""
+def _select_patches(relevance: torch.Tensor, share: float, largest: bool) -> torch.Tensor:
+    """The most or the least relevant patches, ``(N, grid, grid)`` of bool."""
     flat = relevance.flatten(1)
     count = max(1, round(share * flat.shape[1]))
     chosen = flat.topk(count, largest=largest).indices
@@ -174,23 +181,24 @@ def _places(relevance: torch.Tensor, share: float, largest: bool) -> torch.Tenso
 
 
 @contextmanager
-def eval_fp32(net) -> Iterator[None]:
-    """Have an AMHP judge by torch in fp32, which has gradients; then put back all it was.
+def eval_fp32(net: AMHP) -> Iterator[None]:
+    """Temporarily switch a model to evaluation by torch in fp32, which has gradients.
 
-    No gradient is stored in it, and inside ``torch.inference_mode`` autograd works again.
+    Mode, engine and counts are restored afterwards. No gradient is stored in the model, and
+    inside ``torch.inference_mode`` autograd works again.
     """
     modes = [(module, module.training) for module in net.modules()]
     backbone = net.backbone
     runner, truncated = backbone.runner, backbone.truncated_texts
     try:
-        for module, _ in modes:  # not net.eval(), which would forget kept sentences
+        for module, _ in modes:  # not net.eval(), which would clear cached features
             module.training = False
         backbone.runner = Runner()
         with torch.inference_mode(False), torch.no_grad():
             yield
     finally:
         backbone.runner = runner
-        # What was cut here was nobody's text; but that something was cut has now been said.
+        # Texts cut here were not the user's, but the warning about cut texts has been given.
         backbone.truncated_texts = max(truncated, min(1, backbone.truncated_texts))
         for module, mode in modes:
             module.training = mode

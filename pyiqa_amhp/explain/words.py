@@ -11,8 +11,8 @@ SOURCES = {
 
 def source_line(found: Explanation) -> str:
     """What the first-level prompt was."""
-    line = SOURCES[found.text_source]
-    return line if found.text or found.text_source == 'none' else line + ', as a feature'
+    line = SOURCES[found.prompt_source]
+    return line if found.text or found.prompt_source == 'none' else line + ', as a feature'
 
 
 def scale_line(found: Explanation) -> str:

@@ -7,6 +7,8 @@ from typing import Any
 
 from pyiqa_amhp.utils.files import writing_to
 
+DAMAGED = object()
+
 
 class Journal:
     """A file of JSON lines that are appended as they come.
@@ -41,21 +43,21 @@ class Journal:
         with writing_to(self.path), self.path.open('rb+') as file:
             kept = 0  # bytes of whole lines
             for line in file:
-                try:
-                    value = json.loads(line) if line.endswith(b'\n') else None
-                except (ValueError, RecursionError):
-                    break
-                if not line.endswith(b'\n') or not is_valid(value):
+                value = _parse(line)
+                if value is DAMAGED or not is_valid(value):
                     break
                 kept += len(line)
                 yield value
             file.truncate(kept)
 
     def read(self) -> Iterator[Any]:
-        """Read the values of a file that ``repair`` has gone through, in constant memory."""
+        """Read the values of all whole lines up to the first damaged one, in constant memory."""
         if self.exists():
-            with self.path.open(encoding='utf-8') as file:
-                yield from map(json.loads, file)
+            with self.path.open('rb') as file:
+                for line in file:
+                    if (value := _parse(line)) is DAMAGED:
+                        return
+                    yield value
 
     def append(self, values: Iterable[Any]) -> Iterator[Any]:
         """Pass values on, each after its line has been written.
@@ -74,3 +76,11 @@ class Journal:
     def delete(self) -> None:
         """Remove the file, if it is there."""
         self.path.unlink(missing_ok=True)
+
+
+def _parse(line: bytes) -> Any:
+    """The value of a line; ``DAMAGED`` where it was cut or is no JSON."""
+    try:
+        return json.loads(line) if line.endswith(b'\n') else DAMAGED
+    except (ValueError, RecursionError):
+        return DAMAGED

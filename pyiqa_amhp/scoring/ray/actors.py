@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.scoring.ray.plan import ParquetTable, Plan, part_name
 from pyiqa_amhp.scoring.ray.storage import Content, Files
-from pyiqa_amhp.scoring.result import Score, table_columns, to_record
+from pyiqa_amhp.scoring.result import ScoreResult, table_columns, to_record
 from pyiqa_amhp.scoring.writer import table_schema
 from pyiqa_amhp.utils.environment import limit_thread_spin
 
@@ -44,7 +44,7 @@ class ScorerConfig:
     scoring: dict[str, Any] = field(default_factory=dict)
 
 
-class Scorer:
+class ActorScorer:
     """A metric, and what it said in the log. Built in an actor.
 
     A metric that cannot be built is reported by the first call, which Ray Data passes on to the
@@ -60,13 +60,13 @@ class Scorer:
         except AMHPError as error:
             self.problem = str(error)
 
-    def scores(self, images: Iterable[tuple[str, str, Any]]) -> Iterator[Score]:
+    def scores(self, images: Iterable[tuple[str, str, Any]]) -> Iterator[ScoreResult]:
         """Rows of images: each a name, a text, and its bytes or a function that opens the name.
 
         Raises:
             AMHPError: the metric could not be built.
         """
-        from pyiqa_amhp.scoring.scorer import score_images
+        from pyiqa_amhp.scoring.files import score_images
 
         if self.problem:
             raise AMHPError(self.problem)
@@ -104,7 +104,7 @@ class PartScorer:
     """
 
     def __init__(self, judgement: ScorerConfig, plan: Plan, files: Files):
-        self.scorer = Scorer(judgement)
+        self.scorer = ActorScorer(judgement)
         self.plan, self.files = plan, files
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[int]]:
@@ -124,18 +124,18 @@ class PartScorer:
             table = ParquetTable(self.files, row['table'], self.plan.columns)
             yield from table.read(row['row_group'], row['first'], row['rows'])
 
-    def _file(self, rows: list[Score]) -> bytes:
-        from pyiqa_amhp.scoring.scorer import level_words, score_scale
+    def _file(self, rows: list[ScoreResult]) -> bytes:
+        from pyiqa_amhp.scoring.scorer import Scorer
 
         metric = self.scorer.metric
         said = {
             'rows': len(rows),
             'failed': sum(1 for row in rows if row.score is None),
-            'scale': score_scale(metric),
+            'scale': Scorer(metric).scale_text,
             'lower_better': bool(metric.lower_better),
             'warnings': self.scorer.warnings.said,
         }
-        schema = table_schema(table_columns(level_words(metric)))
+        schema = table_schema(table_columns(Scorer(metric).levels))
         schema = schema.with_metadata({METADATA: json.dumps(said).encode()})
         buffer = io.BytesIO()
         pq.write_table(pa.Table.from_pylist([to_record(row) for row in rows], schema), buffer)
@@ -146,14 +146,14 @@ class BatchScorer:
     """Batches of a data set of one's own: their columns, less the images, and the scores'."""
 
     def __init__(self, judgement: ScorerConfig, image: str, text: str | None, files: Files):
-        self.scorer = Scorer(judgement)
+        self.scorer = ActorScorer(judgement)
         self.image, self.text, self.files = image, text, files
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """See ``score_dataset``."""
         from ray.data.block import BlockAccessor
 
-        from pyiqa_amhp.scoring.scorer import level_words
+        from pyiqa_amhp.scoring.scorer import Scorer
 
         column = batch.column(self.image)
         texts = batch.column(self.text).to_pylist() if self.text else [None] * len(batch)
@@ -168,7 +168,7 @@ class BatchScorer:
             for i, (value, text) in enumerate(zip(values, texts, strict=True))
         )
         rows = [to_record(row) for row in self.scorer.scores(images)]
-        columns = [c for c in table_columns(level_words(self.scorer.metric)) if c != 'path']
+        columns = [c for c in table_columns(Scorer(self.scorer.metric).levels) if c != 'path']
         scores = pa.Table.from_pylist(rows, table_schema(columns))
         kept = batch if self.image == 'path' else batch.drop_columns([self.image])
         for name in columns:

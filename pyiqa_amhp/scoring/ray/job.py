@@ -21,15 +21,8 @@ from pyiqa_amhp.errors import AMHPError, ImageReadError
 from pyiqa_amhp.scoring.ray.actors import METADATA, BatchScorer, PartScorer, ScorerConfig
 from pyiqa_amhp.scoring.ray.plan import Plan, Source, part_name, read_plan, write_plan
 from pyiqa_amhp.scoring.ray.storage import Files, hidden, scheme_of
-from pyiqa_amhp.scoring.result import Score
-from pyiqa_amhp.scoring.writer import (
-    Summary,
-    check_settings,
-    digest,
-    named,
-    plain_options,
-    summarise,
-)
+from pyiqa_amhp.scoring.result import ScoreResult, Summary, summarise
+from pyiqa_amhp.scoring.writer import check_settings, describe_inputs, plain_options, short_digest
 from pyiqa_amhp.utils.environment import version_of
 from pyiqa_amhp.weights.hub import fetch_model, hub_id, is_hub_id
 
@@ -206,7 +199,7 @@ def _settings(inputs, judgement: ScorerConfig, text, texts: Path | None, columns
         given['folder'] = os.getcwd()  # of relative names
     return json.loads(
         json.dumps({
-            'inputs': named([hidden(name) for name in inputs]),
+            'inputs': describe_inputs([hidden(name) for name in inputs]),
             'metric': judgement.metric,
             'weights': weights or 'none',
             'version': version_of('pyiqa-amhp'),
@@ -223,7 +216,7 @@ def _digest_of(weights: str) -> str:
         for place in range(0, size, max(4096, size // 1000)):
             file.seek(place)
             sample.append(file.read(4096))
-    return digest(b''.join(sample))
+    return short_digest(b''.join(sample))
 
 
 def _given_texts(path: Path | None):
@@ -364,23 +357,23 @@ def _finish(files: Files, plan: Plan, top: int | None, before: int) -> Report:
     said: dict[str, Any] = {}
     warnings: dict[str, None] = {}
 
-    def rows() -> Iterator[Score]:
+    def rows() -> Iterator[ScoreResult]:
         for number, (metadata, size, table) in enumerate(_read_parts(files, plan)):
             said.update(metadata)
             warnings.update(dict.fromkeys(metadata['warnings']))
             counts = {name: metadata[name] for name in ('rows', 'failed')}
             entries.append({'file': part_name(number), **counts, 'bytes': size})
-            yield from (Score(**record) for record in table.to_pylist())
+            yield from (ScoreResult(**record) for record in table.to_pylist())
 
     summary = summarise(rows(), top, said.get('lower_better', False))
-    if summary.rows != plan.rows:
+    if summary.count != plan.rows:
         raise AMHPError(
-            f'{plan.folder}: {summary.rows} rows, expected {plan.rows}; has it been changed?'
+            f'{plan.folder}: {summary.count} rows, expected {plan.rows}; has it been changed?'
         )
     manifest = {
         'settings': plan.settings,
         'scale': said['scale'],
-        'rows': summary.rows,
+        'rows': summary.count,
         'failed': summary.failed,
         'parts': entries,
     }
@@ -397,7 +390,11 @@ def _read_parts(files: Files, plan: Plan) -> Iterator[tuple]:
         try:
             with filesystem.open_input_file(path) as source, pq.ParquetFile(source) as file:
                 metadata = json.loads(file.schema_arrow.metadata[METADATA])
-                return metadata, source.size(), file.read(['path', 'score', 'text_source', 'error'])
+                return (
+                    metadata,
+                    source.size(),
+                    file.read(['path', 'score', 'prompt_source', 'error']),
+                )
         except (ValueError, KeyError, TypeError) as error:  # pyarrow's are ValueErrors
             raise AMHPError(
                 f'{name}: not a part of this job; delete it, and run the command again'

@@ -1,0 +1,202 @@
+"""Scores and explanations of uploaded photographs, for the page and its API. One at a time."""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from pyiqa_amhp.app.limits import Limits
+from pyiqa_amhp.app.uploads import Upload
+from pyiqa_amhp.datasets.images import read_image
+from pyiqa_amhp.datasets.texts import read_texts
+from pyiqa_amhp.errors import AMHPError, ImageReadError
+from pyiqa_amhp.explain.explanation import Explanation, explain
+from pyiqa_amhp.explain.folder import thumbnail
+from pyiqa_amhp.explain.relevance import eval_fp32
+from pyiqa_amhp.scoring import writer
+from pyiqa_amhp.scoring.files import score_images
+from pyiqa_amhp.scoring.result import ScoreResult
+from pyiqa_amhp.scoring.scorer import Scorer
+
+THUMBNAIL = 320  # pixels of each side that a photograph is decoded to for its thumbnail
+READERS = 2  # threads: whole photographs are in memory while they wait
+
+
+@dataclass(frozen=True)
+class ExplainedPhoto:
+    """Explanation of one photograph.
+
+    Attributes:
+        name: the name of its file.
+        image: the photograph in RGB.
+        explanation: why it has its score.
+        without: the score without the comment; None where there is no comment, or it was not read.
+    """
+
+    name: str
+    image: Image.Image
+    explanation: Explanation
+    without: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The explanation as JSON, with ``score_without_text``."""
+        return {**self.explanation.to_dict(), 'score_without_text': self.without}
+
+
+@dataclass(frozen=True)
+class ScoredPhoto:
+    """Score of one of many photographs.
+
+    Attributes:
+        result: its result.
+        picture: its thumbnail as a data URI, ``''`` for none.
+    """
+
+    result: ScoreResult
+    picture: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as JSON: ``name, score, prompt_source, levels, error``."""
+        return {**_to_dict(self.result), 'error': self.result.error}
+
+
+class PhotoScorer:
+    """Scores and explains photographs with an AMHP, one request at a time.
+
+    Args:
+        metric: what ``pyiqa.create_metric`` returned, or an ``AMHP``.
+        limits: limits of uploads.
+
+    Raises:
+        AMHPError: another model than AMHP, which has no explanations.
+    """
+
+    def __init__(self, metric, limits: Limits):
+        self.scorer, self.limits = Scorer(metric), limits
+        if self.scorer.amhp is None or self.scorer.scale is None:
+            raise AMHPError(f'the page needs an AMHP, got {type(self.scorer.net).__name__}')
+        self.net, self.scale = self.scorer.amhp, self.scorer.scale
+        self.reads_text = self.scorer.reads_text
+        self._lock = threading.Lock()
+
+    def score(self, photo: Upload | None, text: str | None = None) -> dict[str, Any]:
+        """Score a photograph, as ``amhp score --exact`` does.
+
+        Raises:
+            ImageReadError: it cannot be read.
+            AMHPError: no photograph, or a comment that is too long.
+        """
+        (result,) = self._results([_required(photo)], [self.limits.check_text(text)])
+        if result.error:
+            raise ImageReadError(result.error)
+        return {**_to_dict(result), 'scale': list(self.scale)}
+
+    def explain(self, photo: Upload | None, text: str | None = None) -> ExplainedPhoto:
+        """Explain the score of a photograph, and score it without the comment.
+
+        Raises:
+            ImageReadError, AMHPError: as ``score``.
+        """
+        photo, text = _required(photo), self.limits.check_text(text)
+        try:
+            image = read_image(photo.path, max_pixels=self.limits.pixels)
+        except ImageReadError as error:
+            raise ImageReadError(_for_owner(str(error), photo)) from error
+        with self._lock:
+            explanation = explain(self.net, image, text)
+            without = None
+            if text and self.reads_text and explanation.prompt_source == 'given':
+                with eval_fp32(self.net):  # as the explanation itself
+                    without = self.scorer.score([image])[0].score
+        return ExplainedPhoto(photo.name, image, explanation, without)
+
+    def score_many(
+        self,
+        photos: Sequence[Upload] | None,
+        texts: Upload | None = None,
+        progress: Callable[[Iterable, int], Iterable] = lambda results, total: results,
+        pictures: bool = False,
+    ) -> list[ScoredPhoto]:
+        """Score photographs, in their order; one that cannot be read has an error.
+
+        Args:
+            photos: the photographs.
+            texts: a CSV with the columns ``img_name`` and ``text``.
+            progress: wraps the results, ``progress(results, total)``, and shows how many came.
+            pictures: make a thumbnail of each.
+
+        Raises:
+            AMHPError: no photographs, too many, or texts that do not fit.
+        """
+        photos = list(photos or ())
+        if not photos:
+            raise AMHPError('no photographs: choose some first')
+        if len(photos) > self.limits.files:
+            raise AMHPError(
+                f'{len(photos)} photographs at once, and {self.limits.files} is the limit: '
+                'choose fewer, or use amhp score for whole folders'
+            )
+        results = progress(self._results(photos, self._texts(photos, texts)), len(photos))
+        return [
+            ScoredPhoto(result, self._picture(photo) if pictures and not result.error else '')
+            for photo, result in zip(photos, results, strict=True)
+        ]
+
+    def to_csv(self, results: Iterable[ScoreResult]) -> str:
+        """The table that ``amhp score --out FILE.csv`` writes."""
+        return writer.to_csv(results, self.scorer.levels)
+
+    def _texts(self, photos: list[Upload], table: Upload | None) -> list[str]:
+        if table is None:
+            return [''] * len(photos)
+        try:
+            texts = read_texts(table.path, [Path(photo.name) for photo in photos])
+        except AMHPError as error:
+            raise AMHPError(str(error).replace(table.path, table.name)) from error
+        return [
+            self.limits.check_text(text, f'{table.name}: the text of {photo.name}')
+            for photo, text in zip(photos, texts, strict=True)
+        ]
+
+    def _results(self, photos: list[Upload], texts: list[str]) -> Iterator[ScoreResult]:
+        """Results as they come, under the names that the uploaded files had."""
+        with self._lock:
+            results = score_images(
+                [photo.path for photo in photos],
+                texts,
+                self.scorer,
+                exact=True,  # the same score as of one photograph alone, which is explained
+                workers=READERS,
+                max_pixels=self.limits.pixels,
+            )
+            for photo, result in zip(photos, results, strict=True):
+                result.path, result.error = photo.name, _for_owner(result.error, photo)
+                yield result
+
+    def _picture(self, photo: Upload) -> str:
+        try:
+            return thumbnail(read_image(photo.path, THUMBNAIL, self.limits.pixels))
+        except ImageReadError:  # deleted in between: its score is known
+            return ''
+
+
+def _to_dict(result: ScoreResult) -> dict[str, Any]:
+    values = {key: getattr(result, key) for key in ('score', 'prompt_source', 'levels')}
+    return {'name': result.path, **values}  # Gradio's client would download what is called path
+
+
+def _required(photo: Upload | None) -> Upload:
+    if photo is None:
+        raise AMHPError('no photograph: choose one first')
+    return photo
+
+
+def _for_owner(error: str, photo: Upload) -> str:
+    """The error of a file under the name that its owner knows, without options of ours."""
+    error = error.replace(photo.path, photo.name)
+    if error.endswith('no such file; check the path'):
+        return f'{photo.name}: no longer here, uploads are kept for a while only; choose it again'
+    return error.split(', or raise max_pixels')[0]
