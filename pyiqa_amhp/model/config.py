@@ -1,7 +1,7 @@
-"""Every choice that makes one AMHP differ from another, in one record that checkpoints carry.
+"""Configuration of an AMHP, which its checkpoints carry.
 
-A field says where its default comes from: *paper*, *authors' code* (GitHub-Ju/AMHP), or *our
-choice* where both are silent. ``protocol`` bundles the points on which paper and code disagree.
+Each option names the source of its default: the *paper*, the *authors' code* (GitHub-Ju/AMHP), or
+*our choice* where both are silent. ``protocol`` sets the options on which paper and code disagree.
 """
 
 import dataclasses
@@ -20,8 +20,8 @@ from pyiqa_amhp.weights.checkpoint import Checkpoint, config_to_tensor
 
 logger = logging.getLogger('pyiqa_amhp')
 
-# The paper's formulas, with the four slips of the authors' code mended; and what they ran.
-PROTOCOLS = {
+# The paper's formulas, without the four slips of the authors' code; and the authors' code.
+PROTOCOLS: dict[str, dict[str, Any]] = {
     'paper': {
         'normalize_fused': True,
         'tuple_prompts': False,
@@ -40,10 +40,10 @@ PROTOCOLS = {
 
 # Rows of the paper's Table 4 (Img, Img + Attr, Img + Qual, Img + Attr + Qual).
 VARIANTS = ('image', 'image+attributes', 'image+levels', 'all')
-# The attributes of PARA that the paper uses (its Table 5), for predictions without labels.
+# Attributes of PARA that the paper uses (its Table 5); the default of ``attributes``.
 ATTRIBUTES = ('content', 'composition', 'color', 'light', 'depth_of_field', 'object_emphasis')
 
-# Where a first-level prompt can come from.
+# Sources of the attribute prompt.
 PROMPT_SOURCES = ('given', 'predicted', 'none')
 
 CHOICES = {
@@ -57,75 +57,81 @@ CHOICES = {
     'predictor': ('none', 'levels', 'feature'),
     'predicted_text': ('sentences', 'expectation'),
 }
-OPTIONAL = ('fc_init', 'crop', 'prompt_source')  # None stands for what others say
+OPTIONAL = ('fc_init', 'crop', 'prompt_source')  # may be None
 # Option names of earlier versions, which are still read.
 RENAMED = {'text_source': 'prompt_source'}
-LARGEST_SIDE = 10_000  # pixels of resize_size (our choice)
+MAX_RESIZE = 10_000  # pixels of resize_size (our choice)
+SET_LATER: Any = None  # default of options that ``__post_init__`` sets
 
 
 @dataclass(frozen=True)
 class AMHPConfig:
-    """Options of the arch ``AMHP``; every one is also a keyword of ``create_metric('amhp')``.
+    """Options of the arch ``AMHP``; each is also a keyword of ``create_metric('amhp')``.
 
     Attributes:
-        dataset: whose scale the score is on, one of ``ava`` (1..10), ``para`` (1..5), ``aadb``
-            (0..1); sets ``level_values`` unless they are given.
-        protocol: ``paper`` (default) or ``reference``; sets ``normalize_fused``,
-            ``tuple_prompts``, ``fc_init``, ``crop`` and ``test_flip`` unless they are given.
-        variant: ``all`` (the paper's AMHP), ``image``, ``image+attributes`` or
-            ``image+levels`` (Table 4). Without quality levels, ``k`` learned vectors take the
-            place of their text features in Eq. 6: our choice, the paper does not say.
-        levels: the words of the quality levels, worst first (paper).
-        level_values: one score for each level, rising; the mean score of the level's bin
-            (our choice; for PARA the authors' values under ``reference``).
-        template: the second-level prompt, with ``{level}`` in it (paper).
-        backbone: an open_clip model name, ``hf-hub:owner/name``, or a dict in the form of
+        dataset: data set whose scale the score is on: ``ava`` (1..10), ``para`` (1..5) or ``aadb``
+            (0..1). Sets ``level_values`` unless they are given.
+        protocol: ``paper`` (default) or ``reference`` (the authors' code). Sets
+            ``normalize_fused``, ``tuple_prompts``, ``fc_init``, ``crop`` and ``test_flip`` unless
+            they are given.
+        variant: ``all`` (the paper's AMHP), ``image``, ``image+attributes`` or ``image+levels``
+            (Table 4). Without quality levels, ``k`` learned vectors take the place of their text
+            features in Eq. 6: our choice, the paper does not say.
+        levels: words of the quality levels, worst first (paper).
+        level_values: score of each level, rising: the mean score of the level's bin (our choice;
+            for PARA the authors' values under ``reference``).
+        template: sentence of a quality level, with ``{level}`` in it (paper).
+        backbone: an open_clip model name, ``hf-hub:owner/name``, or a dict in the format of
             open_clip's model files (``embed_dim``, ``vision_cfg``, ``text_cfg``). Paper: ViT-B/16.
         clip_weights: CLIP's own weights to start from: an open_clip tag or a file. Paper: OpenAI's.
-        quick_gelu: the encoders' activation; None: as the weights say (see ``backbone.py``).
-        tau: temperature of Eq. 7 at the start of training; it is learned, as in the authors'
-            code, which starts at 0.07. ``clip``: CLIP's own, as zero-shot use does.
-        normalize_fused: divide by the norm of ``Fm`` in Eq. 6 (paper: yes; code: no).
-        tuple_prompts: write the level as the code did, ``('bad',)`` for ``bad`` (a slip).
+        quick_gelu: whether the encoders' activation is QuickGELU; None: as the weights need it (see
+            ``clip_weights.py``).
+        tau: temperature of Eq. 7 at the start of training. It is learned, as in the authors' code,
+            which starts at 0.07. ``clip``: CLIP's own, which zero-shot use takes.
+        normalize_fused: whether Eq. 6 divides by the norm of ``Fm`` (paper: yes; code: no).
+        tuple_prompts: whether a level is written as in the code's prompts, ``('bad',)`` for
+            ``bad`` (a slip).
         fc_init: ``zero``: an untrained model is CLIP's zero-shot (our choice, the paper is
             silent); ``default``: PyTorch's initialisation (code).
         resize: ``squash`` the image to a square (code; the paper is silent) or scale its
             ``shortest`` side (CLIP's own preprocessing).
-        resize_size: that side in pixels; None: 256/224 of the input size (code: 256 for 224).
-        crop: in testing, ``center`` or ``corner`` (top-left; the code's slip).
-        test_flip: in testing, mirror every other image at random (the code's slip; here the
-            toss depends on the image's own pixels, so a score can be repeated).
-        image_mean, image_std: of the encoders' input; None: as CLIP's weights say.
-        predictor: where a first-level prompt comes from if nobody has commented (our addition,
-            see ``predict.py``): ``none`` (paper), ``levels`` or ``feature``. ``levels`` works
-            untrained too, as CLIP's zero-shot opinion.
-        prompt_source: where the attribute prompt comes from (``text_source`` before version
-            0.2.0). None: the text that is given, else a
-            predicted one if there is a predictor, else nothing. ``given``: never a predicted one;
-            ``predicted``: always, whatever is given; ``none``: image only.
-        attributes: names that ``predictor='levels'`` tells the levels of.
-        attribute_template: the sentence of each, with ``{level}`` and ``{attribute}`` (paper).
-        predicted_text: ``sentences``: the feature of the likeliest levels' sentences;
-            ``expectation``: the mean of the levels' features under their probabilities.
+        resize_size: length of the resized side in pixels; None: 256/224 of the input size (code:
+            256 for 224).
+        crop: crop in testing: ``center`` or ``corner`` (top-left; the code's slip).
+        test_flip: whether testing mirrors every other image at random (the code's slip; here it
+            depends on the image's own pixels, so that a score can be repeated).
+        image_mean, image_std: mean and standard deviation of each channel of the encoders' input;
+            None: as CLIP's weights need them.
+        predictor: predictor of the attribute prompt for images without a text (our addition, see
+            ``prompt_predictor.py``): ``none`` (paper), ``levels`` or ``feature``. ``levels`` works
+            untrained too, as CLIP's zero-shot prediction.
+        prompt_source: source of the attribute prompt (called ``text_source`` before version
+            0.2.0). None: the text of the image, else the predictor, else no prompt. ``given``: the
+            text or no prompt; ``predicted``: always the predictor; ``none``: no prompt.
+        attributes: names of the attributes whose levels ``predictor='levels'`` predicts.
+        attribute_template: sentence of an attribute, with ``{level}`` and ``{attribute}`` (paper).
+        predicted_text: what ``predictor='levels'`` returns: ``sentences``: the feature of the
+            likeliest levels' sentences; ``expectation``: the mean of the levels' features under
+            their probabilities.
     """
 
     dataset: str = 'ava'
     protocol: str = 'paper'
     variant: str = 'all'
     levels: tuple[str, ...] = LEVELS
-    level_values: tuple[float, ...] | None = None
+    level_values: tuple[float, ...] = SET_LATER
     template: str = 'A photo with {level} aesthetics.'
     backbone: str | dict = 'ViT-B-16'
     clip_weights: str | None = 'openai'
     quick_gelu: bool | None = None
     tau: float | str = 0.07
-    normalize_fused: bool | None = None
-    tuple_prompts: bool | None = None
-    fc_init: str | None = None
+    normalize_fused: bool = SET_LATER
+    tuple_prompts: bool = SET_LATER
+    fc_init: str = SET_LATER
     resize: str = 'squash'
     resize_size: int | None = None
-    crop: str | None = None
-    test_flip: bool | None = None
+    crop: str = SET_LATER
+    test_flip: bool = SET_LATER
     image_mean: tuple[float, ...] | None = None
     image_std: tuple[float, ...] | None = None
     predictor: str = 'none'
@@ -135,15 +141,20 @@ class AMHPConfig:
     predicted_text: str = 'sentences'
 
     @classmethod
-    def from_options(cls, options: dict[str, Any], stored: dict[str, Any] | None = None):
-        """The configuration for ``options``, over a checkpoint's ``stored`` one if there is any.
+    def from_options(
+        cls, options: dict[str, Any], stored: dict[str, Any] | None = None
+    ) -> 'AMHPConfig':
+        """Combine options with the configuration stored in a checkpoint, which they override.
 
-        Options that are None count as not given. Choosing a protocol anew also resets what that
-        choice sets.
+        Another protocol than the stored one also resets the options that a protocol sets.
+
+        Args:
+            options: options by name; None counts as not given.
+            stored: the checkpoint's configuration; None: there is no checkpoint.
 
         Raises:
-            AMHPError: an unknown option, a value that is not allowed, or weights trained on
-                another data set's scale where ``level_values`` do not say what to make of them.
+            AMHPError: an unknown option, a value that is not allowed, or another ``dataset`` than
+                that of the checkpoint, without ``level_values``.
         """
         fields = {field.name for field in dataclasses.fields(cls)}
         options, stored = _with_new_names(options), stored and _with_new_names(stored)
@@ -161,8 +172,8 @@ class AMHPConfig:
             trained_on = values.get('dataset')
             if given['dataset'] != trained_on:
                 raise AMHPError(
-                    f'these weights were trained on the scale of {trained_on!r}, level values '
-                    f'{list(values["level_values"])}, and are asked for a score on that of '
+                    f'these weights were trained on the scale of {trained_on!r} (level values '
+                    f'{list(values["level_values"])}) and cannot score on the scale of '
                     f'{given["dataset"]!r}; use the metric of their own scale, or give '
                     'level_values='
                 )
@@ -193,7 +204,7 @@ class AMHPConfig:
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
 
-    def _wrong(self, name: str, expected: str) -> AMHPError:
+    def _invalid(self, name: str, expected: str) -> AMHPError:
         return AMHPError(f'{name}={getattr(self, name)!r}: expected {expected}')
 
     def _numbers(self, name: str) -> tuple[float, ...]:
@@ -203,28 +214,28 @@ class AMHPConfig:
         except (TypeError, ValueError):
             numbers = (math.nan,)
         if isinstance(values, str) or not all(map(math.isfinite, numbers)):
-            raise self._wrong(name, 'a list of finite numbers')
+            raise self._invalid(name, 'a list of finite numbers')
         return numbers
 
     def _words(self, name: str) -> tuple[str, ...]:
-        """A list of words; () for anything else."""
+        """Return a list of words as a tuple; () for anything else."""
         values = getattr(self, name)
         words = tuple(values) if isinstance(values, list | tuple) else ()
         return words if all(isinstance(word, str) for word in words) else ()
 
     def _check_backbone(self) -> None:
-        if isinstance(self.backbone, dict):  # as it comes back from a checkpoint
+        if isinstance(self.backbone, dict):  # plain JSON, as a checkpoint gives it back
             self._set('backbone', json.loads(json.dumps(self.backbone)))
         elif isinstance(self.backbone, str):
-            if ':' not in self.backbone:  # ViT-B/16 is ViT-B-16
+            if ':' not in self.backbone:  # ViT-B/16 is another spelling of ViT-B-16
                 self._set('backbone', self.backbone.replace('/', '-'))
         else:
-            raise self._wrong('backbone', 'the name of an open_clip model, hf-hub:..., or a dict')
+            raise self._invalid('backbone', 'the name of an open_clip model, hf-hub:..., or a dict')
 
     def _check_levels(self) -> None:
         words = self._words('levels')
         if len(words) < 2:
-            raise self._wrong('levels', 'at least two words, worst first')
+            raise self._invalid('levels', 'at least two words, worst first')
         self._set('levels', words)
         if len(self.level_values) != len(words):
             raise AMHPError(
@@ -232,32 +243,32 @@ class AMHPConfig:
                 f'level_values {list(self.level_values)}: give one value for each level'
             )
         if list(self.level_values) != sorted(set(self.level_values)):
-            raise self._wrong('level_values', 'rising numbers')
+            raise self._invalid('level_values', 'rising numbers')
         if not isinstance(self.template, str) or '{level}' not in self.template:
-            raise self._wrong('template', 'a sentence with the field {level} in it')
+            raise self._invalid('template', 'a sentence with the field {level} in it')
 
     def _check_numbers(self) -> None:
         if self.tau != 'clip' and not (isinstance(self.tau, int | float) and 0 < self.tau < 1e6):
-            raise self._wrong('tau', "a positive number or 'clip'")
+            raise self._invalid('tau', "a positive number or 'clip'")
         if self.resize_size is not None and not (
-            isinstance(self.resize_size, int) and 0 < self.resize_size <= LARGEST_SIDE
+            isinstance(self.resize_size, int) and 0 < self.resize_size <= MAX_RESIZE
         ):
-            raise self._wrong('resize_size', f'a whole number of pixels up to {LARGEST_SIDE}')
+            raise self._invalid('resize_size', f'a whole number of pixels up to {MAX_RESIZE}')
         for name in ('image_mean', 'image_std'):
             if getattr(self, name) is not None and len(getattr(self, name)) != 3:
-                raise self._wrong(name, 'three numbers')
+                raise self._invalid(name, 'three numbers')
         for name in ('quick_gelu', 'normalize_fused', 'tuple_prompts', 'test_flip'):
             if getattr(self, name) not in (None, True, False):
-                raise self._wrong(name, 'True or False')
+                raise self._invalid(name, 'True or False')
 
     def _check_predictor(self) -> None:
         names = self._words('attributes')
         if not names or len(set(names)) < len(names):
-            raise self._wrong('attributes', 'at least one name, each once')
+            raise self._invalid('attributes', 'at least one name, each once')
         self._set('attributes', names)
         for field in ('{level}', '{attribute}'):
             if not isinstance(self.attribute_template, str) or field not in self.attribute_template:
-                raise self._wrong('attribute_template', f'a sentence with the field {field} in it')
+                raise self._invalid('attribute_template', f'a sentence with the field {field} in it')
         if self.predictor != 'none' and not self.uses_attributes:
             raise AMHPError(
                 f'predictor={self.predictor!r}: variant={self.variant!r} reads no text; use all or '
@@ -266,26 +277,26 @@ class AMHPConfig:
         if self.prompt_source == 'predicted' and self.predictor == 'none':
             raise AMHPError(
                 "prompt_source='predicted': this model has no predictor; give predictor='levels' "
-                "(untrained: CLIP's zero-shot opinion), or weights that were trained with one"
+                "(untrained: CLIP's zero-shot prediction), or weights that were trained with one"
             )
 
     @property
     def uses_attributes(self) -> bool:
-        """Whether the first-level prompt (a text for each image) is used."""
+        """Whether the attribute prompt (a text for each image) is used."""
         return self.variant in ('image+attributes', 'all')
 
     @property
     def uses_levels(self) -> bool:
-        """Whether the second-level prompt (the sentences of the quality levels) is used."""
+        """Whether the sentences of the quality levels are used."""
         return self.variant in ('image+levels', 'all')
 
     def to_tensor(self) -> torch.Tensor:
-        """As a tensor, for checkpoints."""
+        """Pack the configuration into a tensor, for checkpoints."""
         return config_to_tensor(dataclasses.asdict(self))
 
 
 def _with_new_names(options: dict[str, Any]) -> dict[str, Any]:
-    """Options under their names of today; warn where an old name is in use."""
+    """Replace option names of earlier versions by today's, with a warning."""
     renamed = {}
     for name, value in options.items():
         new = RENAMED.get(name, name)
@@ -296,8 +307,14 @@ def _with_new_names(options: dict[str, Any]) -> dict[str, Any]:
     return renamed
 
 
+def with_first_names(options: dict[str, Any]) -> dict[str, Any]:
+    """Options under the names that they had first, so that a digest of them stays the same."""
+    first = {new: old for old, new in RENAMED.items()}
+    return {first.get(name, name): value for name, value in options.items()}
+
+
 def complete_checkpoint(checkpoint: Checkpoint) -> Checkpoint:
-    """Check a checkpoint's configuration, and fill in the options that are newer than it.
+    """Check a checkpoint's configuration, and add the options that are newer than the checkpoint.
 
     Raises:
         AMHPError: a configuration that this version does not accept.

@@ -18,10 +18,17 @@ from pyiqa_amhp.datasets.images import read_image
 from pyiqa_amhp.datasets.ratings import SCALES
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model.amhp import AMHP
+from pyiqa_amhp.model.config import with_first_names
 from pyiqa_amhp.model.prompts import image_texts
 from pyiqa_amhp.scoring.result import ScoreResult
 from pyiqa_amhp.utils.environment import version_of
-from pyiqa_amhp.weights.checkpoint import digest_tensor, safe_load
+from pyiqa_amhp.weights.checkpoint import (
+    CONFIG_KEY,
+    config_to_tensor,
+    digest_tensor,
+    safe_load,
+    stored_config,
+)
 
 OWN_ARCHS = ('AMHP', 'TANet')  # they read weights without running any code
 SCORES_SINCE = '0.1.0'
@@ -152,6 +159,8 @@ class Scorer:
         digest = blake2b(digest_size=16)
         digest.update(json.dumps([self.name, versions, options], default=str).encode())
         for name, value in self.net.state_dict().items():
+            if name == CONFIG_KEY and self.amhp:
+                value = config_to_tensor(with_first_names(stored_config(value)))
             digest_tensor(digest, name, value)
         return digest.hexdigest()
 
