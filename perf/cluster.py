@@ -1,6 +1,6 @@
 """What Ray costs on one machine: the same command with and without it, from start to exit.
 
-    python benchmarks/cluster.py photos/ [--images 500]
+    python perf/cluster.py photos/ [--images 500]
 
 ViT-B/16 with random weights; each photograph once. Both commands take the same files in turns.
 """

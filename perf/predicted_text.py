@@ -1,8 +1,8 @@
 """SRCC with given, with predicted and without first-level prompts, beside the image-only variant.
 
-    python benchmarks/predicted_text.py                  # the demo's photographs, seeds 0, 1, 2
-    python benchmarks/predicted_text.py --predictor levels
-    python benchmarks/predicted_text.py --oasis          # OASIS, with themes as comments
+    python perf/predicted_text.py                  # the demo's photographs, seeds 0, 1, 2
+    python perf/predicted_text.py --predictor levels
+    python perf/predicted_text.py --oasis          # OASIS, with themes as comments
 
 Each seed trains two small models the same way: ``image``, and ``all`` with a predictor. The demo's
 transformer learns next to nothing of unseen photographs from 1,000 crops of five; a small ResNet

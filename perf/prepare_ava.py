@@ -1,6 +1,6 @@
 """Memory and speed of AVA's ratings and comments at full size, on an imitation made here.
 
-    python benchmarks/prepare_ava.py [--root DIR] [--images 255530] [--comments 1600000]
+    python perf/prepare_ava.py [--root DIR] [--images 255530] [--comments 1600000]
 
 Makes AVA.txt, the list of test ids, AVA_Comments_Full.txt and empty image files in DIR (a
 temporary folder unless given; 300 MB), then measures, each in a new process:

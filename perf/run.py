@@ -1,8 +1,8 @@
 """Every claim about speed and memory, in one table.
 
-    python benchmarks/run.py                 # all: about half an hour on two cores
-    python benchmarks/run.py scoring startup # some
-    python benchmarks/run.py --readme        # and put the table into README.md
+    python perf/run.py                 # all: about half an hour on two cores
+    python perf/run.py scoring startup # some
+    python perf/run.py --readme        # and put the table into README.md
 
 Each script runs in a process of its own, one after the other; leave the machine alone meanwhile.
 """
@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 SCRIPTS = (
     'scoring', 'training_step', 'photographs', 'memory', 'frozen', 'engines', 'startup', 'gpu',
 )  # fmt: skip
-START, END = '<!-- benchmarks/run.py writes from here -->', '<!-- to here -->'
+START, END = '<!-- perf/run.py writes from here -->', '<!-- to here -->'
 
 
 def run(script: str, folder: Path) -> list[Claim]:

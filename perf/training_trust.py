@@ -1,9 +1,9 @@
 """Whether a training can be trusted: killed, shared, accumulated, or given bad images.
 
-    python benchmarks/training_trust.py kills         # 20 trainings, each killed at a random moment
-    python benchmarks/training_trust.py processes     # two (Gloo, CPU) against one
-    python benchmarks/training_trust.py accumulation  # gradients of small batches and a large one
-    python benchmarks/training_trust.py bad-images    # 2% of the files are bad in every way
+    python perf/training_trust.py kills         # 20 trainings, each killed at a random moment
+    python perf/training_trust.py processes     # two (Gloo, CPU) against one
+    python perf/training_trust.py accumulation  # gradients of small batches and a large one
+    python perf/training_trust.py bad-images    # 2% of the files are bad in every way
 
 Each trains the demo's small model on its photographs, with pictures made on the spot.
 """
