@@ -1,9 +1,9 @@
-"""Tell pyiqa about AMHP as soon as pyiqa is imported, without anybody importing us.
+"""Register AMHP when pyiqa is imported, also where nobody imports ``pyiqa_amhp``.
 
-``pyiqa_amhp_autoload.pth`` imports this module at every start of Python, so it uses nothing
-but ``sys`` and ``os`` and only leaves a note in ``sys.meta_path``. pyiqa's registries load
-plug-ins through entry points, but its table of metrics (``pyiqa.default_model_configs``)
-has no such hook: this is ours. ``PYIQA_AMHP_AUTOLOAD=0`` switches it off.
+``pyiqa_amhp_autoload.pth`` imports this module at every start of Python. The module therefore uses
+nothing but ``sys`` and ``os``, and only adds a finder to ``sys.meta_path``. pyiqa's registries load
+plug-ins through entry points; its table of metrics (``pyiqa.default_model_configs``) has no entry
+point, which is why this finder exists. ``PYIQA_AMHP_AUTOLOAD=0`` switches it off.
 """
 
 import os
@@ -13,7 +13,7 @@ TABLE = 'pyiqa.default_model_configs'
 
 
 def _register():
-    """Add our entries; a fault of ours must never keep pyiqa from being imported."""
+    """Add AMHP's entries; an error becomes a warning, so that pyiqa can still be imported."""
     try:
         from pyiqa_amhp.plugin import register_all
 
@@ -30,7 +30,7 @@ def _register():
 
 
 class _Finder:
-    """Let the ordinary finders find pyiqa's table, and register once it has been executed."""
+    """Import finder that registers AMHP's metrics after pyiqa's table of metrics is executed."""
 
     @classmethod
     def find_spec(cls, name, path=None, target=None):
@@ -52,7 +52,7 @@ class _Finder:
 
 
 def install():
-    """Register with pyiqa now if it is loaded, and whenever it will be. Safe to repeat."""
+    """Register with pyiqa now if it is loaded, else when it is imported; calls may be repeated."""
     if _Finder not in sys.meta_path:
         sys.meta_path.insert(0, _Finder)
     if TABLE in sys.modules:

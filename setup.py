@@ -1,16 +1,16 @@
-"""Metadata lives in pyproject.toml; here is only what it cannot say: where two files go."""
+"""Where two files go in the wheel; everything else about the package is in pyproject.toml."""
 
-from setuptools import Distribution, setup  # first: it provides distutils from Python 3.12 on
+from setuptools import Distribution, setup  # first: from Python 3.12 on it provides distutils
 from setuptools.command.build_py import build_py
 
 from distutils.command.install_data import install_data  # isort: skip
 
 
 class InstallPth(install_data):
-    """Put data files beside the package, where Python looks for ``.pth`` files.
+    """Install data files beside the package, where Python looks for ``.pth`` files.
 
-    ``data_files`` land under ``sys.prefix`` by default. Both kinds of wheel, normal and
-    editable, run this one command, so both carry the ``.pth``.
+    The default is ``sys.prefix``. Builds of normal and of editable wheels both run this command,
+    so both contain the ``.pth`` file.
     """
 
     def run(self):
@@ -20,16 +20,16 @@ class InstallPth(install_data):
 
 class PthDistribution(Distribution):
     def has_data(self):
-        """What an editable build asks for before it installs data files."""
+        """Report data files, which an editable build installs only where there are any."""
         return self.has_data_files()
 
 
 class BuildKeywords(build_py):
-    """Put the lists of keywords, which users find in ``datasets_meta/``, into the package."""
+    """Copy the keyword lists of ``datasets_meta/`` into the package."""
 
     def run(self):
         super().run()
-        if not self.editable_mode:  # there the package reads them where they are
+        if not self.editable_mode:  # an editable install reads them in datasets_meta/
             target = f'{self.build_lib}/pyiqa_amhp/datasets'
             self.copy_file('datasets_meta/attribute_keywords.yml', target)
 

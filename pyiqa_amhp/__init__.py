@@ -1,6 +1,6 @@
 """AMHP (Attribute-driven Multimodal Hierarchical Prompts, ACM MM 2024) as a pyiqa plug-in.
 
-Importing this package registers everything with pyiqa, and imports neither pyiqa nor torch.
+Importing the package registers AMHP with pyiqa. It imports neither pyiqa nor torch.
 """
 
 from _pyiqa_amhp_autoload import install
