@@ -29,7 +29,7 @@ IMAGE, TEXT = 'backbone.clip.visual.', 'backbone.clip.'
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch):
     """Keep features of files that were made just now; tests write over them with care."""
-    monkeypatch.setattr(frozen, 'UNSETTLED', 0)
+    monkeypatch.setattr(frozen, 'TIME_STEP', 0)
 
 
 @pytest.fixture
@@ -326,7 +326,7 @@ def test_levels_are_encoded_once_though_validations_come_between(build, batches,
 
 
 def test_images_are_encoded_a_few_at_a_time(encoders, shared_rated_images, monkeypatch):
-    monkeypatch.setattr(frozen, 'BATCH', 5)
+    monkeypatch.setattr(frozen, 'BATCH_SIZE', 5)
     paths = [str(p) for p in sorted((shared_rated_images.parent / 'images').iterdir())[:12]]
     cached, sizes = encoders(), []
     visual = cached.net.backbone.clip.visual
@@ -477,7 +477,7 @@ def test_options_of_the_head_leave_the_features_as_they_are(make_amhp):
 
 
 def test_a_file_written_just_now_is_not_kept(encoders, photo, monkeypatch):
-    monkeypatch.setattr(frozen, 'UNSETTLED', 10**15)
+    monkeypatch.setattr(frozen, 'TIME_STEP', 10**15)
     cached = encoders()
     count = watch(cached.net, monkeypatch)
     for _ in range(2):

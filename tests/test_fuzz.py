@@ -32,7 +32,7 @@ from pyiqa_amhp.evaluation.scores import ScoreCache
 from pyiqa_amhp.model.config import AMHPConfig
 from pyiqa_amhp.scoring.result import ScoreResult
 from pyiqa_amhp.scoring.writer import ScoreFile
-from pyiqa_amhp.train.pipeline import read_options
+from pyiqa_amhp.train.options import read_options
 from pyiqa_amhp.weights.checkpoint import read_tensors, stored_config
 
 EXAMPLES = int(os.environ.get('AMHP_FUZZ', '40'))
@@ -242,8 +242,8 @@ def test_meta_file_of_pyiqa(put, content):
 
 
 @pytest.fixture(scope='module')
-def para_files(published_para):
-    folder = published_para / 'annotation'
+def para_files(raw_para):
+    folder = raw_para / 'annotation'
     return {name: (folder / f'PARA-{name}.csv').read_bytes() for name in ('GiaaTest', 'Images')}
 
 

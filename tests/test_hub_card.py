@@ -155,7 +155,7 @@ def test_what_is_not_known_is_said_so(best):
 
 def test_what_was_measured_with_other_kinds_of_text_stands_apart(best, experiment):
     record = json.loads((experiment / 'training.json').read_text())
-    row = {**record['measured'][0], 'by_text_source': {
+    row = {**record['measured'][0], 'by_prompt_source': {
         'given': {'srcc': 0.9}, 'predicted': {'srcc': 0.6}, 'none': {'srcc': None},
     }}  # fmt: skip
     card = card_of(best, Evidence(record, 3, (row,)))

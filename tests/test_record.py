@@ -92,6 +92,15 @@ def test_a_resumed_training_has_the_record_of_one_that_was_not_interrupted(
     assert (folder / 'training.json').read_text() == whole
 
 
+def test_a_record_of_an_older_version_gets_the_names_of_today(record, tmp_path):
+    by_source = {'given': {'srcc': 0.9}, 'none': {'srcc': None}}
+    row = {key: value for key, value in record['measured'][0].items() if key != 'by_prompt_source'}
+    old = {**record, 'measured': [{**row, 'by_text_source': by_source}]}
+    (tmp_path / 'testing.json').write_text(json.dumps(old))
+    [measured] = read_record(tmp_path / 'testing.json')['measured']
+    assert measured == {**row, 'by_prompt_source': by_source}
+
+
 @pytest.mark.parametrize(
     'text',
     ['', '[]', '{"format": 2}', '{"format": 1, "measured": 3}', '[' * 99999, 'not JSON', '\x00'],

@@ -54,7 +54,7 @@ def run_killed_after(monkeypatch, path, root, iteration, what='_save'):
     real = getattr(Training, what)
 
     def die(self, *arguments):
-        if self.done >= iteration:
+        if self.iteration >= iteration:
             raise Killed
         return real(self, *arguments)
 
@@ -180,7 +180,7 @@ def test_random_states_are_put_back(tmp_path):
 
 @pytest.mark.parametrize('kill', [signal.SIGKILL, signal.SIGINT])
 def test_a_process_that_is_stopped_goes_on(options, tmp_path, kill):
-    """The real thing once; ``benchmarks/training_trust.py kills`` does it at twenty moments."""
+    """The real thing once; ``perf/training_trust.py kills`` does it at twenty moments."""
     path = options(data={'num_worker_per_gpu': 1})
     root = tmp_path / 'cut'
     root.mkdir()

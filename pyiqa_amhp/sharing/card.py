@@ -212,7 +212,7 @@ def _by_text(row: dict[str, Any], config: AMHPConfig) -> list[tuple[str, dict[st
     if config.predictor != 'none' and source in ('comments', 'labels'):
         usual += ', predicted where there are none'
     found = [(usual, row.get('metrics'))]
-    for kind, metrics in _part(row, 'by_text_source').items():
+    for kind, metrics in _part(row, 'by_prompt_source').items():
         found.append((_look_up(TEXTS, kind) or UNKNOWN, metrics))
     return [(text, _metrics(metrics)) for text, metrics in found]
 
@@ -298,7 +298,7 @@ def _limits(config: AMHPConfig, evidence: Evidence) -> Iterable[str]:
                 'model read what was said of that very image. A new photograph has no such text, '
                 'and the figures do not hold for it.'
             )
-        if not any('none' in _part(row, 'by_text_source') for row in evidence.measured):
+        if not any('none' in _part(row, 'by_prompt_source') for row in evidence.measured):
             yield f'How well it judges photographs without any text is {UNKNOWN}.'
         yield "Texts past CLIP's 77 tokens are cut."
     else:

@@ -1,4 +1,4 @@
-"""Several processes that train together: started by ``torchrun``, each with a GPU or on the CPU."""
+"""Training with several processes that ``torchrun`` started, each with a GPU or on the CPU."""
 
 import os
 from typing import Any
@@ -9,49 +9,49 @@ import torch.distributed as dist
 from pyiqa_amhp.errors import AMHPError
 
 
-def join(num_gpu: int | str) -> tuple[int, int]:
-    """Meet the other processes that ``torchrun`` started.
+def init_processes(num_gpu: int | str) -> tuple[int, int]:
+    """Connect to the other processes that ``torchrun`` started.
 
-    NCCL where GPUs are asked for and there, else Gloo.
+    They communicate by NCCL if GPUs are asked for and present, otherwise by Gloo.
 
     Args:
-        num_gpu: of the options; 0: the CPU.
+        num_gpu: the option of this name; 0 is the CPU.
 
     Returns:
-        The rank of this process and how many there are; ``(0, 1)`` without ``torchrun``.
+        The rank of this process and the number of processes; ``(0, 1)`` without ``torchrun``.
 
     Raises:
-        AMHPError: more processes on this machine than GPUs.
+        AMHPError: there are more processes on this machine than GPUs.
     """
     if 'RANK' not in os.environ or int(os.environ.get('WORLD_SIZE', 1)) < 2:
         return 0, 1
     on_gpu = num_gpu != 0 and torch.cuda.is_available()
     if on_gpu:
-        local = int(os.environ['LOCAL_RANK'])
-        if local >= torch.cuda.device_count():
+        local_rank = int(os.environ['LOCAL_RANK'])
+        if local_rank >= torch.cuda.device_count():
             raise AMHPError(
                 f'torchrun started more processes than there are GPUs '
                 f'({torch.cuda.device_count()}): lower --nproc_per_node, or set num_gpu: 0'
             )
-        torch.cuda.set_device(local)
+        torch.cuda.set_device(local_rank)
     if not dist.is_initialized():
         dist.init_process_group('nccl' if on_gpu else 'gloo')
     return dist.get_rank(), dist.get_world_size()
 
 
-def leave() -> None:
-    """Shard from the other processes."""
+def end_processes() -> None:
+    """Close the connection to the other processes."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def world_size() -> int:
-    """How many processes there are."""
+    """Return the number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def all_reduce_sum(values: list[float], device: torch.device) -> list[float]:
-    """The sums over all processes."""
+    """Sum each value over all processes."""
     if world_size() == 1:
         return values
     tensor = torch.tensor(values, dtype=torch.float64 if device.type == 'cpu' else torch.float32)
@@ -61,7 +61,7 @@ def all_reduce_sum(values: list[float], device: torch.device) -> list[float]:
 
 
 def all_gather(value: Any) -> list[Any]:
-    """What each process gave, by rank, known to all of them."""
+    """Collect a value from each process, in the order of their ranks."""
     if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()
@@ -69,7 +69,7 @@ def all_gather(value: Any) -> list[Any]:
     return values
 
 
-def wait() -> None:
-    """Wait until all processes are here."""
+def barrier() -> None:
+    """Wait until all processes have reached this call."""
     if world_size() > 1:
         dist.barrier()

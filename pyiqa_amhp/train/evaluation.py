@@ -1,8 +1,11 @@
-"""What training and testing have in common: batches in, predictions and metrics out."""
+"""Evaluation of a network on rated images: predictions, metrics, the best checkpoint, results."""
 
 import json
+from collections.abc import Sequence
 from itertools import chain
+from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,52 +14,65 @@ from pyiqa.metrics import calculate_metric
 from pyiqa.models.general_iqa_model import GeneralIQAModel
 from pyiqa.utils import get_root_logger
 from pyiqa.utils.dist_util import master_only
+from torch import nn
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from pyiqa_amhp.errors import AMHPError, ImageReadError
+from pyiqa_amhp.model.amhp import AMHP
 from pyiqa_amhp.model.config import PROMPT_SOURCES
 from pyiqa_amhp.train.distributed import all_gather
 from pyiqa_amhp.train.frozen import FrozenEncoders
 from pyiqa_amhp.train.record import Record
 from pyiqa_amhp.train.sampler import Shard
-from pyiqa_amhp.utils.files import write_atomically
+from pyiqa_amhp.utils.files import write_atomically, write_text
+
+Results = dict[str, dict[str, float]]  # by the source of attribute prompts, and by metric
 
 
 class EvalModel(GeneralIQAModel):
-    """Predicts rated images, and measures how well.
+    """Predicts the scores of rated images, and computes metrics.
 
-    Several processes share a data set: each predicts its part, and all know the whole.
+    If several processes share a data set, each predicts a shard of it, and all get all results.
+
+    Attributes:
+        unreadable: the paths of images that could not be read, and what is wrong with each.
+        frozen: the frozen encoders; None if everything is trained.
+        record: the record of this training or test.
     """
 
-    def __init__(self, opt):
+    def __init__(self, opt: dict[str, Any]):
         self.unreadable: dict[str, str] = {}
-        self.best_metric_results = {}  # pyiqa's trainer returns it even without validation
+        # By data set and metric: {better, val, iter}. Also returned without a validation.
+        self.best_metric_results: dict[str, dict[str, dict[str, Any]]] = {}
         self.frozen: FrozenEncoders | None = None
-        self._said_pixels = False
+        self._warned_of_pixels = False
         self.record = Record(opt)
         super().__init__(opt)
 
     @master_only
-    def print_network(self, net):
-        """The kind and size of the network; its layers are listed in open_clip's model files."""
+    def print_network(self, net: nn.Module) -> None:
+        """Log the type and size of the network, without pyiqa's listing of all layers."""
         count = sum(parameter.numel() for parameter in net.parameters())
         get_root_logger().info(f'Network {type(net).__name__} with {count:,} parameters')
 
-    def feed_data(self, data):
-        """Take a batch of ``AMHPDataset``, without the samples that could not be read.
+    def feed_data(self, data: dict[str, Any]) -> None:
+        """Keep a batch of ``AMHPDataset``, without the samples that could not be read.
 
         Raises:
-            AMHPError: the levels of the data are not those of the network.
+            AMHPError: the levels of the data are not those of the network, or the batch has no
+                pixels and the image encoder is not frozen.
+            ImageReadError: an image cannot be read, and the data set does not skip such images.
         """
         self._check_levels(data)
         Fx, errors = None, data.get('read_error') or [''] * len(data['img_path'])
         if 'img' not in data:
             Fx, errors = self._image_features(data)
-        elif self._freezes('image') and not self._said_pixels:
-            self._said_pixels = True
+        elif self.frozen and 'image' in self.frozen.encoders and not self._warned_of_pixels:
+            self._warned_of_pixels = True
             get_root_logger().warning(
                 'The image encoder is frozen, but a data set gives pixels: they go through the '
-                'encoder in each epoch. Set the same `freeze` in the data sets to keep the '
+                'encoder in each epoch. Set the same `freeze` in the data sets to store the '
                 'features on disk'
             )
         keep = [i for i, error in enumerate(errors) if not error]
@@ -76,18 +92,16 @@ class EvalModel(GeneralIQAModel):
         labels = data.get('attr_levels') or {}
         self.attr_levels = {name: numbers[keep] for name, numbers in labels.items()}
         self.features = {} if Fx is None else {'Fx': Fx[keep]}
-        if self._freezes('text') and self.frozen.net.config.uses_attributes:
-            self.features['Ft'] = self.frozen.text_features(self.text)
+        frozen = self.frozen
+        if frozen and 'text' in frozen.encoders and frozen.net.config.uses_attributes:
+            self.features['Ft'] = frozen.text_features(self.text)
 
-    def _freezes(self, encoder: str) -> bool:
-        return self.frozen is not None and encoder in self.frozen.encoders
-
-    def _image_features(self, data) -> tuple[torch.Tensor, list[str]]:
-        """Features ``(N, n)`` of a batch without pixels, and what is wrong with each image."""
-        if not self._freezes('image'):
+    def _image_features(self, data: dict[str, Any]) -> tuple[torch.Tensor, list[str]]:
+        """Get the features ``(N, n)`` of a batch without pixels, and the error of each image."""
+        if not (self.frozen and 'image' in self.frozen.encoders):
             raise AMHPError(
                 'a data set gives no pixels (its option `freeze`), but the image encoder is not '
-                'frozen; set the same in `train: freeze`, or take it out of the data set'
+                'frozen; set the same in `train: freeze`, or remove it from the data set'
             )
         Fx, errors = self.frozen.image_features(data['img_path'])
         for error, skip in zip(errors, data['skip_bad_images'], strict=True):
@@ -95,75 +109,98 @@ class EvalModel(GeneralIQAModel):
                 raise ImageReadError(error)
         return Fx, errors
 
-    def _check_levels(self, data):
-        """Scores on one scale and ratings on another would train and be quite wrong."""
-        given = data['level_values'][0].tolist()
+    def _check_levels(self, data: dict[str, Any]) -> None:
+        """Refuse ratings on another scale: training on them would work, with wrong results."""
+        rated = data['level_values'][0].tolist()
         expected = self.get_bare_model(self.net).level_values.tolist()
-        if given != expected:
+        if rated != expected:
             raise AMHPError(
-                f'the ratings are on level_values {_short(given)} and the network on '
-                f'{_short(expected)}; give both the same `level_values` (or the same `dataset`)'
+                f'the ratings are on level_values {_rounded(rated)} and the network on '
+                f'{_rounded(expected)}; give both the same `level_values` (or the same `dataset`)'
             )
 
-    def net_forward(self, net, **options):
-        """Scores ``(N, 1)`` and level distributions ``(N, k)``, and what options add."""
+    def net_forward(self, net: nn.Module, **options) -> list:
+        """Run the network on the batch that was fed.
+
+        Args:
+            net: the network.
+            **options: further arguments of its ``forward``.
+
+        Returns:
+            Scores ``(N, 1)``, level distributions ``(N, k)``, and what ``options`` ask for.
+        """
         options = {'return_mos': True, 'return_dist': True, **self.features, **options}
         return net(self.img_input, text=self.text, **options)
 
-    def test(self, prompt_source: str | None = None):
-        """Predict the batch that was fed.
+    def test(self, prompt_source: str | None = None) -> None:
+        """Predict the scores of the batch that was fed, in evaluation mode.
 
         Args:
-            prompt_source: where attribute prompts come from; None: as the network is configured.
+            prompt_source: ``given``, ``predicted`` or ``none``; None: as the network's
+                configuration says.
         """
+        options = {} if prompt_source is None else {'prompt_source': prompt_source}
         training = self.net.training
         net = self.eval_net()
         net.eval()
         with torch.no_grad():
-            options = {} if prompt_source is None else {'prompt_source': prompt_source}
             self.output_score, self.output_dist = self.net_forward(net, **options)
         self.net.train(training)
 
-    def eval_net(self):
-        """What is measured."""
+    def eval_net(self) -> nn.Module:
+        """Return the network to evaluate."""
         return self.net
 
-    def validation(self, dataloader, current_iter, tb_logger, save_img=False):
-        """As pyiqa; a data set whose parts the processes share is measured by all of them."""
+    def validation(
+        self, dataloader: DataLoader, current_iter: int, tb_logger, save_img: bool = False
+    ) -> None:
+        """Evaluate a data set: in all processes if they share it, otherwise as pyiqa."""
         if isinstance(dataloader.dataset, Shard) or not self.opt['dist']:
             self.nondist_validation(dataloader, current_iter, tb_logger, save_img)
         else:
             self.dist_validation(dataloader, current_iter, tb_logger, save_img)
 
-    def nondist_validation(self, dataloader, current_iter, tb_logger, save_img):
-        """Predict a data set, calculate the metrics, keep the best checkpoint."""
-        name = dataloader.dataset.opt['name']
+    def nondist_validation(
+        self, dataloader: DataLoader, current_iter: int, tb_logger, save_img: bool
+    ) -> None:
+        """Predict a data set, compute the metrics, save the best checkpoint or the results.
+
+        Args:
+            dataloader: the loader of an ``AMHPDataset`` or a ``Shard`` of one.
+            current_iter: the number of the iteration.
+            tb_logger: TensorBoard's writer, or None.
+            save_img: pyiqa's argument; ignored.
+        """
+        dataset: Any = dataloader.dataset
+        name = dataset.opt['name']
         metrics = self.opt['val'].get('metrics') or {}
         if metrics:
             self._initialize_best_metric_results(name)
         sources = () if self.is_train else self._prompt_sources()
-        table, *by_source = self._predict(dataloader, [None, *sources])
-        self.metric_results = self._measure(name, table)
-        measured = [self._measure(name, table) for table in by_source]
-        found = dict(zip(sources, measured, strict=True))
-        self._note_measured(dataloader.dataset, len(table), found)
+        table, *tables_by_source = self._predict(dataloader, [None, *sources])
+        self.metric_results = self._compute_metrics(name, table)
+        by_source = {
+            source: self._compute_metrics(name, table)
+            for source, table in zip(sources, tables_by_source, strict=True)
+        }
+        self._record_results(dataset, len(table), by_source)
         if metrics:
-            better = self._record_best(name, current_iter)
-            if better and self.is_train:
+            is_best = self._update_best(name, current_iter)
+            if is_best and self.is_train:
                 self.copy_model(self.eval_net(), self.net_best)
                 self.save_network(self.net_best, 'net_best')
             self._log_validation_metric_values(current_iter, name, tb_logger)
         if not self.is_train:
-            self._say_by_text_source(name, found)
-            self.write_results(name, table, found)
+            self._log_by_prompt_source(name, by_source)
+            self.write_results(name, table, by_source)
 
     @master_only
-    def _note_measured(self, dataset, images: int, found: dict[str, dict[str, float]]) -> None:
+    def _record_results(self, dataset, images: int, by_source: Results) -> None:
         state = self.get_bare_model(self.eval_net()).state_dict()
-        self.record.measured(dataset, state, images, self.metric_results, found)
+        self.record.add_results(dataset, state, images, self.metric_results, by_source)
 
-    def _measure(self, name: str, table: pd.DataFrame) -> dict[str, float]:
-        """The option file's metrics of predictions."""
+    def _compute_metrics(self, name: str, table: pd.DataFrame) -> dict[str, float]:
+        """Compute the option file's metrics of the predictions for a data set."""
         metrics = self.opt['val'].get('metrics') or {}
         if metrics and len(table) < 2:
             raise AMHPError(f'{name}: one image; correlations need two or more')
@@ -181,36 +218,37 @@ class EvalModel(GeneralIQAModel):
         }
 
     def _prompt_sources(self) -> tuple[str, ...]:
-        """The kinds of first-level prompts to measure beside the usual one."""
-        predicts = getattr(self.get_bare_model(self.net), 'predictor', None) is not None
-        return PROMPT_SOURCES if predicts else ()
+        """Return the sources of attribute prompts to evaluate beside the configured one."""
+        has_predictor = getattr(self.get_bare_model(self.net), 'predictor', None) is not None
+        return PROMPT_SOURCES if has_predictor else ()
 
-    def _say_by_text_source(self, name: str, found: dict[str, dict[str, float]]) -> None:
+    def _log_by_prompt_source(self, name: str, by_source: Results) -> None:
         rows = [
             f'  {source:10}' + ''.join(f' {key} {value:7.4f}' for key, value in values.items())
-            for source, values in found.items()
+            for source, values in by_source.items()
         ]
         if rows:
-            get_root_logger().info('\n'.join([f'{name}, by the text that was used:', *rows]))
+            get_root_logger().info('\n'.join([f'{name}, by the source of the prompts:', *rows]))
 
-    def predict(self, dataloader) -> pd.DataFrame:
-        """One row for each image that could be read.
+    def predict(self, dataloader: DataLoader) -> pd.DataFrame:
+        """Predict the images of a data set that can be read.
 
         Returns:
-            Columns ``img_path, text, score, MOS`` (numbers) and ``dist, rated_dist`` (lists over
-            the levels).
+            A row for each image, with the columns ``img_path``, ``text``, ``score``, ``MOS``
+            (numbers) and ``dist``, ``rated_dist`` (lists over the levels).
 
         Raises:
             AMHPError: no image of the data set could be read.
         """
         return self._predict(dataloader, [None])[0]
 
-    def _predict(self, dataloader, sources: list[str | None]) -> list[pd.DataFrame]:
-        """A table as of ``predict`` for each source of first-level prompts; None: the usual one.
+    def _predict(self, dataloader: DataLoader, sources: Sequence[str | None]) -> list[pd.DataFrame]:
+        """Predict a data set once for each source of attribute prompts; None: as configured.
 
-        The image encoder sees each image once.
+        The image encoder runs once for each image. Tables are those of ``predict``.
         """
-        name, net = dataloader.dataset.opt['name'], self.get_bare_model(self.eval_net())
+        dataset: Any = dataloader.dataset
+        name, net = dataset.opt['name'], self.get_bare_model(self.eval_net())
         rows: list[list] = [[] for _ in sources]
         bar = tqdm(dataloader, desc=name, unit='batch', disable=not self.opt['val'].get('pbar'))
         for batch in bar:
@@ -218,28 +256,28 @@ class EvalModel(GeneralIQAModel):
             if not self.text:
                 continue
             if len(sources) > 1:
-                self._keep_image_features(net)
-            for source, of_source in zip(sources, rows, strict=True):
+                self._compute_image_features(net)
+            for source, source_rows in zip(sources, rows, strict=True):
                 self.test(source)
-                of_source += self._rows()
-        if isinstance(dataloader.dataset, Shard):
-            rows = self._of_all_processes(rows)
+                source_rows += self._rows()
+        if isinstance(dataset, Shard):
+            rows = self._gather_rows(rows)
         if not rows[0]:
             raise AMHPError(f'{name}: none of its images could be read; check dataroot_target')
         columns = ['index', 'img_path', 'text', 'score', 'MOS', 'dist', 'rated_dist']
-        tables = [pd.DataFrame(of_source, columns=columns) for of_source in rows]
+        tables = [pd.DataFrame(source_rows, columns=columns) for source_rows in rows]
         return [table.drop(columns='index') for table in tables]
 
-    def _of_all_processes(self, rows: list[list]) -> list[list]:
-        """Every process's rows, in the order of the data set."""
-        parts = all_gather((rows, self.unreadable))
-        for _, unreadable in parts:
+    def _gather_rows(self, rows: list[list]) -> list[list]:
+        """Collect the rows of all processes, for each source, in the order of the data set."""
+        gathered = all_gather((rows, self.unreadable))
+        for _, unreadable in gathered:
             self.unreadable |= unreadable
-        by_source = zip(*(part for part, _ in parts), strict=True)
-        return [sorted(chain(*of_source), key=lambda row: row[0]) for of_source in by_source]
+        by_source = zip(*(process_rows for process_rows, _ in gathered), strict=True)
+        return [sorted(chain(*source_rows), key=itemgetter(0)) for source_rows in by_source]
 
-    def _keep_image_features(self, net) -> None:
-        """Let the passes over a batch share its image features, in evaluation."""
+    def _compute_image_features(self, net: AMHP) -> None:
+        """Compute the image features of the batch once, for all sources of prompts."""
         if 'Fx' not in self.features:
             training = net.training
             net.eval()
@@ -248,7 +286,7 @@ class EvalModel(GeneralIQAModel):
             net.train(training)
 
     def _rows(self) -> list[tuple]:
-        """The batch that was tested, as rows of ``predict``."""
+        """Return the batch that was tested as rows of ``predict``, each after its index."""
         columns = (
             self.output_score[:, 0],
             self.gt_mos[:, 0],
@@ -259,23 +297,26 @@ class EvalModel(GeneralIQAModel):
         return list(zip(self.index, self.img_path, self.text, *numbers, strict=True))
 
     @master_only
-    def write_results(
-        self, name: str, table: pd.DataFrame, by_text_source: dict[str, dict[str, float]]
-    ) -> None:
-        """In testing: ``<name>.csv`` with all predictions and ``<name>.json`` with the metrics."""
+    def write_results(self, name: str, table: pd.DataFrame, by_source: Results) -> None:
+        """Write the results of a test: ``<name>.csv`` and ``<name>.json``.
+
+        Args:
+            name: the name of the data set.
+            table: its predictions, for the CSV.
+            by_source: the metrics for each source of attribute prompts, for the JSON.
+        """
         folder = Path(self.opt['path']['results_root'])
         write_atomically(folder / f'{name}.csv', lambda file: table.to_csv(file, index=False))
-        results = {'images': len(table), **self.metric_results}
-        if by_text_source:
-            results['text_source'] = by_text_source
-        metrics = json.dumps(results, indent=2)
-        write_atomically(folder / f'{name}.json', lambda file: file.write_text(metrics + '\n'))
+        results: dict[str, Any] = {'images': len(table), **self.metric_results}
+        if by_source:
+            results['prompt_source'] = by_source
+        write_text(folder / f'{name}.json', json.dumps(results, indent=2) + '\n')
 
-    def _record_best(self, dataset_name, current_iter) -> bool:
-        """Note the best values so far; whether this model is the one to keep.
+    def _update_best(self, dataset_name: str, current_iter: int) -> bool:
+        """Update the best results so far; return whether the current weights are the best.
 
-        With ``key_metric`` that metric decides and the others are noted with it, else any
-        metric that gets better does, as in pyiqa.
+        If there is a ``key_metric``, it decides, and the other metrics of the best weights are
+        kept with it. Otherwise any metric that improves is enough, as in pyiqa.
         """
         if self.key_metric is None:
             updates = [
@@ -287,12 +328,14 @@ class EvalModel(GeneralIQAModel):
             known = ', '.join(self.metric_results)
             raise AMHPError(f'val: key_metric={self.key_metric!r} is not one of {known}')
         value = self.metric_results[self.key_metric]
-        better = self._update_best_metric_result(dataset_name, self.key_metric, value, current_iter)
-        if better:
+        is_best = self._update_best_metric_result(
+            dataset_name, self.key_metric, value, current_iter
+        )
+        if is_best:
             for metric, value in self.metric_results.items():
                 self._update_metric_result(dataset_name, metric, value, current_iter)
-        return better
+        return is_best
 
 
-def _short(values: list[float]) -> list[float]:
+def _rounded(values: list[float]) -> list[float]:
     return [round(value, 4) for value in values]

@@ -1,24 +1,26 @@
-"""Features on disk: rows of numbers by name, in one SQLite file."""
+"""A cache of features on disk: rows of numbers by name, in one SQLite file."""
 
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from hashlib import blake2b
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from pyiqa.utils import get_root_logger
 
-WAIT = 30  # seconds for another process to finish its write
-DIGEST = 16  # bytes
+TIMEOUT = 30  # seconds to wait for another process to finish its write
+DIGEST_SIZE = 16  # bytes
 TABLE = 'CREATE TABLE IF NOT EXISTS features (name BLOB PRIMARY KEY, row BLOB NOT NULL)'
+
+T = TypeVar('T')
 
 
 class Key(NamedTuple):
-    """What a row is of: its name, and a stamp that another state of the same thing would not have.
+    """Key of a row: a name, and a stamp that changes when the named thing changes.
 
-    A name has one row: a new stamp takes the old one's place.
+    There is one row for each name: a row with a new stamp replaces the old one.
     """
 
     name: bytes
@@ -26,91 +28,96 @@ class Key(NamedTuple):
 
 
 class FeatureCache:
-    """Rows of float32, kept between runs and shared by processes.
+    """Rows of float32 that stay between runs, and that several processes can read and write.
 
-    Each row carries a checksum of its name, its stamp and its numbers. One that does not fit, for
-    whatever reason, is as good as none: no number comes out that did not go in under this key.
+    Each row has a checksum of its name, its stamp and its numbers. Rows with a bad checksum count
+    as cache misses, so that a key never gets numbers that were not written under it.
 
-    A file that is damaged is begun anew, with a warning. Where the disk is full, or the folder
-    may not be written to or read, that is said once and done without.
+    A damaged file is deleted with a warning, and a new one is started. If the disk is full or the
+    folder cannot be used, there is one warning, and features are no longer cached.
 
     Args:
-        path: of the file; it and its folder are made when there is something to write.
-        width: numbers in a row.
+        path: the path of the file; it and its folder are created by the first write.
+        width: the number of numbers in a row.
     """
 
     def __init__(self, path: Path, width: int):
         self.path, self.width = Path(path), width
-        self._given_up: set[str] = set()
+        self._disabled: set[str] = set()
 
     def read(self, keys: Iterable[Key]) -> dict[Key, np.ndarray]:
-        """The rows ``(width,)`` that are there, of those asked for."""
+        """Read the rows ``(width,)`` of these keys; keys without one are left out."""
 
         def select(db: sqlite3.Connection) -> dict[Key, np.ndarray]:
             query = 'SELECT row FROM features WHERE name = ?'
-            found = {key: db.execute(query, (_short(key.name),)).fetchone() for key in keys}
-            return {key: self._unpack(row[0]) for key, row in found.items() if self._fits(key, row)}
+            results = {key: db.execute(query, (_digest(key.name),)).fetchone() for key in keys}
+            return {
+                key: np.frombuffer(result[0], '<f4', offset=DIGEST_SIZE)
+                for key, result in results.items()
+                if self._is_valid(key, result)
+            }
 
-        return self._attempt('read', select) or {}
+        return self._run('read', select) or {}
 
     def write(self, rows: Mapping[Key, np.ndarray]) -> None:
-        """Keep rows ``(width,)``, all of them or none."""
-        packed = [(_short(key.name), self._pack(key, row)) for key, row in rows.items()]
+        """Write rows ``(width,)``, all of them or none."""
+        packed = [(_digest(key.name), _pack(key, row)) for key, row in rows.items()]
         if packed:
             insert = 'INSERT OR REPLACE INTO features VALUES (?, ?)'
-            self._attempt('written', lambda db: db.executemany(insert, packed))
+            self._run('written', lambda db: db.executemany(insert, packed))
 
-    def _attempt(self, what: str, work: Callable):
-        """Do ``work`` on the database; None where it cannot be done."""
-        if what in self._given_up:
+    def _run(self, verb: str, query: Callable[[sqlite3.Connection], T]) -> T | None:
+        """Run a query on the database; return None if that is not possible.
+
+        Args:
+            verb: what the query does with features, ``read`` or ``written``, for messages.
+            query: the query.
+        """
+        if verb in self._disabled:
             return None
         try:
-            if what == 'read' and not self.path.exists():
+            if verb == 'read' and not self.path.exists():
                 return None
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            # Opened for each batch, so that worker processes never inherit a connection.
-            with closing(sqlite3.connect(self.path, timeout=WAIT)) as db, db:
+            # Opened for each query, so that worker processes never inherit a connection.
+            with closing(sqlite3.connect(self.path, timeout=TIMEOUT)) as db, db:
                 db.execute(TABLE)
-                return work(db)
+                return query(db)
         except (OSError, sqlite3.OperationalError) as error:  # full, locked, not allowed
-            self._given_up.add(what)
+            self._disabled.add(verb)
             get_root_logger().warning(
-                f'{self.path}: features cannot be {what} ({error}), so they are computed each '
+                f'{self.path}: features cannot be {verb} ({error}), so they are computed each '
                 'time; make room there or give another folder (train: feature_cache: DIR)'
             )
         except sqlite3.DatabaseError as error:
-            self._begin_anew(error)
+            self._delete_damaged(error)
         return None
 
-    def _begin_anew(self, error: sqlite3.DatabaseError) -> None:
+    def _delete_damaged(self, error: sqlite3.DatabaseError) -> None:
         get_root_logger().warning(
-            f'{self.path}: a damaged file of features ({error}) is deleted and begun anew'
+            f'{self.path}: a damaged file of features ({error}) is deleted; a new one is started'
         )
         try:
             self.path.unlink(missing_ok=True)
         except OSError as unlink_error:
-            self._given_up |= {'read', 'written'}
+            self._disabled |= {'read', 'written'}
             get_root_logger().warning(f'{self.path}: it cannot be deleted ({unlink_error})')
 
-    def _pack(self, key: Key, row: np.ndarray) -> bytes:
-        numbers = np.asarray(row, '<f4').tobytes()
-        return _checksum(key, numbers) + numbers
-
-    def _fits(self, key: Key, row: tuple | None) -> bool:
-        packed = row[0] if row else None
+    def _is_valid(self, key: Key, result: tuple | None) -> bool:
+        """Whether the result of a query has the width and the checksum of a row with this key."""
+        packed = result[0] if result else None
         return (
             isinstance(packed, bytes)
-            and len(packed) == DIGEST + 4 * self.width
-            and packed[:DIGEST] == _checksum(key, packed[DIGEST:])
+            and len(packed) == DIGEST_SIZE + 4 * self.width
+            and packed[:DIGEST_SIZE] == _digest(key.name + key.stamp + packed[DIGEST_SIZE:])
         )
 
-    def _unpack(self, packed: bytes) -> np.ndarray:
-        return np.frombuffer(packed, '<f4', offset=DIGEST)
+
+def _pack(key: Key, row: np.ndarray) -> bytes:
+    """Return a row as bytes, after its checksum."""
+    numbers = np.asarray(row, '<f4').tobytes()
+    return _digest(key.name + key.stamp + numbers) + numbers
 
 
-def _short(name: bytes) -> bytes:
-    return blake2b(name, digest_size=DIGEST).digest()
-
-
-def _checksum(key: Key, numbers: bytes) -> bytes:
-    return blake2b(key.name + key.stamp + numbers, digest_size=DIGEST).digest()
+def _digest(content: bytes) -> bytes:
+    return blake2b(content, digest_size=DIGEST_SIZE).digest()

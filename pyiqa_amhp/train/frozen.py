@@ -1,4 +1,4 @@
-"""Features of frozen encoders: made once for each image and each text, then read from disk."""
+"""Features of frozen encoders: computed once for each image and each text, then read from disk."""
 
 import os
 import time
@@ -13,6 +13,7 @@ import numpy as np
 import platformdirs
 import torch
 from pyiqa.utils import get_root_logger
+from torch import nn
 from torchvision.transforms import functional as TF
 
 from pyiqa_amhp.datasets.images import read_image
@@ -23,64 +24,68 @@ from pyiqa_amhp.utils.environment import version_of
 from pyiqa_amhp.weights.checkpoint import tensor_versions
 from pyiqa_amhp.weights.store import HOME_VARIABLE
 
-FORMAT = 1  # to be raised where the same image or text would get other features
-BATCH = 32  # images or texts that go through an encoder at once
+FORMAT = 1  # to be raised when the code computes other features of the same image or text
+BATCH_SIZE = 32  # images or texts that go through an encoder at once
 READERS = min(4, os.cpu_count() or 1)  # threads that decode images
-UNSETTLED = 2_000_000_000  # ns; the longest step in which a file system keeps times (FAT)
+TIME_STEP = 2_000_000_000  # ns; the coarsest resolution of a file's times (FAT)
 
 
 def default_folder() -> Path:
-    """Where features are kept unless an option says otherwise: the user's cache."""
+    """Return the default folder of features, in the user's cache."""
     home = os.environ.get(HOME_VARIABLE) or platformdirs.user_cache_dir('pyiqa_amhp', False)
     return Path(home).expanduser() / 'features'
 
 
 class FrozenEncoders:
-    """Freezes encoders of a network, and gives their features, from disk where they are there.
+    """Frozen encoders of a network, and a cache of their features on disk.
 
-    A feature is that of the view of an image that a metric call sees: resized, the centre cut
-    out (our choice: random crops would be new in each epoch, with nothing to keep).
+    The feature of an image is that of the view that a metric call sees: resized and cropped at
+    its centre (our choice: random crops differ in each epoch, so that none could be reused).
 
-    Each encoder's file is named by a hash of all that its features depend on (``encoder_digest``).
-    In it an image goes by its path and by the size, the times and the inode of its file, a text
-    by itself: whatever changes is computed anew.
+    Each encoder has a file in the cache, named after a hash of all that its features depend on
+    (``encoder_digest``). The key of an image in it is its path, with the size, the times and the
+    inode of the file; the key of a text is the text. What has changed is computed again.
 
     Args:
-        net: the network, whose encoders are frozen here.
+        net: the network; its encoders are frozen here.
         encoders: ``image``, ``text`` or both.
-        folder: of the cache; None: ``default_folder``.
+        folder: the folder of the cache; None: ``default_folder``.
 
     Raises:
-        AMHPError: a network without CLIP's encoders.
+        AMHPError: the network is no AMHP.
     """
 
-    def __init__(self, net: AMHP, encoders: tuple[str, ...], folder: str | Path | None = None):
+    def __init__(self, net: nn.Module, encoders: tuple[str, ...], folder: str | Path | None = None):
         if not isinstance(net, AMHP):
             raise AMHPError(
                 'train: freeze needs a network with the encoders of AMHP, got '
-                f'{type(net).__name__}; take the option out'
+                f'{type(net).__name__}; remove the option'
             )
-        self.net, self.encoders = net, encoders
+        self.net, self.encoders, self.width = net, encoders, int(net.backbone.width)
         self.folder = default_folder() if folder is None else Path(folder).expanduser()
+        # By encoder: the state of its weights, and the cache of the features they give.
         self._caches: dict[str, tuple[list, FeatureCache]] = {}
         if 'image' in encoders:
             net.backbone.freeze_image()
         if 'text' in encoders:
             net.backbone.freeze_text()
-        net.train(net.training)  # puts the frozen ones into evaluation mode
+        net.train(net.training)  # switches the frozen encoders to evaluation mode
 
     @torch.no_grad()
     def image_features(self, paths: list[str]) -> tuple[torch.Tensor, list[str]]:
-        """``Fx`` of image files.
+        """Read or compute the features ``Fx`` of image files.
+
+        Args:
+            paths: the paths of N images.
 
         Returns:
-            ``(N, n)``, a row of zeros where a file cannot be read, and for each file what is
-            wrong with it, ``''`` where nothing is.
+            The features, ``(N, n)``, zeros for a file that cannot be read; and the error of each
+            file, ``''`` if there is none.
         """
         cache = self._cache('image')
         keys = {path: _file_key(path, _stat(path)) for path in paths}
-        kept = cache.read(key for key in keys.values() if key)
-        rows = {path: kept[key] for path, key in keys.items() if key in kept}
+        cached = cache.read(key for key in keys.values() if key)
+        rows = {path: cached[key] for path, key in keys.items() if key in cached}
         errors: dict[str, str] = {}
         with ThreadPoolExecutor(READERS) as pool:
             views = pool.map(self._view, [path for path in keys if path not in rows])
@@ -88,7 +93,7 @@ class FrozenEncoders:
                 errors |= {path: str(x) for path, _, x in batch if isinstance(x, ImageReadError)}
                 good = [item for item in batch if item[0] not in errors]
                 if good:
-                    x = torch.cat([x for _, _, x in good]).to(self._like)
+                    x = torch.cat([x for _, _, x in good]).to(self.net.logit_scale)
                     features = self._encode_image(x)
                     rows |= {path: row for (path, _, _), row in zip(good, features, strict=True)}
                     cache.write({key: rows[path] for path, key, _ in good if key})
@@ -96,65 +101,65 @@ class FrozenEncoders:
 
     @torch.no_grad()
     def text_features(self, texts: list[str]) -> torch.Tensor:
-        """``Ft`` of texts, ``(N, n)``: zeros where a text is ``''``, as in AMHP itself."""
+        """Read or compute the features ``Ft`` of texts, ``(N, n)``: zeros for ``''``, as AMHP."""
         cache = self._cache('text')
         keys = {text: Key(text.encode('utf-8', 'surrogatepass')) for text in texts if text}
-        kept = cache.read(keys.values())
-        rows = {text: kept[key] for text, key in keys.items() if key in kept}
+        cached = cache.read(keys.values())
+        rows = {text: cached[key] for text, key in keys.items() if key in cached}
         for batch in _batches(iter([text for text in keys if text not in rows])):
             new = dict(zip(batch, _numbers(self.net.backbone.encode_text(batch)), strict=True))
             cache.write({keys[text]: row for text, row in new.items()})
             rows |= new
         return self._stack(texts, rows)
 
-    @property
-    def _like(self) -> torch.Tensor:
-        return self.net.logit_scale
-
     def _view(self, path: str) -> tuple[str, Key | None, torch.Tensor | ImageReadError]:
-        """An image's path, the key to keep its feature under if that is safe, and its view."""
+        """Read an image.
+
+        Returns:
+            Its path, its key if its feature can be cached safely, and its view or an error.
+        """
         now, before = time.time_ns(), _stat(path)
         try:
             view = self.net.preprocess.view(TF.to_tensor(read_image(path))[None])
         except ImageReadError as error:
             return path, None, error
-        # A file that was just written may be written again without another time to show for it.
-        if before and before.changed < now - UNSETTLED:
+        # A file written within the last time step may change again without a new time.
+        if before and before.changed < now - TIME_STEP:
             return path, _file_key(path, before), view
         return path, None, view
 
     def _encode_image(self, views: torch.Tensor) -> np.ndarray:
-        x = self.net.preprocess.normalised(views)
+        x = self.net.preprocess.normalize(views)
         return _numbers(self.net.backbone.encode_image(x))
 
     def _stack(self, names: list[str], rows: dict[str, np.ndarray]) -> torch.Tensor:
-        stacked = np.zeros((len(names), self.net.backbone.width), np.float32)
+        stacked = np.zeros((len(names), self.width), np.float32)
         for i, name in enumerate(names):
             if name in rows:
                 stacked[i] = rows[name]
-        return torch.from_numpy(stacked).to(self._like)
+        return torch.from_numpy(stacked).to(self.net.logit_scale)
 
     def _cache(self, encoder: str) -> FeatureCache:
-        """The file of an encoder as it is now."""
-        mark = tensor_versions(tensor for _, tensor in _tensors(self.net, encoder))
-        if self._caches.get(encoder, (None, None))[0] != mark:
+        """Open the cache of an encoder with its current weights."""
+        weights = tensor_versions(tensor for _, tensor in _tensors(self.net, encoder))
+        if encoder not in self._caches or self._caches[encoder][0] != weights:
             path = self.folder / f'{encoder}-{encoder_digest(self.net, encoder)}.sqlite'
-            get_root_logger().info(f'Features of the frozen {encoder} encoder are kept in {path}')
-            self._caches[encoder] = (mark, FeatureCache(path, self.net.backbone.width))
+            get_root_logger().info(f'Features of the frozen {encoder} encoder are stored in {path}')
+            self._caches[encoder] = (weights, FeatureCache(path, self.width))
         return self._caches[encoder][1]
 
 
 def encoder_digest(net: AMHP, encoder: str) -> str:
-    """A hash of all that the features of an encoder depend on, beside the image or the text.
+    """Hash all that the features of an encoder depend on, beside the image or the text.
 
-    That is: every byte of its weights; its form and its settings, and for images those of the
-    preprocessing, for texts those of the tokenizer; the engine and the precision; the versions of
-    the packages that compute it, and the kind of device.
+    These are every byte of its weights, its architecture and settings (with the preprocessing of
+    images, the tokenizer of texts), the engine and the precision, the versions of the packages that
+    compute it, and the type of device.
     """
     runner = net.backbone.runner
     packages = ('pyiqa-amhp', 'open_clip_torch', 'timm', 'torch', 'torchvision', 'pillow')
     versions = [version_of(package) for package in (*packages, runner.engine)]
-    about = [
+    settings: list[object] = [
         FORMAT,
         encoder,
         net.logit_scale.device.type,
@@ -163,22 +168,22 @@ def encoder_digest(net: AMHP, encoder: str) -> str:
         versions,
     ]
     if encoder == 'text':
-        about.append(net.backbone._text_cfg)
-    about += [
+        settings.append(net.backbone._text_cfg)
+    settings += [
         (name, type(module).__name__, _settings(module))
         for name, module in net.named_modules()
         if _belongs(name, encoder)
     ]
-    digest = blake2b(repr(about).encode(), digest_size=16)
+    digest = blake2b(repr(settings).encode(), digest_size=16)
     for name, tensor in _tensors(net, encoder):
         digest.update(f'{name} {tensor.dtype} {tuple(tensor.shape)}'.encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy())
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
 def _belongs(name: str, encoder: str) -> bool:
-    """Whether a module, parameter or buffer takes part in an encoder's features."""
+    """Whether an encoder's features depend on a module, parameter or buffer of this name."""
     name = f'{name}.'
     if encoder == 'image':
         return name.startswith(('backbone.clip.visual.', 'preprocess.'))
@@ -190,8 +195,8 @@ def _tensors(net: AMHP, encoder: str) -> Iterator[tuple[str, torch.Tensor]]:
         yield from ((name, tensor) for name, tensor in tensors if _belongs(name, encoder))
 
 
-def _settings(module: torch.nn.Module) -> list[tuple[str, str]]:
-    """The plain numbers and words of a module, such as its count of heads."""
+def _settings(module: nn.Module) -> list[tuple[str, str]]:
+    """List the plain attributes of a module, such as its number of heads."""
     return sorted(
         (name, repr(value))
         for name, value in vars(module).items()
@@ -206,21 +211,21 @@ def _is_plain(value) -> bool:
 
 
 class _Stat(NamedTuple):
-    """What tells a file from another one, or from itself before a change."""
+    """Status of a file that differs from that of other files, and after any change."""
 
     size: int
-    modified: int  # anybody can set this time back, but not the next one
-    changed: int  # where the system knows one, else `modified`
+    modified: int  # ns; programs can set this time back, but not the next one
+    changed: int  # ns; `modified` on a system without such a time
     inode: int
 
 
 def _stat(path: str) -> _Stat | None:
-    """A file as it is now; None if there is none."""
+    """Read the status of a file; None if there is none."""
     try:
         stat = os.stat(path)
     except (OSError, ValueError):  # ValueError: a NUL in the path
         return None
-    changed = stat.st_mtime_ns if os.name == 'nt' else stat.st_ctime_ns  # nt: of creation
+    changed = stat.st_mtime_ns if os.name == 'nt' else stat.st_ctime_ns  # nt: time of creation
     return _Stat(stat.st_size, stat.st_mtime_ns, changed, stat.st_ino)
 
 
@@ -229,7 +234,7 @@ def _file_key(path: str, stat: _Stat | None) -> Key | None:
 
 
 def _batches(items: Iterator) -> Iterator[list]:
-    while batch := list(islice(items, BATCH)):
+    while batch := list(islice(items, BATCH_SIZE)):
         yield batch
 
 

@@ -1,4 +1,4 @@
-"""The loss of AMHP, Eq. 8: earth mover's distance between level distributions."""
+"""The loss of AMHP, Eq. 8: the earth mover's distance between level distributions."""
 
 import torch
 from torch import nn
@@ -7,46 +7,50 @@ from pyiqa_amhp.errors import AMHPError
 
 
 def emd(p: torch.Tensor, q: torch.Tensor, r: float = 2) -> torch.Tensor:
-    """Earth mover's distance of each pair, ``(mean_j |CDF_p(j) - CDF_q(j)|^r)^(1/r)``.
+    """Compute the distance of each pair, ``(mean_j |CDF_p(j) - CDF_q(j)|^r)^(1/r)``.
 
     Args:
-        p, q: distributions over k levels, ``(N, k)``.
-        r: at least 1.
+        p: predicted distributions over k levels, ``(N, k)``.
+        q: rated distributions, ``(N, k)``.
+        r: the exponent, at least 1.
 
     Returns:
-        ``(N,)``, in [0, 1]. Its gradient is finite where ``p`` equals ``q``.
+        The distances, ``(N,)``, each in [0, 1]. The gradient is finite where ``p`` equals ``q``.
     """
     difference = p.cumsum(dim=-1) - q.cumsum(dim=-1)  # (N, k)
     return torch.linalg.vector_norm(difference, ord=r, dim=-1) / p.shape[-1] ** (1 / r)
 
 
 def agreement_weight(q: torch.Tensor) -> torch.Tensor:
-    """The authors' code weights each image by ``1 - sum_j q_j^2 + 0.2`` (0.1 unless k is 5).
+    """Compute the authors' weight of each image: lower where its raters agree.
+
+    It is ``1 - sum_j q_j^2 + 0.2`` for 5 levels, and ``+ 0.1`` for other numbers (authors' code).
 
     Args:
-        q: rated distributions ``(N, k)``.
+        q: rated distributions, ``(N, k)``.
 
     Returns:
-        ``(N,)``: less for images that the raters agree about.
+        The weights, ``(N,)``.
     """
     return 1 - q.square().sum(dim=-1) + (0.2 if q.shape[-1] == 5 else 0.1)
 
 
 class AMHPEMDLoss(nn.Module):
-    """Eq. 8 in the form of each protocol.
+    """Loss of Eq. 8, as the paper defines it or as the authors ran it.
 
     Args:
-        loss_weight: factor of the result.
-        r: 1 or 2 (any number from 1 on); paper: 2.
-        protocol: ``paper``: no weights; ``reference``: the weights of the authors' code.
-        weighted: use those weights; None: as the protocol says.
-        root: ``image``: the r-th root of each image's distance, then the mean over the batch.
-            This is the EMD that Eq. 8 cites (NIMA) and what the authors ran. ``batch``: Eq. 8 to
-            the letter, the root of the mean over the batch.
-        reduction: ``mean``, ``sum`` or ``none`` (with ``root='image'``).
+        loss_weight: a factor of the loss.
+        r: the exponent of Eq. 8, any number from 1 on; paper: 2.
+        protocol: ``paper`` gives all images the same weight; ``reference`` uses the weights of
+            the authors' code (``agreement_weight``).
+        weighted: whether to use these weights; None: as ``protocol`` says.
+        root: ``image`` takes the r-th root for each image, and then the mean over the batch: the
+            EMD that Eq. 8 cites (NIMA), and what the authors ran. ``batch`` takes the root of the
+            mean over the batch: Eq. 8 to the letter.
+        reduction: ``mean``, ``sum`` or ``none``; with ``root='batch'`` only ``mean``.
 
     Raises:
-        AMHPError: options that are not of this form.
+        AMHPError: the value of an option is not allowed.
     """
 
     def __init__(
@@ -74,10 +78,18 @@ class AMHPEMDLoss(nn.Module):
         self.weighted = protocol == 'reference' if weighted is None else weighted
 
     def forward(self, pred: torch.Tensor, target: torch.Tensor, **kwargs) -> torch.Tensor:
-        """Predicted and rated level distributions ``(N, k)`` to the loss.
+        """Compute the loss of predicted and rated level distributions.
+
+        Args:
+            pred: predicted distributions, ``(N, k)``.
+            target: rated distributions, ``(N, k)``.
+            **kwargs: ignored; pyiqa may pass more.
+
+        Returns:
+            A scalar, or ``(N,)`` with ``reduction='none'``.
 
         Raises:
-            AMHPError: shapes that differ.
+            AMHPError: the shapes differ.
         """
         if pred.shape != target.shape or pred.dim() != 2:
             raise AMHPError(
@@ -92,6 +104,6 @@ class AMHPEMDLoss(nn.Module):
         if self.reduction != 'none':
             distance = getattr(distance, self.reduction)()
         if self.root == 'batch':
-            # a root has no slope at 0; there the loss is 0 and nothing is to be learned
+            # A root has no slope at 0. There the loss is 0, and so is its gradient.
             distance = torch.where(distance > 0, distance, 1) ** (1 / self.r) * (distance > 0)
         return self.loss_weight * distance

@@ -1,7 +1,8 @@
-"""The model class that pyiqa's trainer and tester drive (``model_type: AMHPModel``)."""
+"""The model class that our loop and pyiqa's train and test commands drive (``AMHPModel``)."""
 
 import logging
 from collections import OrderedDict
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,13 @@ from typing import Any
 import torch
 from pyiqa.utils import get_root_logger
 from pyiqa.utils.dist_util import master_only
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LinearLR, SequentialLR
 
 from pyiqa_amhp.datasets.dataset import frozen_encoders
 from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.model.amhp import AMHP
 from pyiqa_amhp.train.distributed import all_reduce_sum, world_size
 from pyiqa_amhp.train.evaluation import EvalModel
 from pyiqa_amhp.train.frozen import FrozenEncoders
@@ -25,53 +28,55 @@ from pyiqa_amhp.weights.checkpoint import check_keys, read_tensors, save_checkpo
 from pyiqa_amhp.weights.hub import fetch_model, hub_id, is_hub_id
 
 WEIGHT_DECAY = 1e-3  # paper, section 4.2.1
-KEEP_LAST = 2  # training states
+KEEP_LAST = 2  # training states; our choice
 
 
 class AMHPModel(EvalModel):
-    """Trains and tests an arch that takes texts and gives level distributions.
+    """Trains and tests a network that reads images and texts and gives level distributions.
 
-    Differs from pyiqa's ``GeneralIQAModel`` in these: images go with their texts; the loss
-    compares distributions; weight decay holds for every parameter group; samples that could
-    not be read are left out and counted; the best checkpoint carries its configuration;
-    testing works without a training section; encoders can be frozen; and a training state holds
-    all that it takes to go on exactly.
+    Differences from pyiqa's ``GeneralIQAModel``: images go with their texts; the loss compares
+    distributions; weight decay applies to every parameter group; samples that could not be read
+    are left out and counted; a checkpoint contains the configuration; testing needs no section
+    ``train``; encoders can be frozen; and a training state has all that an exact resume needs.
 
-    Options of the section ``train``, beside pyiqa's and those of ``update.py``:
+    Options of the section ``train``, beside pyiqa's and those of ``optim.py``:
 
         freeze: ``image``, ``text``, ``both`` or ``none`` (default; paper: everything is trained).
-            The features of a frozen encoder are made once and kept on disk. For images that takes
-            the same option in the data sets, which then give no pixels.
-        feature_cache: the folder for them; default: in the user's cache.
+            The features of a frozen encoder are computed once and stored on disk. For the image
+            encoder the data sets need the same option; they then give no pixels.
+        feature_cache: the folder of these features; default: a folder in the user's cache.
         predictor_weight, text_dropout: see ``predictor.py``.
-        schedule_by: what the scheduler and ``warmup_iter`` count: ``epoch`` (default; authors'
-            code) or ``step``. By steps, ``T_max`` is all that come after the warm-up unless it is
-            given, and the warm-up rises from the first step on.
+        schedule_by: whether the scheduler and ``warmup_iter`` count epochs (``epoch``, the
+            default; authors' code) or steps (``step``). With steps, the default of ``T_max`` is
+            the number of steps after the warm-up, and the warm-up starts with the first step.
 
-    Of the section ``logger``: ``keep_last``, how many training states are kept (default 2) and,
-    where it is given, how many numbered checkpoints.
+    Option of the section ``logger``: ``keep_last``, the number of training states to keep (default
+    2) and, if it is given, of numbered checkpoints.
 
-    In testing, a network with a predictor is measured with given texts, with predicted ones and
-    without any, side by side.
+    A test evaluates a network with a predictor three times: with given prompts, with predicted
+    prompts and without any.
 
     Raises:
-        AMHPError: options that cannot be, or that do not fit each other or the data.
+        AMHPError: options are not allowed, or do not fit each other or the data.
     """
 
-    def __init__(self, opt):
+    def __init__(self, opt: dict[str, Any]):
         self.predictor: PredictorTraining | None = None
         self.epochs_ended = 0
         super().__init__(opt)
 
-    def model_to_device(self, net):
-        """As pyiqa, on the CPU too; what is frozen is so before processes look what is trained."""
+    def model_to_device(self, net: nn.Module) -> nn.Module:
+        """Move the network to its device, and wrap it if several processes train.
+
+        Encoders are frozen here, since the wrapper looks at what is trained.
+        """
         train = self.opt['train'] if self.is_train else {}
         if encoders := frozen_encoders(train.get('freeze')):
             self.frozen = FrozenEncoders(net, encoders, train.get('feature_cache'))
-        if self.is_train and getattr(net, 'predictor', None) is not None:
+        if self.is_train and isinstance(net, AMHP) and net.predictor is not None:
             self.predictor = PredictorTraining(net, train, self.opt.get('manual_seed') or 0)
         if not (self.is_train and self.opt['dist']):
-            if self.is_train and self.opt['num_gpu'] > 1:  # DataParallel does not share texts out
+            if self.is_train and self.opt['num_gpu'] > 1:  # DataParallel does not split texts
                 raise AMHPError(
                     f'num_gpu={self.opt["num_gpu"]} in one process; set num_gpu: 1, or train with '
                     f'torchrun --nproc_per_node={self.opt["num_gpu"]} -m pyiqa_amhp train'
@@ -81,14 +86,20 @@ class AMHPModel(EvalModel):
         return DistributedDataParallel(
             net.to(self.device),
             device_ids=[torch.cuda.current_device()] if on_gpu else None,
-            # a batch without texts leaves the text encoder out
+            # the text encoder is unused in a batch without texts
             find_unused_parameters=self.opt.get('find_unused_parameters', True),
         )
 
-    def load_network(self, net, load_path, strict=True, param_key='params'):
-        """As pyiqa (``path: pretrain_network``), but no code in the file can run.
+    def load_network(
+        self, net: nn.Module, load_path: str, strict: bool = True, param_key: str = 'params'
+    ) -> None:
+        """Load weights (``path: pretrain_network``) without running code in the file.
 
-        The path may be ``hf-hub:owner/name``, too.
+        Args:
+            net: the network.
+            load_path: a checkpoint, or an id of the hub, ``hf-hub:owner/name``.
+            strict: whether all weights have to be there.
+            param_key: pyiqa's argument; ignored, since the key is found.
         """
         get_root_logger().info(f'Loading {load_path}')
         file = fetch_model(hub_id(load_path)) if is_hub_id(load_path) else load_path
@@ -97,30 +108,31 @@ class AMHPModel(EvalModel):
             check_keys(bare, state, load_path)
         bare.load_state_dict(state, strict=strict)
 
-    def init_training_settings(self):
-        """As pyiqa, and what makes a step of a loss."""
+    def init_training_settings(self) -> None:
+        """Build the losses, the optimizer and the scheduler as pyiqa, and an OptimizerStepper."""
         super().init_training_settings()
         size = self.opt['datasets']['train']['batch_size_per_gpu']
         net = self.get_bare_model(self.net)
-        self.updates = OptimizerStepper(net, self.optimizer, self.opt['train'], size)
+        self.stepper = OptimizerStepper(net, self.optimizer, self.opt['train'], size)
 
-    def setup_optimizers(self):
-        """As pyiqa, but groups from ``lr_<part>`` keys get the weight decay too."""
+    def setup_optimizers(self) -> None:
+        """Build the optimizer as pyiqa, but with the weight decay in ``lr_<part>`` groups too."""
         optim = self.opt['train']['optim']
         optim.setdefault('weight_decay', WEIGHT_DECAY)
         for key in [key for key in optim if key.startswith('lr_')]:
             optim.setdefault(f'weight_decay_{key.removeprefix("lr_")}', optim['weight_decay'])
-        with _one_line_for_what_is_frozen(self.net):
+        with _short_log_of_frozen_parameters(self.net):
             super().setup_optimizers()
         groups = self.optimizer.param_groups
-        groups[:] = [group for group in groups if group['params']]  # pyiqa keeps some empty ones
+        groups[:] = [group for group in groups if group['params']]  # pyiqa leaves empty ones
 
-    def setup_schedulers(self, scheduler_name='scheduler'):
-        """As pyiqa; by steps, with a warm-up that begins with the first one."""
+    def setup_schedulers(self, scheduler_name: str = 'scheduler') -> None:
+        """Build the scheduler as pyiqa, or with a warm-up that counts steps."""
         train = self.opt['train']
         self.by_step = one_of(train, 'schedule_by', ('epoch', 'step')) == 'step'
         if not self.by_step:
-            return super().setup_schedulers(scheduler_name)
+            super().setup_schedulers(scheduler_name)
+            return
         warmup = max(0, train.get('warmup_iter') or 0)
         steps = -(-train['total_iter'] // (train.get('accumulate') or 1))
         if train[scheduler_name]['type'] == 'CosineAnnealingLR':
@@ -128,19 +140,20 @@ class AMHPModel(EvalModel):
             train[scheduler_name]['T_max'] = T_max or max(1, steps - warmup)
         super().setup_schedulers(scheduler_name)
         if warmup:
-            [after] = self.schedulers
-            rising = LinearLR(self.optimizer, 1 / (warmup + 1), total_iters=warmup)
-            self.schedulers = [SequentialLR(self.optimizer, [rising, after], [warmup])]
+            [main] = self.schedulers
+            linear = LinearLR(self.optimizer, 1 / (warmup + 1), total_iters=warmup)
+            self.schedulers[:] = [SequentialLR(self.optimizer, [linear, main], [warmup])]
 
-    def optimize_parameters(self, current_iter):
-        """Take the batch that was fed; make a step where ``accumulate`` of them are there."""
+    def optimize_parameters(self, current_iter: int) -> None:
+        """Compute the losses of the batch that was fed, and make a step if one is due."""
         self.record.iteration = current_iter
-        self._losses, images = OrderedDict(), len(self.text)
+        losses: OrderedDict[str, torch.Tensor] = OrderedDict()
+        self._losses, images = losses, len(self.text)
         if not images:  # every image of the batch was unreadable
             if world_size() == 1:
                 return
-            self._stand_in()
-        losses, options = self._losses, {}
+            self._use_dummy_batch()
+        options: dict[str, Any] = {}
         if self.predictor is not None:
             dropped = self.predictor.drop_texts(self.text, self.img_path, current_iter)
             options = {'predicted': dropped, 'return_prompt': True}
@@ -149,16 +162,20 @@ class AMHPModel(EvalModel):
             losses['l_mos'] = self.cri_mos(self.output_dist, self.gt_mos_dist)
         if self.cri_metric:
             losses['l_metric'] = self.cri_metric(self.output_score, self.gt_mos)
-        if prompt:
+        if self.predictor is not None:
             losses['l_predictor'] = self.predictor.loss(prompt[0], self.attr_levels)
         if not losses:
             raise AMHPError('train: no loss; give mos_loss_opt: {type: AMHPEMDLoss}')
         self._images = images
-        if self.updates.add(sum(losses.values()), images, self.img_path) and self.by_step:
+        loss = sum(losses.values(), torch.zeros((), device=self.device))
+        if self.stepper.add(loss, images, self.img_path) and self.by_step:
             self._step_schedulers()
 
-    def _stand_in(self) -> None:
-        """One empty image that counts nothing: the other processes wait for this one's gradient."""
+    def _use_dummy_batch(self) -> None:
+        """Replace the batch by one black image of weight 0.
+
+        The other processes wait for the gradient of this one.
+        """
         net = self.get_bare_model(self.net)
         values = net.level_values
         if self.img_input is not None:
@@ -168,8 +185,8 @@ class AMHPModel(EvalModel):
         self.attr_levels = {name: torch.tensor([-1]) for name in self.attr_levels}
         self.features = {name: x.new_zeros(1, x.shape[1]) for name, x in self.features.items()}
 
-    def get_current_log(self):
-        """The losses of the last batch, the means over the images of all processes."""
+    def get_current_log(self) -> OrderedDict[str, float]:
+        """Return the losses of the last batch: the means over the images of all processes."""
         names = list(self._losses)
         values = [loss.item() * self._images for loss in self._losses.values()]
         *sums, images = all_reduce_sum([*values, self._images if names else 0.0], self.device)
@@ -180,47 +197,48 @@ class AMHPModel(EvalModel):
             scheduler.step()
 
     def end_epoch(self) -> None:
-        """Make a step of what is left of ``accumulate``.
+        """Make a step with the batches that are still pending.
 
         Raises:
             AMHPError: nothing was trained in the first epoch.
         """
-        if self.updates.pending and self.updates.finish() and self.by_step:
+        stepper = self.stepper
+        if stepper.pending and stepper.finish() and self.by_step:
             self._step_schedulers()
-        if not (self.updates.steps or self.updates.overflows or self.updates.skipped):
+        if not (stepper.steps or stepper.overflows or stepper.skipped):
             raise AMHPError(
                 f'train: not one step was made. {len(self.unreadable)} images could not be read; '
                 'pyiqa drops the last batch if it is smaller than batch_size_per_gpu, so there '
                 'must be at least that many images'
             )
 
-    def update_learning_rate(self, current_iter, warmup_iter=-1):
-        """The trainer calls this at the end of each epoch."""
+    def update_learning_rate(self, current_iter: int, warmup_iter: int = -1) -> None:
+        """End an epoch, and step the scheduler unless it counts steps."""
         self.end_epoch()
         self.epochs_ended += 1
         if not self.by_step:
             super().update_learning_rate(current_iter, warmup_iter)
 
-    def eval_net(self):
-        """What is validated and saved: the averaged weights, if there is an average."""
-        return (self.updates.average if self.is_train else None) or self.net
+    def eval_net(self) -> nn.Module:
+        """Return the network to validate and save: the averaged one, if there is an average."""
+        return (self.stepper.average if self.is_train else None) or self.net
 
-    def save(self, epoch, current_iter):
-        """The checkpoint ``net_<iter>.pth`` (-1: ``net_latest.pth``), and with it the state."""
+    def save(self, epoch: int, current_iter: int) -> None:
+        """Save ``net_<iter>.pth`` and the training state; -1: ``net_latest.pth`` alone."""
         self.save_network(self.eval_net(), 'net', current_iter)
         if current_iter != -1:
             self.save_training_state(epoch, current_iter)
 
     @master_only
-    def save_training_state(self, epoch, current_iter):
-        """Everything that it takes to go on exactly; see ``state.py``."""
+    def save_training_state(self, epoch: int, current_iter: int) -> None:
+        """Save all that an exact resume needs; see ``state.py``."""
         state = {
             'epoch': epoch,
             'iter': current_iter,
             'optimizers': [optimizer.state_dict() for optimizer in self.optimizers],
             'schedulers': [scheduler.state_dict() for scheduler in self.schedulers],
             'net': self.get_bare_model(self.net).state_dict(),
-            'updates': self.updates.state(),
+            'updates': self.stepper.state_dict(),
             'epochs_ended': self.epochs_ended,
             'best': self.best_metric_results,
             'unreadable': self.unreadable,
@@ -232,38 +250,44 @@ class AMHPModel(EvalModel):
             _keep_newest(Path(self.opt['path']['models']), keep)
 
     def resume_training(self, resume_state: dict[str, Any]) -> None:
-        """Go on from a training state.
+        """Resume from a training state.
 
         Raises:
-            AMHPError: a state that an ``AMHPModel`` did not write.
+            AMHPError: the state was not written by an ``AMHPModel``, or has other batches.
         """
         if missing := {'net', 'updates', 'random'} - resume_state.keys():
             raise AMHPError(
                 f'the training state has no {", ".join(sorted(missing))}: it was not written by '
-                'AMHPModel, and the training cannot go on from it; start anew'
+                'AMHPModel, and the training cannot resume from it; start again'
             )
         super().resume_training(resume_state)
         self.get_bare_model(self.net).load_state_dict(resume_state['net'])
-        self.updates.load_state(resume_state['updates'])
+        self.stepper.load_state_dict(resume_state['updates'])
         self.epochs_ended = resume_state['epochs_ended']
         self.best_metric_results = resume_state['best']
         self.key_metric = (self.opt.get('val') or {}).get('key_metric')
         self.unreadable = dict(resume_state['unreadable'])
-        self.record.go_on(resume_state['iter'])
+        self.record.resume(resume_state['iter'])
         set_random_states(resume_state['random'])
 
     @master_only
-    def save_network(self, net, net_label, current_iter=None, param_key='params'):
-        """Write a checkpoint under pyiqa's name for it, atomically."""
-        label = {None: '', -1: '_latest'}.get(current_iter, f'_{current_iter}')
-        path = Path(self.opt['path']['models'], f'{net_label}{label}.pth')
+    def save_network(
+        self,
+        net: nn.Module,
+        net_label: str,
+        current_iter: int | None = None,
+        param_key: str = 'params',
+    ) -> None:
+        """Save a checkpoint under pyiqa's name for it, whole or not at all."""
+        suffix = {None: '', -1: '_latest'}.get(current_iter, f'_{current_iter}')
+        path = Path(self.opt['path']['models'], f'{net_label}{suffix}.pth')
         state = self.get_bare_model(net).state_dict()
         save_checkpoint(path, state)
-        self.record.saved(path.name, state)
+        self.record.add_checkpoint(path.name, state)
 
 
 def _keep_newest(models: Path, keep: int) -> None:
-    """Delete all numbered checkpoints but the newest."""
+    """Delete all numbered checkpoints but the newest ``keep``."""
     numbered = [p for p in models.glob('net_*.pth') if p.stem.removeprefix('net_').isdigit()]
     numbered.sort(key=lambda path: int(path.stem.removeprefix('net_')))
     for old in numbered[:-keep]:
@@ -271,18 +295,18 @@ def _keep_newest(models: Path, keep: int) -> None:
 
 
 @contextmanager
-def _one_line_for_what_is_frozen(net):
-    """pyiqa warns of each parameter that is not trained, some 300 for CLIP's encoders."""
+def _short_log_of_frozen_parameters(net: nn.Module) -> Iterator[None]:
+    """Log the number of frozen parameters instead of pyiqa's warning for each tensor of them."""
     frozen = sum(p.numel() for p in net.parameters() if not p.requires_grad)
     logger = get_root_logger()
     if frozen:
         logger.info(f'{frozen:,} parameters are frozen')
-    logger.addFilter(_is_no_frozen_parameter)
+    logger.addFilter(_is_not_of_frozen_parameter)
     try:
         yield
     finally:
-        logger.removeFilter(_is_no_frozen_parameter)
+        logger.removeFilter(_is_not_of_frozen_parameter)
 
 
-def _is_no_frozen_parameter(record: logging.LogRecord) -> bool:
+def _is_not_of_frozen_parameter(record: logging.LogRecord) -> bool:
     return not record.getMessage().endswith('will not be optimized.')

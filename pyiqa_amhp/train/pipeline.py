@@ -1,8 +1,12 @@
-"""pyiqa's own training and testing pipelines, with a folder of the user's choice as their root."""
+"""Training with our loop (``loop.py``) and testing with pyiqa's test, both from option files.
+
+The results go to a folder of the user's choice; pyiqa's own commands write beside its package.
+"""
 
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,99 +14,53 @@ from typing import Any
 import yaml
 
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.utils.files import write_atomically
-
-# What pyiqa's pipelines read without asking whether it is there.
-NEEDED = {
-    'train': ('name', 'model_type', 'num_gpu', 'datasets', 'network', 'path', 'train', 'logger'),
-    'test': ('name', 'model_type', 'num_gpu', 'datasets', 'network', 'path', 'val'),
-}
-MAX_VALUES = 10_000  # of an option file, which pyiqa writes out into its log
-PLAIN_VALUES = ('name', 'model_type', 'num_gpu')
-
-
-def read_options(path: str | Path, kind: str) -> dict[str, Any]:
-    """An option file, checked for what pyiqa will need.
-
-    Args:
-        path: a YAML file; object tags, which could run code, are refused.
-        kind: ``train`` or ``test``.
-
-    Raises:
-        AMHPError: no such file, not YAML, or sections missing.
-    """
-    try:
-        with open(path, encoding='utf-8') as file:
-            options = yaml.safe_load(file)
-    except OSError as error:
-        raise AMHPError(f'{path}: cannot be read ({error.strerror})') from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: 2001-99-99
-        raise AMHPError(f'{path}: not a plain YAML file ({error})') from error
-    if not isinstance(options, dict):
-        raise AMHPError(f'{path}: expected sections such as {", ".join(NEEDED[kind])}')
-    if (size := _written_out(options, {})) > MAX_VALUES:
-        raise AMHPError(
-            f'{path}: {size:,} values where its aliases are written out; expected at most '
-            f'{MAX_VALUES:,}'
-        )
-    if missing := [name for name in NEEDED[kind] if name not in options]:
-        raise AMHPError(f'{path}: no section {", ".join(missing)}; see options/ for examples')
-    for name in NEEDED[kind]:
-        if name not in PLAIN_VALUES and not isinstance(options[name], dict):
-            raise AMHPError(f'{path}: {name} is {options[name]!r}, expected a section with options')
-    if kind == 'train' and 'train' not in options['datasets']:
-        raise AMHPError(f'{path}: no data set `train` under `datasets`')
-    return options
-
-
-def _written_out(node: Any, known: dict[int, float]) -> float:
-    """How many values there are where every alias stands for all of its anchor's."""
-    if not isinstance(node, dict | list):
-        return 1
-    if id(node) not in known:
-        known[id(node)] = float('inf')  # while it is counted: an anchor within itself
-        parts = node.values() if isinstance(node, dict) else node
-        known[id(node)] = 1 + sum(_written_out(part, known) for part in parts)
-    return known[id(node)]
+from pyiqa_amhp.train.options import read_options
+from pyiqa_amhp.utils.files import write_text
 
 
 def run_train(opt: str | Path, arguments: list[str], root: str | Path) -> dict[str, Any]:
-    """Train as ``opt`` says; ``root`` gets ``experiments/<name>`` and ``tb_logger/<name>``.
+    """Train with our loop by an option file.
 
     Args:
         opt: the option file.
-        arguments: pyiqa's further ones (``--force_yml``, ``--auto_resume``, ``--debug`` ...).
-        root: the folder to write in.
+        arguments: further arguments of pyiqa (``--force_yml``, ``--auto_resume``, ``--debug`` ...).
+        root: the folder that gets ``experiments/<name>`` and ``tb_logger/<name>``.
 
     Returns:
         The best validation results, by data set and metric.
+
+    Raises:
+        AMHPError: options, data, weights or a training state that cannot be used.
     """
     read_options(opt, 'train')
     from pyiqa_amhp.train.loop import train
 
-    with _arguments('train', opt, arguments):
+    with _command_line('train', opt, arguments):
         return train(Path(root))
 
 
 def run_test(opt: str | Path, arguments: list[str], root: str | Path) -> None:
-    """Test as ``opt`` says; ``root`` gets ``results/<name>``."""
+    """Test with pyiqa's test by an option file.
+
+    Args:
+        opt: the option file.
+        arguments: further arguments of pyiqa (``--force_yml`` ...).
+        root: the folder that gets ``results/<name>``.
+
+    Raises:
+        AMHPError: options, data or weights that cannot be used.
+    """
     read_options(opt, 'test')
     from pyiqa.test import test_pipeline
 
-    with _arguments('test', opt, arguments):
+    with _command_line('test', opt, arguments):
         test_pipeline(str(root))
 
 
 @contextmanager
-def _arguments(command: str, opt: str | Path, arguments: list[str]):
-    """pyiqa reads the command line itself, and opens one log file a process unless told anew."""
-    from pyiqa.utils import logger as pyiqa_logger
-
-    if pyiqa_logger.initialized_logger.pop('pyiqa', None):
-        logger = logging.getLogger('pyiqa')
-        for handler in logger.handlers[:]:
-            logger.removeHandler(handler)
-            handler.close()
+def _command_line(command: str, opt: str | Path, arguments: list[str]) -> Iterator[None]:
+    """Set ``sys.argv``, which pyiqa parses, and let pyiqa open a new log file."""
+    _close_log()
     saved, sys.argv = sys.argv, [f'amhp {command}', '-opt', os.fspath(opt), *arguments]
     try:
         yield
@@ -114,11 +72,23 @@ def _arguments(command: str, opt: str | Path, arguments: list[str]):
         sys.argv = saved
 
 
+def _close_log() -> None:
+    """Close pyiqa's log; it would otherwise use one log file for all runs of a process."""
+    from pyiqa.utils import logger as pyiqa_logger
+
+    if pyiqa_logger.initialized_logger.pop('pyiqa', None):
+        logger = logging.getLogger('pyiqa')
+        for handler in logger.handlers[:]:
+            logger.removeHandler(handler)
+            handler.close()
+
+
 def train_and_test(train: dict[str, Any], test: dict[str, Any], root: Path) -> Path:
-    """Train and then test; the option files are left in ``root``, long listings out of the log.
+    """Train and then test, with a short log; the option files are written to ``root``.
 
     Args:
-        train, test: options, as in a YAML file.
+        train: the options of the training, as in a YAML file.
+        test: the options of the test.
         root: the folder to write in.
 
     Returns:
@@ -126,15 +96,23 @@ def train_and_test(train: dict[str, Any], test: dict[str, Any], root: Path) -> P
     """
     for kind, options, run in (('train', train, run_train), ('test', test, run_test)):
         file = root / f'{kind}_{options["name"]}.yml'
-        text = yaml.safe_dump(options, sort_keys=False)
-        write_atomically(file, lambda temporary, text=text: temporary.write_text(text))
+        write_text(file, yaml.safe_dump(options, sort_keys=False))
         with _short_log():
             run(file, [], root)
     return root / 'results' / test['name']
 
 
 def read_curve(root: Path, name: str, tag: str) -> list[tuple[int, float]]:
-    """What the training ``name`` wrote to TensorBoard under ``tag``: iterations and values."""
+    """Read a curve that a training wrote to TensorBoard.
+
+    Args:
+        root: the folder that the training wrote in.
+        name: the name of the training.
+        tag: the name of the curve, such as ``losses/l_mos``.
+
+    Returns:
+        Pairs of iteration and value.
+    """
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(root / 'tb_logger' / name))
@@ -143,15 +121,15 @@ def read_curve(root: Path, name: str, tag: str) -> list[tuple[int, float]]:
 
 
 @contextmanager
-def _short_log():
-    """Leave out pyiqa's listings of versions and options."""
+def _short_log() -> Iterator[None]:
+    """Leave pyiqa's listings of versions and options out of its log."""
     logger = logging.getLogger('pyiqa')
-    logger.addFilter(_is_short)
+    logger.addFilter(_is_no_listing)
     try:
         yield
     finally:
-        logger.removeFilter(_is_short)
+        logger.removeFilter(_is_no_listing)
 
 
-def _is_short(record: logging.LogRecord) -> bool:
+def _is_no_listing(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith('\n')

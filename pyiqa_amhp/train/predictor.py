@@ -1,10 +1,10 @@
-"""Training a predictor of first-level prompts along with the rest (our addition).
+"""Training of a predictor of attribute prompts, together with the network (our addition).
 
 Options of the section ``train``, for a network with ``predictor: levels`` or ``feature``:
 
-    predictor_weight: of the predictor's own loss beside the EMD (default 1).
-    text_dropout: the share of training images that get the predicted prompt in the place of the
-        given one, so that the fusion learns to work with both (default 0.5).
+    predictor_weight: the weight of the predictor's own loss beside the EMD (default 1).
+    text_dropout: the share of training images that get the predicted prompt instead of the given
+        one, so that the fusion learns to work with both (default 0.5).
 """
 
 from typing import Any
@@ -14,25 +14,26 @@ import torch
 from pyiqa.utils import get_root_logger
 
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.model.prompt_predictor import Prompt, feature_loss, level_loss
+from pyiqa_amhp.model.amhp import AMHP
+from pyiqa_amhp.model.prompt_predictor import AttributePrompt, feature_loss, level_loss
 from pyiqa_amhp.train.options import number
 
 PREDICTOR_WEIGHT, TEXT_DROPOUT = 1.0, 0.5
 
 
 class PredictorTraining:
-    """What a training step needs beside the EMD if the network has a predictor.
+    """Loss of the predictor, and the choice of the images whose prompt is predicted.
 
     Args:
-        net: the AMHP, with a predictor.
+        net: an AMHP with a predictor.
         train: the section ``train`` of the options.
-        seed: decides whose texts are dropped.
+        seed: the seed of that choice.
 
     Raises:
-        AMHPError: a weight below 0, or a share outside 0..1.
+        AMHPError: the weight is below 0, or the share is outside [0, 1].
     """
 
-    def __init__(self, net, train: dict[str, Any], seed: int = 0):
+    def __init__(self, net: AMHP, train: dict[str, Any], seed: int = 0):
         self.net, self.seed = net, seed
         self.weight = number(
             train, 'predictor_weight', PREDICTOR_WEIGHT, lambda x: x >= 0, 'a number from 0 to inf'
@@ -40,33 +41,45 @@ class PredictorTraining:
         self.dropout = number(
             train, 'text_dropout', TEXT_DROPOUT, lambda x: 0 <= x <= 1, 'a number from 0 to 1'
         )
-        self._said_no_labels = False
+        self._warned_of_labels = False
 
     def drop_texts(self, texts: list[str], paths: list[str], iteration: int) -> torch.Tensor:
-        """Whose prompt is predicted in this iteration, ``(N,)`` of bool.
+        """Choose the images whose prompt is predicted in an iteration.
 
-        It depends on the seed, the iteration and the image alone, not on which process has it.
-        """
-        drawn = [crc32(f'{self.seed} {iteration} {path}'.encode()) / 2**32 for path in paths]
-        dropped = torch.tensor([number < self.dropout for number in drawn], dtype=torch.bool)
-        asked = [source == 'predicted' for source in self.net.prompt_sources(texts)]
-        return dropped | torch.tensor(asked)
-
-    def loss(self, prompt: Prompt, labels: dict[str, torch.Tensor] | None) -> torch.Tensor:
-        """The predictor's own loss, weighted.
+        The choice depends on the seed, the iteration and the image, not on the process.
 
         Args:
-            prompt: of N images. labels: ``attr_levels`` of their samples, if there are any.
+            texts: the texts of N images, ``''`` where there is none.
+            paths: the paths of the images.
+            iteration: the number of the iteration.
+
+        Returns:
+            ``(N,)`` of bool.
+        """
+        draws = [crc32(f'{self.seed} {iteration} {path}'.encode()) / 2**32 for path in paths]
+        dropped = torch.tensor([draw < self.dropout for draw in draws], dtype=torch.bool)
+        sources = self.net.prompt_sources(texts)
+        return dropped | torch.tensor([source == 'predicted' for source in sources])
+
+    def loss(self, prompt: AttributePrompt, labels: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Compute the weighted loss of the predictor.
+
+        Args:
+            prompt: the attribute prompts of N images, with their predictions.
+            labels: the number of each image's level by attribute, ``(N,)`` each (``attr_levels``
+                of the samples); empty if the data set has no labels.
 
         Raises:
-            AMHPError: labels that lack an attribute of the network.
+            AMHPError: the labels lack an attribute of the network.
         """
         prediction = prompt.prediction
+        assert prediction is not None, 'a network with a predictor predicts in training'
         if prediction.levels is None:
+            assert prompt.given is not None, 'a network with a predictor reads texts'
             return self.weight * feature_loss(prediction, prompt.given)
         if not labels:
-            if not self._said_no_labels:
-                self._said_no_labels = True
+            if not self._warned_of_labels:
+                self._warned_of_labels = True
                 get_root_logger().warning(
                     "predictor: levels has no labels to learn from; give the data set's labels "
                     '(attribute_labels: true), or use predictor: feature'

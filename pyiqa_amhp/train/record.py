@@ -1,7 +1,7 @@
-"""What a training or a test leaves for programs to read: ``training.json`` and ``testing.json``.
+"""Records of trainings and tests for programs to read: ``training.json`` and ``testing.json``.
 
-Logs are for people. These files hold what a model card says of a checkpoint, and which of its
-weights each figure was measured on, and no folders of the machine.
+They hold what a model card says about a checkpoint, and the weights that each figure was measured
+on. They name no folders of the machine.
 """
 
 import copy
@@ -15,30 +15,31 @@ import torch
 
 from pyiqa_amhp.train.sampler import Shard
 from pyiqa_amhp.utils.environment import version_of
-from pyiqa_amhp.utils.files import write_atomically
+from pyiqa_amhp.utils.files import write_text
 from pyiqa_amhp.weights.checkpoint import weights_digest
 from pyiqa_amhp.weights.hub import is_hub_id
 
 FORMAT = 1
 TRAINING, TESTING = 'training.json', 'testing.json'
 PACKAGES = ('pyiqa-amhp', 'pyiqa', 'torch', 'open_clip_torch')
-# What says which images, ratings and texts these are; file names are kept without their folders.
+# The options that identify the images, ratings and texts of a data set.
 DATA_OPTIONS = (
     'name', 'type', 'dataset', 'split_index', 'level_values', 'vote_values', 'protocol',
     'text_column', 'attributes', 'attr_template', 'comment_mode', 'comment_attributes',
     'comment_seed', 'batch_size_per_gpu', 'augment', 'freeze',
 )  # fmt: skip
-FILE_OPTIONS = ('meta_info_file', 'comments_file')
+FILE_OPTIONS = ('meta_info_file', 'comments_file')  # recorded without their folders
+RENAMED = {'by_text_source': 'by_prompt_source'}  # keys of results that older versions wrote
 
 
 class Record:
-    """The record of one training or test, in the folder of the experiment or of the results.
+    """Record of one training or test, in the folder of the experiment or of the results.
 
     Args:
         opt: the options, as pyiqa has read them.
 
     Attributes:
-        iteration: how many iterations are done.
+        iteration: the number of iterations done.
     """
 
     def __init__(self, opt: Mapping[str, Any]):
@@ -66,25 +67,27 @@ class Record:
             train = (opt.get('datasets') or {}).get('train')
             self.content['data']['train'] = train and _data_options(train)
 
-    def trained_on(self, dataset, iterations_per_epoch: int) -> None:
-        """Note the training images, and how many iterations go over them once."""
+    def add_training_data(self, dataset, iterations_per_epoch: int) -> None:
+        """Add the training set, and the number of iterations in an epoch of it."""
         self.content['data']['train'] = describe(dataset)
         self.content['iterations_per_epoch'] = iterations_per_epoch
 
-    def measured(
+    def add_results(
         self,
         dataset,
         state: Mapping[str, torch.Tensor],
         images: int,
         metrics: Mapping[str, float],
-        by_text_source: Mapping[str, Mapping[str, float]],
+        by_prompt_source: Mapping[str, Mapping[str, float]],
     ) -> None:
-        """Note how well weights judge a data set, and write the record.
+        """Add the results of weights on a data set, and write the record.
 
         Args:
-            images: how many could be read.
-            metrics: by their names in the option file. by_text_source: the same by the kind of
-                text that the model read.
+            dataset: the data set.
+            state: the weights.
+            images: the number of images that could be read.
+            metrics: the values of the metrics, by their names in the option file.
+            by_prompt_source: such values for each source of attribute prompts.
         """
         self.content['measured'].append(
             {
@@ -93,40 +96,43 @@ class Record:
                 'data': describe(dataset),
                 'images': images,
                 'metrics': _finite(metrics),
-                'by_text_source': {k: _finite(v) for k, v in by_text_source.items()},
+                'by_prompt_source': {k: _finite(v) for k, v in by_prompt_source.items()},
             }
         )
         self.write()
 
-    def saved(self, name: str, state: Mapping[str, torch.Tensor]) -> None:
-        """Note which weights a checkpoint holds, and write the record."""
-        known = {'iteration': self.iteration, 'weights': weights_digest(state)}
-        self.content['checkpoints'][name] = known
+    def add_checkpoint(self, name: str, state: Mapping[str, torch.Tensor]) -> None:
+        """Add the digest of a checkpoint's weights, and write the record."""
+        checkpoint = {'iteration': self.iteration, 'weights': weights_digest(state)}
+        self.content['checkpoints'][name] = checkpoint
         self.write()
 
-    def go_on(self, iteration: int) -> None:
-        """Take over what an interrupted training had noted up to ``iteration``."""
+    def resume(self, iteration: int) -> None:
+        """Read what an interrupted training recorded up to ``iteration``."""
         self.iteration = iteration
-        before = read_record(self.path) if self.path else None
-        if before is None:
+        earlier = read_record(self.path) if self.path else None
+        if earlier is None:
             return
-        done = (m for m in before['measured'] if (m.get('iteration') or 0) <= iteration)
-        self.content['measured'] = list(done)
+        self.content['measured'] = [
+            row for row in earlier['measured'] if (row.get('iteration') or 0) <= iteration
+        ]
         self.content['checkpoints'] = {
-            name: known
-            for name, known in before['checkpoints'].items()
-            if known.get('iteration', 0) <= iteration
+            name: checkpoint
+            for name, checkpoint in earlier['checkpoints'].items()
+            if checkpoint.get('iteration', 0) <= iteration
         }
 
     def write(self) -> None:
-        """Write the record whole."""
+        """Write the file, whole or not at all."""
         if self.path is not None:
-            text = json.dumps(self.content, indent=1, default=str) + '\n'
-            write_atomically(self.path, lambda file: file.write_text(text, encoding='utf-8'))
+            write_text(self.path, json.dumps(self.content, indent=1, default=str) + '\n')
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """A record; None where there is none, or it is damaged or of another kind."""
+    """Read a record; None if there is none, or the file is damaged or no record.
+
+    Keys of older versions get their names of today.
+    """
     try:
         content = json.loads(path.read_text(encoding='utf-8'))
     except (OSError, ValueError, RecursionError):
@@ -135,22 +141,28 @@ def read_record(path: Path) -> dict[str, Any] | None:
     kinds |= {'network': dict, 'train': dict, 'validation': dict}
     if not isinstance(content, dict) or content.get('format') != FORMAT:
         return None
-    good = all(isinstance(content.get(key), kind) for key, kind in kinds.items())
-    rows = [*content['checkpoints'].values(), *content['measured']] if good else [None]
-    return content if all(isinstance(row, dict) for row in rows) else None
+    if not all(isinstance(content.get(key), kind) for key, kind in kinds.items()):
+        return None
+    rows = [*content['checkpoints'].values(), *content['measured']]
+    if not all(isinstance(row, dict) for row in rows):
+        return None
+    content['measured'] = [
+        {RENAMED.get(key, key): value for key, value in row.items()} for row in content['measured']
+    ]
+    return content
 
 
 def describe(dataset) -> dict[str, Any]:
-    """Which images and texts a data set has; what it does not say is None."""
+    """Describe the images and texts of a data set; unknown values are None."""
     dataset = dataset.dataset if isinstance(dataset, Shard) else dataset
     images = getattr(dataset, 'images', None)
     source = None
     if images is not None:
         comments = getattr(dataset, 'comments', None) is not None or images.texts is not None
         source = 'comments' if comments else 'labels' if images.labels is not None else 'none'
-    found = _data_options(dataset.opt)
-    split = found['split'] if 'split_index' in found else 'all'
-    return {**found, 'split': split, 'images': len(dataset), 'text_source': source}
+    options = _data_options(dataset.opt)
+    split = options['split'] if 'split_index' in options else 'all'
+    return {**options, 'split': split, 'images': len(dataset), 'text_source': source}
 
 
 def _data_options(opt: Mapping[str, Any]) -> dict[str, Any]:
@@ -164,13 +176,13 @@ def _only(opt: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _without_folders(opt: Mapping[str, Any]) -> dict[str, Any]:
-    """Options without where this machine keeps things."""
-    kept = copy.deepcopy(dict(opt))  # pyiqa takes some options out where it has read them
-    kept.pop('feature_cache', None)
+    """Copy options without the folders of this machine."""
+    copied = copy.deepcopy(dict(opt))  # pyiqa removes some options after reading them
+    copied.pop('feature_cache', None)
     for name in ('pretrained_model_path', 'clip_weights'):
-        if isinstance(kept.get(name), str):
-            kept[name] = _file_name(kept[name])
-    return kept
+        if isinstance(copied.get(name), str):
+            copied[name] = _file_name(copied[name])
+    return copied
 
 
 def _file_name(weights: str) -> str:
@@ -178,5 +190,5 @@ def _file_name(weights: str) -> str:
 
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
-    """None for what is not defined, since JSON has no NaN."""
+    """Replace NaN and infinity, which JSON does not have, by None."""
     return {name: value if math.isfinite(value) else None for name, value in metrics.items()}

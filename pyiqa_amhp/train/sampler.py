@@ -1,7 +1,7 @@
-"""Batches that depend on the seed, the epoch and their number alone, not on what ran before.
+"""Batches that depend only on the seed, the epoch and their number.
 
-So a training can go on in the middle of an epoch, with any number of workers, and several
-processes see what one would have seen.
+So a training can resume in the middle of an epoch with any number of worker processes, and several
+training processes together read the batches that one would read.
 """
 
 import math
@@ -15,15 +15,20 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 class EpochBatches(Sampler[list[int]]):
     """The batches of one process in one epoch, in the order of pyiqa's own sampler.
 
-    The processes' batches of one number make up the batch of one process that is as large as all
-    of them. An incomplete one at the end is left out, as in pyiqa.
+    The batches that all processes read at one iteration make up one large batch. An incomplete
+    large batch at the end of an epoch is left out, as in pyiqa.
 
     Args:
-        images: how many there are.
-        batch_size: of one process.
-        rank, world_size: which process, of how many.
+        images: the number of images.
+        batch_size: the number of images in a batch of one process.
+        rank: the number of this process.
+        world_size: the number of processes.
         ratio: how often an image comes in an epoch (``dataset_enlarge_ratio``).
-        shuffle: in another order in each epoch.
+        shuffle: whether to use another order in each epoch.
+
+    Attributes:
+        total: the number of images of an epoch.
+        size: the number of images that all processes read at one iteration.
     """
 
     def __init__(
@@ -42,6 +47,7 @@ class EpochBatches(Sampler[list[int]]):
         self.epoch = self.start = 0
 
     def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
         return self.total // self.size
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -53,15 +59,16 @@ class EpochBatches(Sampler[list[int]]):
             batch = order[number * self.size : (number + 1) * self.size]
             yield batch[self.rank :: self.world_size].tolist()
 
-    def begin(self, epoch: int, start: int = 0) -> None:
-        """Choose the epoch, and the batch to begin with."""
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Set the epoch, and the number of its first batch to read."""
         self.epoch, self.start = epoch, start
 
 
 class Shard(Dataset):
-    """Every ``world_size``-th sample of a data set, from ``rank`` on, none twice and none lost.
+    """The samples ``rank``, ``rank + world_size``, ... of a data set.
 
-    A sample has its ``index`` in the whole with it.
+    The shards of all processes have each sample once. A sample gets its ``index`` in the whole
+    data set.
     """
 
     def __init__(self, dataset, rank: int, world_size: int):
@@ -77,22 +84,23 @@ class Shard(Dataset):
 
 
 def train_loader(dataset, opt: dict[str, Any], batches: EpochBatches) -> DataLoader:
-    """Samples in the given batches; its own random numbers leave the process's alone."""
-    return DataLoader(
-        dataset,
-        batch_sampler=batches,
-        num_workers=opt.get('num_worker_per_gpu') or 0,
-        pin_memory=bool(opt.get('pin_memory')),
-        generator=torch.Generator(),
-    )
+    """Build the loader of a training set."""
+    return DataLoader(dataset, batch_sampler=batches, **_loader_options(opt))
 
 
 def test_loader(dataset, opt: dict[str, Any], rank: int = 0, world_size: int = 1) -> DataLoader:
-    """This process's share of a data set, in order."""
+    """Build the loader of this process's shard of a data set, in order."""
+    if world_size > 1:
+        dataset = Shard(dataset, rank, world_size)
     return DataLoader(
-        Shard(dataset, rank, world_size) if world_size > 1 else dataset,
-        batch_size=opt.get('batch_size_per_gpu') or 1,
-        num_workers=opt.get('num_worker_per_gpu') or 0,
-        pin_memory=bool(opt.get('pin_memory')),
-        generator=torch.Generator(),
+        dataset, batch_size=opt.get('batch_size_per_gpu') or 1, **_loader_options(opt)
     )
+
+
+def _loader_options(opt: dict[str, Any]) -> dict[str, Any]:
+    """Read what both kinds of loaders have in common from the options of a data set."""
+    return {
+        'num_workers': opt.get('num_worker_per_gpu') or 0,
+        'pin_memory': bool(opt.get('pin_memory')),
+        'generator': torch.Generator(),  # a loader leaves the global generator as it was
+    }

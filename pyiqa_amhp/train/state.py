@@ -1,11 +1,12 @@
-"""Where a training stands: everything that decides how it goes on, in one file.
+"""Training states: everything that an exact resume needs, in one file.
 
-``experiments/<name>/training_states/<iteration>.state`` holds the weights (and their average),
-the optimizer, the schedule, random states, counts and the best results so far. It is written
-whole or not at all, and reading it runs no code.
+``experiments/<name>/training_states/<iteration>.state`` holds the weights and their average, the
+optimizer, the schedule, the states of the random number generators, counters and the best results
+so far. A state is written whole or not at all, and reading it runs no code.
 """
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ FORMAT = 1
 
 
 def random_states() -> dict[str, Any]:
-    """Python's, NumPy's, torch's and all GPUs' random states, as plain values and tensors."""
+    """Return the random states of Python, NumPy, torch and all GPUs as plain values and tensors."""
     version, numbers, gauss = random.getstate()
     numpy_state = np.random.get_state(legacy=False)
     return {
@@ -37,18 +38,21 @@ def random_states() -> dict[str, Any]:
 
 
 def set_random_states(states: dict[str, Any]) -> None:
-    """Put back what ``random_states`` gave; a GPU's only if there are as many as there were."""
+    """Restore what ``random_states`` returned.
+
+    The states of GPUs are restored only if the number of GPUs is the same.
+    """
     version, numbers, gauss = states['python']
     random.setstate((version, tuple(numbers.tolist()), gauss))
     key, *rest = states['numpy']
     np.random.set_state(('MT19937', key.cpu().numpy().astype(np.uint32), *rest))
-    torch.set_rng_state(states['torch'].cpu())  # pyiqa's loader puts all on a GPU
+    torch.set_rng_state(states['torch'].cpu())  # pyiqa's loader moves all tensors to a GPU
     if states['cuda'] and len(states['cuda']) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all([state.cpu() for state in states['cuda']])
 
 
 def write_state(folder: Path, state: dict[str, Any], keep_last: int) -> Path:
-    """Write ``<iter>.state``, and delete all but the newest ``keep_last`` of them."""
+    """Write ``<iter>.state``, and delete all states but the newest ``keep_last``."""
     path = write_torch(folder / f'{state["iter"]}{SUFFIX}', {'format': FORMAT, **state})
     for old in states_in(folder)[keep_last:]:
         old.unlink(missing_ok=True)
@@ -56,42 +60,43 @@ def write_state(folder: Path, state: dict[str, Any], keep_last: int) -> Path:
 
 
 def states_in(folder: Path) -> list[Path]:
-    """The states in a folder, the newest first."""
-    named = [path for path in folder.glob(f'*{SUFFIX}') if path.stem.isdigit()]
-    return sorted(named, key=lambda path: int(path.stem), reverse=True)
+    """List the states in a folder, the newest first."""
+    numbered = [path for path in folder.glob(f'*{SUFFIX}') if path.stem.isdigit()]
+    return sorted(numbered, key=lambda path: int(path.stem), reverse=True)
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """Read a state.
+    """Read a training state.
 
     Raises:
-        AMHPError: see ``safe_load``; or another program's file.
+        AMHPError: the file is damaged, could run code (see ``safe_load``), or is no state of ours.
     """
     state = safe_load(path, by_torch=True)
     if not isinstance(state, dict) or state.get('format') != FORMAT:
         raise AMHPError(
-            f'{path}: not a state of `amhp train` (pyiqa alone keeps less and cannot go on exactly)'
+            f'{path}: not a state of `amhp train` (pyiqa alone saves less, which cannot be '
+            'resumed exactly)'
         )
     return state
 
 
-def newest_state(folder: Path, warn) -> dict[str, Any] | None:
-    """The newest state that can be read; None where there is none.
+def newest_state(folder: Path, warn: Callable[[str], object]) -> dict[str, Any] | None:
+    """Read the newest state that is not damaged; None if there is none.
 
     Args:
-        folder: ``training_states``.
-        warn: is told of those that cannot.
+        folder: the folder ``training_states``.
+        warn: called with a message for each state that cannot be read.
     """
     for path in states_in(folder):
         try:
             return read_state(path)
         except AMHPError as error:
-            warn(f'{error}; the state before it is taken')
+            warn(f'{error}; trying the state before it')
     return None
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Delete temporary files that a killed process left in ``folder``."""
+def remove_temporary_files(folder: Path) -> None:
+    """Delete temporary files that a killed process left in a folder."""
     for path in folder.glob('.*.*'):
         if path.suffix in (SUFFIX, '.pth') and path.is_file():
             path.unlink(missing_ok=True)

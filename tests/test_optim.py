@@ -48,13 +48,13 @@ def test_accumulated_gradients_are_those_of_the_large_batch(build, batches, keep
     many = build(network={'fc_init': 'default'}, train={'accumulate': 3})
     for model in (one, many):
         keep_gradients(model)
-    one.updates.batch_size = 12
+    one.stepper.batch_size = 12
     feed(one, large)
     for number, batch in enumerate(small):
         feed(many, batch, number + 1)
     many.end_epoch()
     a, b = gradients(one), gradients(many)
-    assert a.keys() == b.keys() and one.updates.steps == many.updates.steps == 1
+    assert a.keys() == b.keys() and one.stepper.steps == many.stepper.steps == 1
     largest = max(x.abs().max() for x in a.values())
     for name in a:
         assert (a[name] - b[name]).abs().max() <= 1e-5 * largest, name
@@ -65,10 +65,10 @@ def test_a_step_is_made_for_every_so_many_batches_and_for_what_is_left(build, ba
     steps = []
     for number, batch in enumerate(batches[0]):
         feed(model, batch, number + 1)
-        steps.append(model.updates.steps)
-    assert steps == [0, 1, 1] and model.updates.pending == 1
+        steps.append(model.stepper.steps)
+    assert steps == [0, 1, 1] and model.stepper.pending == 1
     model.end_epoch()
-    assert model.updates.steps == 2 and model.updates.pending == 0
+    assert model.stepper.steps == 2 and model.stepper.pending == 0
 
 
 @pytest.mark.parametrize(
@@ -119,9 +119,9 @@ def test_half_precision_trains_what_single_precision_trains(build, batches, prec
 def test_steps_that_overflow_in_fp16_are_left_out_and_counted(build, batches):
     model = build(train={'precision': 'fp16'})
     before = {name: p.clone() for name, p in model.net.named_parameters()}
-    model.updates.scaler = torch.amp.GradScaler('cpu', init_scale=2.0**40)
+    model.stepper.scaler = torch.amp.GradScaler('cpu', init_scale=2.0**40)
     feed(model, batches[0][0])
-    assert model.updates.overflows == 1 and model.updates.steps == 0
+    assert model.stepper.overflows == 1 and model.stepper.steps == 0
     assert all(torch.equal(before[name], p) for name, p in model.net.named_parameters())
 
 
@@ -162,10 +162,10 @@ def test_or_is_left_out_and_counted(build, batches, pyiqa_log):
     before = {name: p.clone() for name, p in model.net.named_parameters()}
     feed(model, batches[0][1], 2)
     assert all(torch.equal(before[name], p) for name, p in model.net.named_parameters())
-    assert (model.updates.skipped, model.updates.steps) == (1, 1)
+    assert (model.stepper.skipped, model.stepper.steps) == (1, 1)
     assert batches[0][1]['img_path'][0] in pyiqa_log.text
     feed(model, batches[0][2], 3)
-    assert model.updates.steps == 2
+    assert model.stepper.steps == 2
 
 
 def test_the_average_is_what_is_validated_and_saved(build, batches, loader, tmp_path):
@@ -183,7 +183,7 @@ def test_the_average_is_what_is_validated_and_saved(build, batches, loader, tmp_
     saved = torch.load(tmp_path / 'net_latest.pth', weights_only=True)['params']['fc.weight']
     assert torch.equal(saved, average)
     scores = model.predict(loader('val'))['score']
-    model.updates._average = None
+    model.stepper._average = None
     assert not scores.equals(model.predict(loader('val'))['score'])
 
 

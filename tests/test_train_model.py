@@ -267,7 +267,7 @@ def test_higher_is_better_unless_the_options_say_lower(build):
     for iteration, (srcc, mse) in enumerate([(0.1, 1), (0.5, 3), (0.4, 2)]):
         model.metric_results = dict.fromkeys(model.opt['val']['metrics'], mse)
         model.metric_results['srcc'] = srcc
-        best.append(model._record_best('set', iteration))
+        best.append(model._update_best('set', iteration))
     assert best == [True, True, False]
     assert model.best_metric_results['set']['srcc']['val'] == 0.5
     assert model.best_metric_results['set']['mse']['val'] == 3  # of the same model, not the lowest
@@ -282,7 +282,7 @@ def test_without_a_key_metric_any_metric_that_gets_better_makes_a_best_model(bui
         worse = dict.fromkeys(('acc', 'plcc', 'krcc'), -others)
         worse |= dict.fromkeys(('mse', 'emd1', 'emd2'), others)
         model.metric_results = {**worse, 'srcc': srcc}
-        best.append(model._record_best('set', iteration))
+        best.append(model._update_best('set', iteration))
     assert best == [True, True, False]
     kept = model.best_metric_results['set']
     assert (kept['srcc']['val'], kept['mse']['val'], kept['acc']['val']) == (0.5, 1, -1)

@@ -77,11 +77,11 @@ def test_the_processes_batches_make_up_the_large_one(images, world_size):
     parts = [EpochBatches(images, size, rank, world_size) for rank in range(world_size)]
     whole = EpochBatches(images, size * world_size)
     for sampler in (*parts, whole):
-        sampler.begin(epoch=5)
+        sampler.set_epoch(epoch=5)
     for large, *small in zip(whole, *parts, strict=True):
         assert sorted(large) == sorted(i for batch in small for i in batch)
         assert {len(batch) for batch in small} == {size}
-    whole.begin(epoch=6)
+    whole.set_epoch(epoch=6)
     seen = [i for batch in whole for i in batch]
     assert len(set(seen)) == len(seen) == images // (size * world_size) * size * world_size
 
@@ -89,7 +89,7 @@ def test_the_processes_batches_make_up_the_large_one(images, world_size):
 def test_an_epoch_may_begin_in_its_middle():
     batches = EpochBatches(20, 3)
     whole = list(batches)
-    batches.begin(0, start=4)
+    batches.set_epoch(0, start=4)
     assert list(batches) == whole[4:]
 
 
@@ -99,7 +99,7 @@ def test_the_order_is_that_of_pyiqas_sampler():
     theirs = EnlargedSampler(range(10), 1, 0, 2)
     theirs.set_epoch(3)
     ours = EpochBatches(10, 4, ratio=2)
-    ours.begin(3)
+    ours.set_epoch(3)
     assert [i for batch in ours for i in batch] == list(theirs)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import normalize
 
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.model.prompt_predictor import Prediction, feature_loss, level_loss
+from pyiqa_amhp.model.prompt_predictor import PredictedPrompt, feature_loss, level_loss
 from pyiqa_amhp.train.pipeline import train_and_test
 from pyiqa_amhp.weights.checkpoint import save_checkpoint
 
@@ -132,15 +132,15 @@ def test_a_checkpoint_brings_its_predictor(make_amhp, images, tmp_path, predicto
 
 def test_a_label_that_is_missing_counts_nothing():
     levels = torch.tensor([[[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]]])
-    loss = level_loss(Prediction(torch.zeros(1, 4), levels), torch.tensor([[1, -1]]))
+    loss = level_loss(PredictedPrompt(torch.zeros(1, 4), levels), torch.tensor([[1, -1]]))
     assert loss.item() == pytest.approx(-torch.tensor(0.25).log().item() / 2)
-    assert level_loss(Prediction(torch.zeros(1, 4), levels), torch.tensor([[-1, -1]])).item() == 0
+    assert level_loss(PredictedPrompt(torch.zeros(1, 4), levels), torch.tensor([[-1, -1]])).item() == 0
 
 
 def test_the_feature_loss_is_a_cosine_distance_without_gradient_into_texts():
     predicted = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]], requires_grad=True)
     Ft = torch.tensor([[2.0, 0.0], [3.0, 0.0], [0.0, 0.0]], requires_grad=True)
-    loss = feature_loss(Prediction(predicted), Ft)
+    loss = feature_loss(PredictedPrompt(predicted), Ft)
     loss.backward()
     assert loss.item() == pytest.approx(1 / 3)  # 0 and 1; the third has no comment
     assert Ft.grad is None and predicted.grad[1].abs().sum() > 0 and not predicted.grad[2].any()
@@ -185,8 +185,8 @@ def test_a_predictor_learns_with_the_rest_and_is_tested_with_each_kind_of_text(
     losses = [float(x.split()[0]) for x in log.split('l_predictor: ')[1:]]
     assert len(losses) >= 6 and losses[-1] < losses[0]
     report = json.loads((results / 'tested.json').read_text())
-    assert list(report['text_source']) == ['given', 'predicted', 'none']
-    mse = {source: values['mse'] for source, values in report['text_source'].items()}
+    assert list(report['prompt_source']) == ['given', 'predicted', 'none']
+    mse = {source: values['mse'] for source, values in report['prompt_source'].items()}
     assert len(set(mse.values())) == 3
 
 
