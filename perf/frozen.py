@@ -1,8 +1,8 @@
-"""Training the head of ViT-B/16 with frozen encoders: the first epoch beside the further ones.
+"""Time of an epoch with frozen encoders of ViT-B/16: the first beside the later ones.
 
-``AMHPModel`` with ``freeze: both`` on 48 JPEGs of 1200 x 800 pixels and a comment each, as pyiqa's
-trainer drives it, on an empty cache. The first epoch decodes and encodes; the others read features
-from disk.
+``AMHPModel`` trains the head (``freeze: both``) on 48 JPEGs of 1200 x 800 pixels with a comment
+each, on an empty cache. The first epoch decodes and encodes images; the others read features from
+disk.
 """
 
 import tempfile
@@ -19,7 +19,7 @@ IMAGES, SIZE, BATCH = 48, (1200, 800), 24
 
 
 def write_data(folder: Path) -> Path:
-    """Images with some detail, and the CSV that rates them."""
+    """Write images with some detail, and the CSV with their ratings."""
     rng = np.random.default_rng(0)
     rows = []
     for i, comment in enumerate(comments(IMAGES, seed=0)):
@@ -32,7 +32,7 @@ def write_data(folder: Path) -> Path:
 
 
 def options(csv: Path) -> dict:
-    """What an option file would say."""
+    """Return the options of a training, as in an option file."""
     data = {
         'name': 'frozen', 'type': 'AMHPDataset', 'phase': 'train', 'meta_info_file': str(csv),
         'dataroot_target': str(csv.parent), 'split_index': 'split', 'dataset': 'ava',
@@ -52,7 +52,7 @@ def options(csv: Path) -> dict:
 
 
 def measure(rounds: int) -> list[Claim]:
-    """The first epoch's time over that of each of the others."""
+    """Measure the time of the first epoch as a ratio to each of the others."""
     from pyiqa.data import build_dataloader, build_dataset
     from pyiqa.models import build_model
 
@@ -71,9 +71,9 @@ def measure(rounds: int) -> list[Claim]:
                 model.feed_data(batch)
                 model.optimize_parameters(step)
             seconds.append(time.perf_counter() - start)
-    first, *further = seconds
-    what = f'frozen encoders, {IMAGES} images: first epoch / a further one'
-    return [ratio(what, [first] * rounds, further, bound=50, at_least=True)]
+    first, *later = seconds
+    claim = f'frozen encoders, {IMAGES} images: first epoch / a later one'
+    return [ratio(claim, [first] * rounds, later, bound=50, at_least=True)]
 
 
 if __name__ == '__main__':

@@ -1,7 +1,8 @@
-"""A training step of ViT-B/16, all parameters, beside the image encoder's and the plain formulas'.
+"""Time of a training step of ViT-B/16, beside that of the image encoder and the plain formulas.
 
-Batch 8, fp32, a comment each; forward, backward and AdamW. Before that, 20 steps from one start,
-two images each, must give the plain formulas' losses.
+All parameters are trained, in fp32, in batches of 8 images with a comment each; a step is forward,
+backward and AdamW. Before that, 20 steps from the same weights, with two images each, must give
+the losses of the plain formulas.
 """
 
 import open_clip
@@ -11,16 +12,16 @@ from common import Claim, Plain, comments, in_turns, main, ratio
 from pyiqa_amhp.model.amhp import AMHP
 from pyiqa_amhp.train.loss import AMHPEMDLoss
 
-N, STEPS, FEW = 8, 20, 2
+N, STEPS, FEW = 8, 20, 2  # images in a timed step; steps to compare, and images in each
 
 
 def emd(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
-    """Eq. 8 as it is written, with r = 2."""
+    """Compute Eq. 8 by its definition, with r = 2."""
     return ((p.cumsum(-1) - q.cumsum(-1)).abs().square().mean(-1)).sqrt().mean()
 
 
 def step_of(parameters, loss):
-    """A training step; it gives the loss."""
+    """Build a function that makes a training step and returns the loss."""
     optimizer = torch.optim.AdamW(parameters, lr=2e-6, weight_decay=1e-3)
 
     def step() -> float:
@@ -34,7 +35,7 @@ def step_of(parameters, loss):
 
 
 def plain_twin(ours: AMHP) -> Plain:
-    """The plain formulas with the same weights."""
+    """Build the plain formulas with the same weights."""
     clip = open_clip.create_model('ViT-B-16', force_quick_gelu=ours.config.quick_gelu)
     clip.load_state_dict(ours.backbone.clip.state_dict(), strict=False)  # all but logit_scale
     plain = Plain(clip)
@@ -44,7 +45,7 @@ def plain_twin(ours: AMHP) -> Plain:
 
 
 def largest_difference() -> float:
-    """Between the two losses, over 20 steps from the same start on the same batches."""
+    """Compute the largest difference of the two losses over 20 steps on the same batches."""
     torch.manual_seed(0)
     ours = AMHP(pretrained=False, fc_init='default').train()
     plain = plain_twin(ours).train()
@@ -65,7 +66,7 @@ def largest_difference() -> float:
 
 
 def measure(rounds: int) -> list[Claim]:
-    """The loss's difference, and ratios to the image encoder's own step in the same round."""
+    """Measure the difference of the losses, and times as ratios to a step of the image encoder."""
     difference = largest_difference()
     torch.manual_seed(0)
     ours, plain = AMHP(pretrained=False).train(), Plain().train()
