@@ -204,48 +204,48 @@ def shared_rated_images(tmp_path_factory):
 
 @pytest.fixture
 def ava_copy(tmp_path):
-    """A tiny AVA as it is published, for one test."""
+    """A tiny AVA in the publisher's files, for one test."""
     from layouts import write_ava
 
     return write_ava(tmp_path / 'AVA')
 
 
 @pytest.fixture(scope='session')
-def published_para(tmp_path_factory):
-    """A tiny PARA as it is published, for all tests: to be read only."""
+def raw_para(tmp_path_factory):
+    """A tiny PARA in the publisher's files, for all tests: read only."""
     from layouts import write_para
 
-    return write_para(tmp_path_factory.mktemp('published') / 'PARA')
+    return write_para(tmp_path_factory.mktemp('raw') / 'PARA')
 
 
 @pytest.fixture(scope='session')
-def published_aadb(tmp_path_factory):
-    """A tiny AADB as it is published, for all tests: to be read only."""
+def raw_aadb(tmp_path_factory):
+    """A tiny AADB in the publisher's files, for all tests: read only."""
     from layouts import write_aadb
 
-    return write_aadb(tmp_path_factory.mktemp('published') / 'AADB')
+    return write_aadb(tmp_path_factory.mktemp('raw') / 'AADB')
 
 
-def copy_without(published, root, images):
-    """A copy of a published data set, whose folder ``images`` is linked instead."""
+def copy_without(raw, root, images):
+    """Copy a raw data set to ``root``, but link its folder ``images``."""
     import shutil
 
-    shutil.copytree(published, root, ignore=shutil.ignore_patterns('*.jpg'))
+    shutil.copytree(raw, root, ignore=shutil.ignore_patterns('*.jpg'))
     shutil.rmtree(root / images)
-    (root / images).symlink_to(published / images)
+    (root / images).symlink_to(raw / images)
     return root
 
 
 @pytest.fixture
-def para_copy(published_para, tmp_path):
-    """A copy of PARA, this test's own but for the images."""
-    return copy_without(published_para, tmp_path / 'PARA', 'imgs')
+def para_copy(raw_para, tmp_path):
+    """A copy of PARA for one test; its images are links."""
+    return copy_without(raw_para, tmp_path / 'PARA', 'imgs')
 
 
 @pytest.fixture
-def aadb_copy(published_aadb, tmp_path):
-    """A copy of AADB, this test's own but for the images."""
-    return copy_without(published_aadb, tmp_path / 'AADB', 'datasetImages_originalSize')
+def aadb_copy(raw_aadb, tmp_path):
+    """A copy of AADB for one test; its images are links."""
+    return copy_without(raw_aadb, tmp_path / 'AADB', 'datasetImages_originalSize')
 
 
 @pytest.fixture(scope='session')

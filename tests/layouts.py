@@ -1,7 +1,7 @@
-"""Tiny data sets in the form in which their publishers give them, with JPEGs to open.
+"""Write tiny data sets in the format of their publishers, with JPEGs that can be read.
 
-Every one is the same from call to call, and its parts agree with each other: counts with raters,
-means with counts, lists with matrices.
+Each is the same from call to call, and its parts are consistent: counts with raters, means with
+counts, lists with matrices.
 """
 
 import csv
@@ -13,7 +13,7 @@ from PIL import Image
 
 
 def write_jpeg(path: Path, brightness: float, seed: int) -> None:
-    """A photograph of noise, 40 x 32, darker or brighter (0 to 1)."""
+    """Write an image of noise, 40 x 32, of a brightness from 0 to 1."""
     rng = np.random.default_rng(seed)
     pixels = np.clip(rng.normal(40 + 170 * brightness, 15, (32, 40, 3)), 0, 255).astype(np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -21,13 +21,13 @@ def write_jpeg(path: Path, brightness: float, seed: int) -> None:
 
 
 def edit(path: Path, change) -> Path:
-    """Change the text of a file; returns its path."""
+    """Replace the text of a file by ``change(text)``; return its path."""
     path.write_text(change(path.read_text(encoding='utf-8')), encoding='utf-8')
     return path
 
 
 def write_rows(path: Path, header: list[str], rows: list[list]) -> None:
-    """A CSV."""
+    """Write a CSV."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open('w', newline='', encoding='utf-8') as file:
         writer = csv.writer(file, lineterminator='\n')
@@ -51,7 +51,7 @@ PARA_SCORES = (
 
 
 def write_para(root: Path, train: int = 12, test: int = 6, raters: int = 8) -> Path:
-    """``annotation/PARA-*.csv`` and ``imgs/<sessionId>/<imageName>``; returns ``root``."""
+    """Write ``annotation/PARA-*.csv`` and ``imgs/<sessionId>/<imageName>``; return ``root``."""
     rng = np.random.default_rng(0)
     votes, by_image = [], []
     for i in range(train + test):
@@ -88,15 +88,16 @@ def _para_rating(rng, taste: float) -> dict:
 
 
 def _para_counts(rated: list[dict]) -> dict:
-    """The columns of a GIAA file for one image, in the publisher's order."""
+    """Compute the columns of a GIAA file for one image, in the publisher's order."""
 
-    def counts(column, values, form):
-        given = [rating[column] for rating in rated]
-        return {f'{column}_{form(value)}': given.count(value) for value in values}
+    def counts(column, values, label):
+        ratings = [rating[column] for rating in rated]
+        return {f'{column}_{label(value)}': ratings.count(value) for value in values}
 
     def moments(column):
-        given = [rating[column] for rating in rated]
-        return {f'{column}_mean': np.mean(given).round(6), f'{column}_std': np.std(given).round(6)}
+        values = [rating[column] for rating in rated]
+        mean, std = np.mean(values), np.std(values)
+        return {f'{column}_mean': mean.round(6), f'{column}_std': std.round(6)}
 
     row = counts('aestheticScore', PARA_HALF_STEPS, '{:.1f}'.format)
     row.update(**moments('aestheticScore'), **moments('qualityScore'))
@@ -117,11 +118,11 @@ AADB_LABELS = (
     'Repetition', 'RuleOfThirds', 'Symmetry', 'VividColor',
 )  # fmt: skip
 AADB_PARTS = ('Train', 'TestNew', 'Validation')  # in the order of attMat.mat
-AADB_SQUASHED = 'datasetImages_warp256'
+AADB_RESIZED = 'datasetImages_warp256'
 
 
 def write_aadb(root: Path, train: int = 12, validation: int = 5, test: int = 6) -> Path:
-    """Everything that is published: list files, matrices, raters' rows, images; returns ``root``.
+    """Write all files of AADB: lists, matrices, raters' rows, images; return ``root``.
 
     Images are in ``datasetImages_originalSize``, and all but the test images in
     ``datasetImages_warp256``.
@@ -138,7 +139,7 @@ def write_aadb(root: Path, train: int = 12, validation: int = 5, test: int = 6) 
         images.append((name, scores, np.round([(scores.mean() - 1) / 4, *labels], 3)))
         write_jpeg(root / 'datasetImages_originalSize' / name, taste, i)
         if i < train + validation:
-            write_jpeg(root / AADB_SQUASHED / name, taste, i)
+            write_jpeg(root / AADB_RESIZED / name, taste, i)
     first = train + validation
     parts = dict(
         zip(AADB_PARTS, (images[:train], images[first:], images[train:first]), strict=True)
@@ -164,12 +165,12 @@ def write_aadb(root: Path, train: int = 12, validation: int = 5, test: int = 6) 
 
 
 def aadb_list(root: Path, part: str = 'Train', label: str = 'score') -> Path:
-    """The list file of a part and a label."""
+    """Return the path of the list file of a part and a label."""
     return root / 'imgListFiles_label' / f'imgList{part}Regression_{label}.txt'
 
 
 def write_aadb_raters(path: Path, images: list[tuple]) -> None:
-    """Crowd workers' rows of ten images each, every image in as many rows as it has scores."""
+    """Write the crowd workers' rows of ten images each; an image is in a row for each score."""
     header = ['HITId', *(f'Input.image_url{i}' for i in range(1, 11)), 'WorkerId']
     header += [f'Answer.{what}{i}' for what in ('Light', 'overallScore') for i in range(1, 11)]
     rated = [(name, score) for name, scores, _ in images for score in scores]
@@ -184,7 +185,7 @@ def write_aadb_raters(path: Path, images: list[tuple]) -> None:
 
 
 def aadb_url(name: str) -> str:
-    """The address at Flickr of which a name in the lists was made."""
+    """Return the address at Flickr from which a name in the lists was made."""
     server, folder, file = name.split('_', 2)
     return f'https://{server}.staticflickr.com/{folder}/{file}'
 
@@ -201,7 +202,7 @@ AVA_COMMENTS = (
 
 
 def write_ava(root: Path, train: int = 24, test: int = 8) -> Path:
-    """``AVA.txt``, the list of test ids, ``images/<id>.jpg`` and both forms of the comments."""
+    """Write ``AVA.txt``, the test ids, ``images/<id>.jpg`` and the comments in both formats."""
     rng = np.random.default_rng(2)
     ratings, comments, captions = [], [], []
     ids = [1000 + 7 * i for i in range(train + test)]
@@ -212,14 +213,15 @@ def write_ava(root: Path, train: int = 24, test: int = 8) -> Path:
         votes = rng.multinomial(200, likes / likes.sum())
         tags = (i % 66 + 1, 0 if i % 3 else 5)
         ratings.append(' '.join(map(str, (i + 1, image_id, *votes, *tags, 1396))))
-        said = AVA_COMMENTS[i % len(AVA_COMMENTS)]
-        comments.append(f'{i + 1}#{image_id}#{said}')
-        sentences = [{'raw': text, 'clean': text.lower(), 'tokens': []} for text in said.split('#')]
+        comment = AVA_COMMENTS[i % len(AVA_COMMENTS)]
+        comments.append(f'{i + 1}#{image_id}#{comment}')
+        raws = comment.split('#')
+        sentences = [{'raw': raw, 'clean': raw.lower(), 'tokens': []} for raw in raws]
         captions.append({'filename': f'{image_id}.jpg', 'split': 'train', 'sentences': sentences})
     (root / 'AVA.txt').write_text('\n'.join(ratings) + '\n')
     lists = root / 'aesthetics_image_lists'
     lists.mkdir()
-    (lists / 'generic_test.jpgl').write_text('\n'.join(map(str, ids[train:])))  # no newline at last
+    (lists / 'generic_test.jpgl').write_text('\n'.join(map(str, ids[train:])))  # no last newline
     (root / 'AVA_Comments_Full.txt').write_text('\n'.join(comments) + '\n', encoding='utf-8')
     (root / 'captions.json').write_text(json.dumps({'images': captions}), encoding='utf-8')
     return root

@@ -1,4 +1,4 @@
-"""AADB's files, as published and damaged, to the rows of a meta file."""
+"""AADB's files, as published and damaged, read into the table of a meta file."""
 
 import pandas as pd
 import pytest
@@ -12,23 +12,11 @@ LISTS = 'imgListFiles_label'
 SIZES = {'Train': 12, 'Validation': 5, 'TestNew': 6}
 
 
-@pytest.fixture
-def published(published_aadb):
-    """AADB as it is published: to be read only."""
-    return published_aadb
-
-
-@pytest.fixture
-def root(aadb_copy):
-    """A copy of it for one test."""
-    return aadb_copy
-
-
 def lines_of(path):
     return [line.split() for line in path.read_text().splitlines()]
 
 
-def the_problem(root):
+def only_problem(root):
     (problem,) = read_aadb(root).problems
     return problem
 
@@ -36,11 +24,11 @@ def the_problem(root):
 # As published
 
 
-def test_every_image_is_there_with_its_score_and_splits(published):
-    found = read_aadb(published)
+def test_every_image_is_there_with_its_score_and_splits(raw_aadb):
+    found = read_aadb(raw_aadb)
     assert found.problems == []
-    assert found.images == published / 'datasetImages_originalSize'
-    listed = [lines_of(aadb_list(published, part)) for part in SIZES]
+    assert found.images == raw_aadb / 'datasetImages_originalSize'
+    listed = [lines_of(aadb_list(raw_aadb, part)) for part in SIZES]
     assert found.table['img_name'].tolist() == [name for part in listed for name, _ in part]
     assert found.table['MOS'].tolist() == [float(score) for part in listed for _, score in part]
     assert found.table['official_split'].tolist() == [0] * 12 + [1] * 5 + [2] * 6
@@ -68,40 +56,40 @@ PAPER = {  # the paper's words in section 4.1, as our names, and the publisher's
 
 
 @pytest.mark.parametrize(('name', 'label'), PAPER.items())
-def test_an_attribute_is_that_of_its_lists(published, name, label):
-    listed = dict(pair for part in SIZES for pair in lines_of(aadb_list(published, part, label)))
-    table = read_aadb(published).table
+def test_an_attribute_is_read_from_its_lists(raw_aadb, name, label):
+    listed = dict(pair for part in SIZES for pair in lines_of(aadb_list(raw_aadb, part, label)))
+    table = read_aadb(raw_aadb).table
     expected = [float(listed[name]) for name in table['img_name']]
     assert table[f'attr_{name}'].tolist() == expected
 
 
-def test_without_the_crowd_workers_rows_there_are_no_votes(published, root):
-    (root / 'AADB_AllinAll.csv').unlink()
-    found = read_aadb(root)
+def test_without_the_crowd_workers_rows_there_are_no_votes(raw_aadb, aadb_copy):
+    (aadb_copy / 'AADB_AllinAll.csv').unlink()
+    found = read_aadb(aadb_copy)
     assert found.problems == []
-    pd.testing.assert_frame_equal(found.table, read_aadb(published).table.drop(columns=VOTES))
+    pd.testing.assert_frame_equal(found.table, read_aadb(raw_aadb).table.drop(columns=VOTES))
 
 
 # Where copies have the files
 
 
 @pytest.mark.parametrize('folder', ['', 'AADB_imgListFiles_label/imgListFiles_label', 'labels'])
-def test_lists_are_found_where_copies_have_them(published, root, folder):
-    (root / folder).mkdir(parents=True, exist_ok=True)
-    for path in (root / LISTS).iterdir():
-        path.rename(root / folder / path.name)
-    (root / LISTS).rmdir()
-    pd.testing.assert_frame_equal(read_aadb(root).table, read_aadb(published).table)
+def test_lists_are_found_where_copies_have_them(raw_aadb, aadb_copy, folder):
+    (aadb_copy / folder).mkdir(parents=True, exist_ok=True)
+    for path in (aadb_copy / LISTS).iterdir():
+        path.rename(aadb_copy / folder / path.name)
+    (aadb_copy / LISTS).rmdir()
+    pd.testing.assert_frame_equal(read_aadb(aadb_copy).table, read_aadb(raw_aadb).table)
 
 
-def link_images(root, published, folders):
-    """Lay the images out anew: ``folders`` is by name, and which of the 23 are in it."""
+def link_images(root, raw_aadb, folders):
+    """Replace the images by links: ``folders`` maps names to the rows of the 23 images in it."""
     (root / 'datasetImages_originalSize').unlink()
-    names = read_aadb(published).table['img_name']
+    names = read_aadb(raw_aadb).table['img_name']
     for folder, rows in folders.items():
         (root / folder).mkdir(parents=True, exist_ok=True)
         for name in names[rows]:
-            source = published / 'datasetImages_originalSize' / name
+            source = raw_aadb / 'datasetImages_originalSize' / name
             (root / folder / name).symlink_to(source)
 
 
@@ -126,25 +114,27 @@ def link_images(root, published, folders):
         ({'originalSize_test': slice(17, 23), 'datasetImages_warp256': slice(23)}, None),
     ],
 )
-def test_images_are_found_in_the_folders_of_any_copy(root, published, folders, expected):
-    link_images(root, published, folders)
-    found, names = read_aadb(root), read_aadb(published).table['img_name']
+def test_images_are_found_in_the_folders_of_each_kind_of_copy(
+    aadb_copy, raw_aadb, folders, expected
+):
+    link_images(aadb_copy, raw_aadb, folders)
+    found, names = read_aadb(aadb_copy), read_aadb(raw_aadb).table['img_name']
     if expected is None:
         assert found.table['img_name'].tolist() == names.tolist()
-        assert found.images == root / list(folders)[-1]
+        assert found.images == aadb_copy / list(folders)[-1]
     else:
-        assert found.images == root
+        assert found.images == aadb_copy
         assert found.table['img_name'].tolist() == [
             *map('/'.join, zip(expected, names, strict=True))
         ]
     assert all((found.images / name).is_file() for name in found.table['img_name'])
 
 
-def test_an_image_that_is_nowhere_keeps_its_row(root, published):
+def test_an_image_that_does_not_exist_keeps_its_row(aadb_copy, raw_aadb):
     link_images(
-        root, published, {'originalSize_train': slice(16), 'originalSize_test': slice(17, 23)}
+        aadb_copy, raw_aadb, {'originalSize_train': slice(16), 'originalSize_test': slice(17, 23)}
     )
-    table = read_aadb(root).table
+    table = read_aadb(aadb_copy).table
     assert len(table) == 23
     assert table['img_name'][16].startswith('originalSize_train/')
 
@@ -152,35 +142,35 @@ def test_an_image_that_is_nowhere_keeps_its_row(root, published):
 # What is wrong with a download
 
 
-def test_a_wrong_folder_says_what_was_looked_for(tmp_path):
+def test_a_wrong_folder_is_an_error_with_the_names_of_files(tmp_path):
     with pytest.raises(AMHPError) as caught:
         read_aadb(tmp_path)
     for part in (f'{tmp_path}: no imgListTrainRegression_score.txt', 'AADBinfo.mat', '--root'):
         assert part in str(caught.value)
 
 
-def test_a_download_without_images_says_what_was_looked_for(root):
-    (root / 'datasetImages_originalSize').unlink()
-    (root / 'datasetImages_warp256').rmdir()
+def test_a_download_without_images_is_an_error_with_the_names_of_folders(aadb_copy):
+    (aadb_copy / 'datasetImages_originalSize').unlink()
+    (aadb_copy / 'datasetImages_warp256').rmdir()
     with pytest.raises(AMHPError, match='no folder of images') as caught:
-        read_aadb(root)
+        read_aadb(aadb_copy)
     for folder in ('datasetImages_warp256', 'originalSize_train', 'AADB_newtest_originalSize'):
         assert folder in str(caught.value)
 
 
-def test_a_missing_list_of_test_scores_is_an_error(root):
-    path = aadb_list(root, 'TestNew')
+def test_a_missing_list_of_test_scores_is_an_error(aadb_copy):
+    path = aadb_list(aadb_copy, 'TestNew')
     path.unlink()
     with pytest.raises(AMHPError) as caught:
-        read_aadb(root)
+        read_aadb(aadb_copy)
     assert str(caught.value).startswith(f'{path}: no such file')
 
 
-def test_a_missing_list_of_validation_scores_is_counted(root):
-    path = aadb_list(root, 'Validation')
+def test_a_missing_list_of_validation_scores_is_counted(aadb_copy):
+    path = aadb_list(aadb_copy, 'Validation')
     path.unlink()
-    (root / 'AADB_AllinAll.csv').unlink()
-    found = read_aadb(root)
+    (aadb_copy / 'AADB_AllinAll.csv').unlink()
+    found = read_aadb(aadb_copy)
     assert found.table['official_split'].tolist() == [0] * 12 + [2] * 6
     (problem,) = found.problems
     assert (problem.what, problem.where) == (
@@ -188,12 +178,14 @@ def test_a_missing_list_of_validation_scores_is_counted(root):
     )  # fmt: skip
 
 
-def test_missing_attribute_lists_without_a_matrix_are_counted_and_left_blank(root):
-    (root / LISTS / 'attMat.mat').unlink()
-    gone = [aadb_list(root, part, 'DoF') for part in SIZES] + [aadb_list(root, 'TestNew', 'Light')]
+def test_attributes_without_lists_and_matrix_are_counted_and_left_blank(aadb_copy):
+    (aadb_copy / LISTS / 'attMat.mat').unlink()
+    gone = [aadb_list(aadb_copy, part, 'DoF') for part in SIZES] + [
+        aadb_list(aadb_copy, 'TestNew', 'Light')
+    ]
     for path in gone:
         path.unlink()
-    found = read_aadb(root)
+    found = read_aadb(aadb_copy)
     assert 'attr_depth_of_field' not in found.table
     assert found.table['attr_light'].isna().tolist() == [False] * 17 + [True] * 6
     (problem,) = found.problems
@@ -203,59 +195,61 @@ def test_missing_attribute_lists_without_a_matrix_are_counted_and_left_blank(roo
 @pytest.mark.parametrize(
     'line', ['farm1_30', 'farm1_30.jpg x', 'a.jpg 1.01', 'a.jpg -0.1', 'a.jpg nan', 'a b.jpg 0.5']
 )
-def test_a_line_that_is_no_name_and_score_is_counted(root, line):
-    path = edit(aadb_list(root), lambda text: text + line)
-    problem = the_problem(root)
+def test_a_line_that_is_not_a_name_and_a_score_is_counted(aadb_copy, line):
+    path = edit(aadb_list(aadb_copy), lambda text: text + line)
+    problem = only_problem(aadb_copy)
     assert problem.where == [f'{path}, line 13: {line!r}']
     assert 'where a file was cut' in problem.what
-    assert len(read_aadb(root).table) == 23
+    assert len(read_aadb(aadb_copy).table) == 23
 
 
-def test_a_list_that_was_cut_in_a_line_loses_the_rest_and_says_so(published, root):
-    path = edit(aadb_list(root), lambda text: text[: text.rindex('farm') + 8])
-    found = read_aadb(root)
+def test_a_list_that_was_cut_in_a_line_loses_the_rest_and_is_reported(raw_aadb, aadb_copy):
+    path = edit(aadb_list(aadb_copy), lambda text: text[: text.rindex('farm') + 8])
+    found = read_aadb(aadb_copy)
     assert len(found.table) == 22
     cut, left, unnamed = found.problems
     assert cut.where == [f'{path}, line 12: {path.read_text().splitlines()[-1]!r}']
     assert left.count == 11  # one for each attribute
-    assert left.where[0].endswith(read_aadb(published).table['img_name'][11])
+    assert left.where[0].endswith(read_aadb(raw_aadb).table['img_name'][11])
     assert (unnamed.count, 'no list names' in unnamed.what) == (1, True)
 
 
 @pytest.mark.parametrize('text', ['', '\n', 'a.jpg good\n'])
-def test_a_list_of_which_nothing_can_be_used_is_refused(root, text):
-    path = edit(aadb_list(root, 'TestNew', 'DoF'), lambda _: text)
+def test_a_list_without_a_usable_line_is_refused(aadb_copy, text):
+    path = edit(aadb_list(aadb_copy, 'TestNew', 'DoF'), lambda _: text)
     with pytest.raises(AMHPError) as caught:
-        read_aadb(root)
+        read_aadb(aadb_copy)
     assert str(caught.value).startswith(
         f'{path}: not one line is a file name and a number from -1 to 1'
     )
 
 
-def test_an_image_without_an_attribute_is_counted_and_left_blank(root):
-    path = edit(aadb_list(root, label='Light'), lambda text: text[text.index('\n') + 1 :])
-    name = lines_of(aadb_list(root))[0][0]
-    found = read_aadb(root)
+def test_an_image_without_an_attribute_is_counted_and_left_blank(aadb_copy):
+    path = edit(aadb_list(aadb_copy, label='Light'), lambda text: text[text.index('\n') + 1 :])
+    name = lines_of(aadb_list(aadb_copy))[0][0]
+    found = read_aadb(aadb_copy)
     assert found.table['attr_light'].isna().tolist() == [True] + [False] * 22
     assert found.problems[0].where == [f'{path}: {name}']
 
 
-def test_an_attribute_list_of_other_images_is_refused(root):
-    path = edit(aadb_list(root, label='Light'), lambda text: text.replace('farm', 'barn'))
+def test_an_attribute_list_of_other_images_is_refused(aadb_copy):
+    path = edit(aadb_list(aadb_copy, label='Light'), lambda text: text.replace('farm', 'barn'))
     with pytest.raises(AMHPError) as caught:
-        read_aadb(root)
+        read_aadb(aadb_copy)
     assert str(caught.value).startswith(f'{path}: not one of its images is in the list of scores')
 
 
 @pytest.mark.parametrize(
     ('part', 'again', 'expected'),
-    [('Train', 'Train', 'there already'), ('TestNew', 'Train', 'kept there only')],
+    [('Train', 'Train', 'more than once'), ('TestNew', 'Train', 'kept there only')],
 )
-def test_an_image_that_is_there_twice_is_used_once(published, root, part, again, expected):
+def test_an_image_that_is_listed_twice_is_used_once(raw_aadb, aadb_copy, part, again, expected):
     for label in (*AADB_LABELS, 'score'):
-        name = lines_of(aadb_list(root, part, label))[2][0]
-        path = edit(aadb_list(root, again, label), lambda text, name=name: f'{text}{name} 0.1\n')
-    problem = the_problem(root)
+        name = lines_of(aadb_list(aadb_copy, part, label))[2][0]
+        path = edit(
+            aadb_list(aadb_copy, again, label), lambda text, name=name: f'{text}{name} 0.1\n'
+        )
+    problem = only_problem(aadb_copy)
     assert problem.where == [f'{path}, line 13']
     assert expected in problem.what
-    pd.testing.assert_frame_equal(read_aadb(root).table, read_aadb(published).table)
+    pd.testing.assert_frame_equal(read_aadb(aadb_copy).table, read_aadb(raw_aadb).table)

@@ -1,4 +1,4 @@
-"""AADB's photographs in training: their levels, and their attributes in words."""
+"""``AADBDataset``: levels from votes, and attributes as text."""
 
 import logging
 import re
@@ -15,19 +15,19 @@ VOTES = [f'c{i}' for i in range(1, 6)]
 
 
 @pytest.fixture(scope='module')
-def meta(published_aadb, tmp_path_factory):
+def meta(raw_aadb, tmp_path_factory):
     """The meta file."""
     file = tmp_path_factory.mktemp('meta') / 'meta_info_AADBDataset.csv'
-    read_aadb(published_aadb).table.to_csv(file, index=False)
+    read_aadb(raw_aadb).table.to_csv(file, index=False)
     return file
 
 
 @pytest.fixture
-def options(meta, published_aadb):
+def options(meta, raw_aadb):
     """The options that have no default."""
     return {
         'meta_info_file': str(meta),
-        'dataroot_target': str(published_aadb / 'datasetImages_originalSize'),
+        'dataroot_target': str(raw_aadb / 'datasetImages_originalSize'),
         'phase': 'test',
     }
 
@@ -50,7 +50,7 @@ def test_pyiqa_builds_it_by_name_with_samples_for_training(options, meta):
 def test_the_default_is_the_papers_sentence_for_three_attributes(options, meta):
     dataset = AADBDataset(options)
     rows = pd.read_csv(meta).query('official_split == 2')
-    said = set()
+    seen = set()
     for i, (_, row) in enumerate(rows.iterrows()):
         harmony, light, content = (
             level(row[f'attr_{name}']) for name in ('color_harmony', 'light', 'content')
@@ -59,8 +59,8 @@ def test_the_default_is_the_papers_sentence_for_three_attributes(options, meta):
             f'A photo with {harmony} color harmony. A photo with {light} light. '
             f'A photo with {content} content.'
         )
-        said |= {harmony, light, content}
-    assert len(said) >= 4
+        seen |= {harmony, light, content}
+    assert len(seen) >= 4
 
 
 @pytest.mark.parametrize('names', [[name] for name in ATTRIBUTES] + [['symmetry', 'content']])
@@ -77,8 +77,8 @@ def test_all_eleven_are_one_token_more_than_clip_reads():
     from pyiqa_amhp.datasets.attributes import attribute_sentences
 
     tokenizer = SimpleTokenizer()
-    said = attribute_sentences(dict.fromkeys(ATTRIBUTES, 'good'))
-    assert len(tokenizer.encode(said)) + 2 == 77 + 1  # with those of start and end
+    text = attribute_sentences(dict.fromkeys(ATTRIBUTES, 'good'))
+    assert len(tokenizer.encode(text)) + 2 == 77 + 1  # with those of start and end
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_training_may_include_the_validation_images_as_in_the_paper(options, spl
     assert len(AADBDataset({**options, **split, 'phase': phase})) == count
 
 
-def test_options_come_before_defaults_unless_they_are_blank(options, caplog):
+def test_options_replace_defaults_unless_they_are_blank(options, caplog):
     own = {'attr_template': '{light}/{symmetry}', 'attr_range': [-5, 5]}
     with caplog.at_level(logging.WARNING):
         assert AADBDataset({**options, **own})[0]['text'] == 'fair/fair'

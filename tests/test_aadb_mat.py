@@ -17,56 +17,44 @@ PARTS = ('Train', 'Validation', 'TestNew')
 REAL = Path(__file__).parents[2] / 'shared' / 'data' / 'aadb' / 'AADBinfo.mat'
 
 
-@pytest.fixture
-def published(published_aadb):
-    """AADB as it is published: to be read only."""
-    return published_aadb
-
-
-@pytest.fixture
-def root(aadb_copy):
-    """A copy of it for one test."""
-    return aadb_copy
-
-
 # Attributes from attMat.mat
 
 
 @pytest.mark.parametrize('labels', [AADB_LABELS, ['DoF', 'Light']])
-def test_attributes_without_lists_come_from_the_matrix(published, root, labels):
+def test_attributes_without_lists_come_from_the_matrix(raw_aadb, aadb_copy, labels):
     for label in labels:
         for part in PARTS:
-            aadb_list(root, part, label).unlink()
-    found = read_aadb(root)
+            aadb_list(aadb_copy, part, label).unlink()
+    found = read_aadb(aadb_copy)
     assert found.problems == []
-    pd.testing.assert_frame_equal(found.table, read_aadb(published).table)
+    pd.testing.assert_frame_equal(found.table, read_aadb(raw_aadb).table)
 
 
-def test_a_matrix_outside_the_lists_folder_is_found(published, root):
-    aadb_list(root, label='Light').unlink()
-    (root / LISTS / 'attMat.mat').rename(root / 'attMat.mat')
-    pd.testing.assert_frame_equal(read_aadb(root).table, read_aadb(published).table)
+def test_a_matrix_outside_the_lists_folder_is_found(raw_aadb, aadb_copy):
+    aadb_list(aadb_copy, label='Light').unlink()
+    (aadb_copy / LISTS / 'attMat.mat').rename(aadb_copy / 'attMat.mat')
+    pd.testing.assert_frame_equal(read_aadb(aadb_copy).table, read_aadb(raw_aadb).table)
 
 
-def test_a_matrix_without_the_lists_of_its_order_is_not_used(root):
-    for path in (root / LISTS).glob('*.txt'):
+def test_a_matrix_without_the_lists_of_its_order_is_not_used(aadb_copy):
+    for path in (aadb_copy / LISTS).glob('*.txt'):
         path.unlink()
-    found = read_aadb(root)
+    found = read_aadb(aadb_copy)
     assert not [name for name in found.table if name.startswith('attr_')]
     assert any('attMat.mat is in the order of the list files' in p.what for p in found.problems)
 
 
-def test_a_bad_line_does_not_shift_the_matrix(published, root):
+def test_a_bad_line_does_not_shift_the_matrix(raw_aadb, aadb_copy):
     for part in PARTS:
-        aadb_list(root, part, 'Light').unlink()
-    edit(aadb_list(root), lambda text: text.replace(text.split()[1], 'x', 1))
-    (root / 'AADB_AllinAll.csv').unlink()
-    expected = read_aadb(published).table['attr_light'].tolist()[1:]
-    assert read_aadb(root).table['attr_light'].tolist() == expected
+        aadb_list(aadb_copy, part, 'Light').unlink()
+    edit(aadb_list(aadb_copy), lambda text: text.replace(text.split()[1], 'x', 1))
+    (aadb_copy / 'AADB_AllinAll.csv').unlink()
+    expected = read_aadb(raw_aadb).table['attr_light'].tolist()[1:]
+    assert read_aadb(aadb_copy).table['attr_light'].tolist() == expected
 
 
-def matrix_of(root, change):
-    """Change the cells of ``attMat.mat``, in a copy that needs it; returns its path."""
+def edit_matrix(root, change):
+    """Change the cells of ``attMat.mat`` in a copy that has no list of Light; returns its path."""
     for part in PARTS:
         aadb_list(root, part, 'Light').unlink()
     path = root / LISTS / 'attMat.mat'
@@ -92,16 +80,16 @@ def set_first(row, column, value):
         (lambda cells: np.ones((1, 3)), 'dataset{1} holds (), expected 12 x 12'),
     ],
 )
-def test_a_matrix_that_does_not_belong_to_the_lists_is_refused(root, change, expected):
-    path = matrix_of(root, change)
+def test_a_matrix_of_other_lists_is_refused(aadb_copy, change, expected):
+    path = edit_matrix(aadb_copy, change)
     with pytest.raises(AMHPError) as caught:
-        read_aadb(root)
+        read_aadb(aadb_copy)
     assert str(caught.value).startswith(f'{path}: {expected}')
 
 
-def test_an_attribute_of_the_matrix_off_its_scale_is_counted_and_left_blank(root):
-    path = matrix_of(root, set_first(2, 5, 1.5))  # the fifth after the score is Light
-    found = read_aadb(root)
+def test_an_attribute_outside_its_range_is_counted_and_left_blank(aadb_copy):
+    path = edit_matrix(aadb_copy, set_first(2, 5, 1.5))  # the fifth after the score is Light
+    found = read_aadb(aadb_copy)
     assert np.flatnonzero(found.table['attr_light'].isna()).tolist() == [2]
     (problem,) = found.problems
     assert problem.where == [f'{path}, dataset{{1}}, row 3']
@@ -110,10 +98,10 @@ def test_an_attribute_of_the_matrix_off_its_scale_is_counted_and_left_blank(root
 # Scores from AADBinfo.mat
 
 
-def test_without_lists_the_scores_come_from_the_info_file(published, root):
-    shutil.rmtree(root / LISTS)
-    (root / 'AADB_AllinAll.csv').unlink()
-    found, expected = read_aadb(root), read_aadb(published).table
+def test_without_lists_the_scores_come_from_the_info_file(raw_aadb, aadb_copy):
+    shutil.rmtree(aadb_copy / LISTS)
+    (aadb_copy / 'AADB_AllinAll.csv').unlink()
+    found, expected = read_aadb(aadb_copy), read_aadb(raw_aadb).table
     expected = expected[expected['official_split'] != 1].reset_index(drop=True)
     columns = ['img_name', 'MOS', 'official_split', 'paper_split']
     pd.testing.assert_frame_equal(found.table, expected[columns])
@@ -134,8 +122,8 @@ def test_the_real_info_file(tmp_path):
     assert len(table) == 9458
 
 
-def info_of(root, **variables):
-    """Other variables for ``AADBinfo.mat``, in a copy that needs it; returns its path."""
+def edit_info(root, **variables):
+    """Change variables of ``AADBinfo.mat`` in a copy without lists; returns its path."""
     shutil.rmtree(root / LISTS)
     path = root / 'AADBinfo.mat'
     mat = {name: value for name, value in loadmat(path).items() if not name.startswith('__')}
@@ -150,17 +138,17 @@ def info_of(root, **variables):
         ({'trainScore': np.ones((1, 3))}, '12 names in trainNameList but 3 numbers in trainScore'),
     ],
 )
-def test_an_info_file_that_is_not_whole_is_refused(root, variables, expected):
-    path = info_of(root, **variables)
+def test_an_incomplete_info_file_is_refused(aadb_copy, variables, expected):
+    path = edit_info(aadb_copy, **variables)
     with pytest.raises(AMHPError) as caught:
-        read_aadb(root)
+        read_aadb(aadb_copy)
     assert str(caught.value).startswith(f'{path}: {expected}')
 
 
-def test_a_score_of_the_info_file_off_its_scale_is_left_out_and_counted(root):
-    path = info_of(root, testScore=np.array([[0, 0.5, 1.01, 1, 1, 1]]))
-    (root / 'AADB_AllinAll.csv').unlink()
-    found = read_aadb(root)
+def test_a_score_outside_its_range_is_left_out_and_counted(aadb_copy):
+    path = edit_info(aadb_copy, testScore=np.array([[0, 0.5, 1.01, 1, 1, 1]]))
+    (aadb_copy / 'AADB_AllinAll.csv').unlink()
+    found = read_aadb(aadb_copy)
     assert len(found.table) == 17
     assert found.problems[0].where == [f'{path}, testNameList, 3']
 
@@ -176,9 +164,9 @@ def test_a_score_of_the_info_file_off_its_scale_is_left_out_and_counted(root):
         ),
     ],
 )
-def test_a_damaged_info_file_is_refused(root, content, expected):
-    path = info_of(root)
+def test_a_damaged_info_file_is_refused(aadb_copy, content, expected):
+    path = edit_info(aadb_copy)
     path.write_bytes(content(path.read_bytes()))
     with pytest.raises(AMHPError) as caught:
-        read_aadb(root)
+        read_aadb(aadb_copy)
     assert str(caught.value).startswith(f'{path}: {expected}')

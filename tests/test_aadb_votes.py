@@ -13,18 +13,6 @@ VOTES = [f'c{i}' for i in range(1, 6)]
 FILE = 'AADB_AllinAll.csv'
 
 
-@pytest.fixture
-def published(published_aadb):
-    """AADB as it is published: to be read only."""
-    return published_aadb
-
-
-@pytest.fixture
-def root(aadb_copy):
-    """A copy of it for one test."""
-    return aadb_copy
-
-
 def set_cell(root, row, column, value):
     """Change the value in a row (2 is the first below the header)."""
     path = root / FILE
@@ -34,9 +22,9 @@ def set_cell(root, row, column, value):
     return path
 
 
-def test_votes_are_those_of_the_crowd_workers(published):
-    table = read_aadb(published).table
-    raw = pd.read_csv(published / FILE)
+def test_votes_are_counted_from_the_crowd_workers_rows(raw_aadb):
+    table = read_aadb(raw_aadb).table
+    raw = pd.read_csv(raw_aadb / FILE)
     for _, row in table.iterrows():
         url, votes = aadb_url(row['img_name']), [0] * 5
         for i in range(1, 11):
@@ -47,47 +35,47 @@ def test_votes_are_those_of_the_crowd_workers(published):
         assert row['MOS'] == pytest.approx(np.dot(votes, [0, 0.25, 0.5, 0.75, 1]) / 5, abs=1e-3)
 
 
-def test_votes_are_found_by_the_photos_own_file_name(published, root):
-    path = root / FILE
+def test_votes_are_found_by_the_photos_own_file_name(raw_aadb, aadb_copy):
+    path = aadb_copy / FILE
     moved = r'https://live.example.com/65535/9/\1?size=b#top'
     table = pd.read_csv(path).replace(r'https://.*/(.*)', moved, regex=True)
     table.replace(r'_b\.jpg', '_B.JPG', regex=True).to_csv(path, index=False)
-    found = read_aadb(root)
+    found = read_aadb(aadb_copy)
     assert found.problems == []
-    pd.testing.assert_frame_equal(found.table, read_aadb(published).table)
+    pd.testing.assert_frame_equal(found.table, read_aadb(raw_aadb).table)
 
 
-def test_capitals_in_the_lists_names_do_not_matter(published, root):
-    for path in (root / 'imgListFiles_label').glob('*.txt'):
+def test_names_in_the_lists_match_in_upper_and_lower_case(raw_aadb, aadb_copy):
+    for path in (aadb_copy / 'imgListFiles_label').glob('*.txt'):
         edit(path, lambda text: text.replace('_b.jpg', '_b.JPG'))
-    found = read_aadb(root)
+    found = read_aadb(aadb_copy)
     assert found.problems == []
-    pd.testing.assert_frame_equal(found.table[VOTES], read_aadb(published).table[VOTES])
+    pd.testing.assert_frame_equal(found.table[VOTES], read_aadb(raw_aadb).table[VOTES])
 
 
-def test_a_file_name_that_two_images_have_needs_the_whole_address(published, root):
-    names = read_aadb(published).table['img_name'][:2]
+def test_a_file_name_that_two_images_have_needs_the_whole_address(raw_aadb, aadb_copy):
+    names = read_aadb(raw_aadb).table['img_name'][:2]
     twin = 'farm9_999_' + names[0].split('_', 2)[2]
-    for path in (root / 'imgListFiles_label').glob('*.txt'):
+    for path in (aadb_copy / 'imgListFiles_label').glob('*.txt'):
         edit(path, lambda text: text.replace(names[1], twin))
     edit(
-        root / FILE,
+        aadb_copy / FILE,
         lambda text: text.replace(aadb_url(names[0]), 'http://x.org/1/' + names[0].split('_', 2)[2])
         .replace(aadb_url(names[1]), aadb_url(twin)),
     )  # fmt: skip
-    found = read_aadb(root)
+    found = read_aadb(aadb_copy)
     assert found.table.loc[0, VOTES].isna().all()
     assert found.table.loc[1, VOTES].sum() == 5
     assert [problem.what for problem in found.problems] == [
-        f'photos in {FILE} that no list names; their votes are passed over',
+        f'photos in {FILE} that no list names; their votes are ignored',
         f'images without votes in {FILE}; only their mean is known',
     ]
 
 
-def test_an_image_without_votes_is_counted_and_trained_on_its_mean(published, root, tmp_path):
-    name, score = read_aadb(published).table.loc[4, ['img_name', 'MOS']]
-    edit(root / FILE, lambda text: text.replace(aadb_url(name), ''))
-    found = read_aadb(root)
+def test_an_image_without_votes_is_counted_and_trained_on_its_mean(raw_aadb, aadb_copy, tmp_path):
+    name, score = read_aadb(raw_aadb).table.loc[4, ['img_name', 'MOS']]
+    edit(aadb_copy / FILE, lambda text: text.replace(aadb_url(name), ''))
+    found = read_aadb(aadb_copy)
     assert found.table[VOTES].isna().any(axis=1).tolist() == [i == 4 for i in range(23)]
     (problem,) = found.problems
     assert (problem.count, problem.where) == (1, [name])
@@ -95,7 +83,7 @@ def test_an_image_without_votes_is_counted_and_trained_on_its_mean(published, ro
     images = read_table(
         {
             'meta_info_file': tmp_path / 'meta.csv',
-            'dataroot_target': root,
+            'dataroot_target': aadb_copy,
             'dataset': 'aadb',
             'text_source': 'none',
         }
@@ -107,55 +95,59 @@ def test_an_image_without_votes_is_counted_and_trained_on_its_mean(published, ro
 
 
 @pytest.mark.parametrize('value', ['', '0', '6', '2.5', 'good'])
-def test_a_score_that_is_none_is_passed_over_and_counted(published, root, value):
-    path = set_cell(root, 2, 'Answer.overallScore1', value)
-    found = read_aadb(root)
+def test_an_invalid_score_is_ignored_and_counted(raw_aadb, aadb_copy, value):
+    path = set_cell(aadb_copy, 2, 'Answer.overallScore1', value)
+    found = read_aadb(aadb_copy)
     assert found.table.loc[0, VOTES].sum() == 4
     assert found.table[VOTES].sum().sum() == 23 * 5 - 1
     assert found.problems[0].where == [f'{path}, row 2, column Answer.overallScore1']
 
 
-def test_a_photo_that_no_list_names_is_counted_once(root):
+def test_a_photo_that_no_list_names_is_counted_once(aadb_copy):
     for column in ('Input.image_url2', 'Input.image_url3', 'Input.image_url4'):
-        set_cell(root, 3, column, 'https://farm9.staticflickr.com/1/2_3_b.jpg')
-    set_cell(root, 3, 'Input.image_url5', 'not an address')
-    problem = read_aadb(root).problems[0]
+        set_cell(aadb_copy, 3, column, 'https://farm9.staticflickr.com/1/2_3_b.jpg')
+    set_cell(aadb_copy, 3, 'Input.image_url5', 'not an address')
+    problem = read_aadb(aadb_copy).problems[0]
     assert 'that no list names' in problem.what
     assert problem.where == ['https://farm9.staticflickr.com/1/2_3_b.jpg', 'not an address']
 
 
-def test_a_score_that_contradicts_its_votes_is_kept_and_counted(published, root):
-    before = read_aadb(published).table
-    vote = pd.read_csv(root / FILE)['Answer.overallScore1'][0]
-    set_cell(root, 2, 'Answer.overallScore1', '1' if vote > 2 else '5')
-    found = read_aadb(root)
+def test_a_score_that_contradicts_its_votes_is_kept_and_counted(raw_aadb, aadb_copy):
+    before = read_aadb(raw_aadb).table
+    vote = pd.read_csv(aadb_copy / FILE)['Answer.overallScore1'][0]
+    set_cell(aadb_copy, 2, 'Answer.overallScore1', '1' if vote > 2 else '5')
+    found = read_aadb(aadb_copy)
     assert found.table['MOS'].tolist() == before['MOS'].tolist()
     (problem,) = found.problems
-    assert 'off the mean of their votes' in problem.what
+    assert 'differ from the mean of their votes' in problem.what
     assert problem.where == [before['img_name'][0]]
 
 
 @pytest.mark.parametrize('column', ['Input.image_url1', 'Answer.overallScore10'])
-def test_a_missing_column_is_named(root, column):
+def test_a_missing_column_is_named(aadb_copy, column):
     path = edit(
-        root / FILE, lambda text: text.replace(f'{column},', 'x,', 1).replace(f'{column}\n', 'x\n')
+        aadb_copy / FILE,
+        lambda text: text.replace(f'{column},', 'x,', 1).replace(f'{column}\n', 'x\n'),
     )
     with pytest.raises(AMHPError) as caught:
-        read_aadb(root)
+        read_aadb(aadb_copy)
     assert str(caught.value).startswith(f'{path}: no column {column!r} among its 32 columns')
 
 
 @pytest.mark.parametrize(
     ('change', 'expected'),
     [
-        (lambda text: '', 'cannot be read as CSV'),
-        (lambda text: text + '"cut', 'cannot be read as CSV'),
-        (lambda text: text.replace('_b.jpg', '_c.jpg'), 'not one of its 23 photos is in the lists'),
-        (lambda text: text.splitlines()[0], 'not one of its 0 photos is in the lists'),
+        (lambda text: '', ': the file is empty; download it again'),
+        (lambda text: text + '"cut', ', line 14: cannot be read as CSV'),
+        (
+            lambda text: text.replace('_b.jpg', '_c.jpg'),
+            ': not one of its 23 photos is in the lists',
+        ),
+        (lambda text: text.splitlines()[0], ': not one of its 0 photos is in the lists'),
     ],
 )
-def test_a_file_of_which_nothing_can_be_used_is_refused(root, change, expected):
-    path = edit(root / FILE, change)
+def test_a_file_without_a_usable_row_is_refused(aadb_copy, change, expected):
+    path = edit(aadb_copy / FILE, change)
     with pytest.raises(AMHPError) as caught:
-        read_aadb(root)
-    assert str(caught.value).startswith(f'{path}: {expected}')
+        read_aadb(aadb_copy)
+    assert str(caught.value).startswith(f'{path}{expected}')

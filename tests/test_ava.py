@@ -14,13 +14,8 @@ from pyiqa_amhp.datasets.raw import TEST, TRAIN
 from pyiqa_amhp.errors import AMHPError
 
 
-@pytest.fixture
-def root(tmp_path):
-    return write_ava(tmp_path / 'AVA')
-
-
-def problems_of(published):
-    return {problem.what.partition(';')[0]: problem for problem in published.problems}
+def problems_of(raw):
+    return {problem.what.partition(';')[0]: problem for problem in raw.problems}
 
 
 def edit(path, change):
@@ -28,13 +23,13 @@ def edit(path, change):
     path.write_text('\n'.join(change(lines)) + '\n')
 
 
-def test_every_line_becomes_a_row_in_pyiqas_columns(root):
-    table = read_ava(root).table
+def test_every_line_becomes_a_row_in_pyiqas_columns(ava_copy):
+    table = read_ava(ava_copy).table
     assert list(table.columns) == [
         'img_name', 'MOS', *(f'c{i}' for i in range(1, 11)), 'semantic_tag1', 'semantic_tag2',
         'official_split',
     ]  # fmt: skip
-    lines = (root / 'AVA.txt').read_text().splitlines()
+    lines = (ava_copy / 'AVA.txt').read_text().splitlines()
     assert len(table) == len(lines) == 32
     for line, row in zip(lines, table.to_dict('records'), strict=True):
         fields = [int(field) for field in line.split()]
@@ -46,17 +41,17 @@ def test_every_line_becomes_a_row_in_pyiqas_columns(root):
         assert [row['semantic_tag1'], row['semantic_tag2']] == fields[12:14]
 
 
-def test_the_list_of_test_ids_makes_the_split(root):
-    published = read_ava(root)
-    test_ids = (root / 'aesthetics_image_lists' / 'generic_test.jpgl').read_text().split()
-    in_test = published.table['official_split'] == TEST
-    assert set(published.table['img_name'][in_test]) == {f'{i}.jpg' for i in test_ids}
-    assert (published.table['official_split'][~in_test] == TRAIN).all()
-    assert published.problems == [] and published.images == root / 'images'
+def test_the_list_of_test_ids_gives_the_split(ava_copy):
+    raw = read_ava(ava_copy)
+    test_ids = (ava_copy / 'aesthetics_image_lists' / 'generic_test.jpgl').read_text().split()
+    in_test = raw.table['official_split'] == TEST
+    assert set(raw.table['img_name'][in_test]) == {f'{i}.jpg' for i in test_ids}
+    assert (raw.table['official_split'][~in_test] == TRAIN).all()
+    assert raw.problems == [] and raw.images == ava_copy / 'images'
 
 
-def test_pyiqas_own_meta_file_is_as_good(root, tmp_path):
-    table = read_ava(root).table
+def test_pyiqas_meta_file_gives_the_same_table(ava_copy, tmp_path):
+    table = read_ava(ava_copy).table
     other = tmp_path / 'other'
     (other / 'images').mkdir(parents=True)
     table.assign(MOS=0, ILGnet_split=0).to_csv(other / 'meta_info_AVADataset.csv', index=False)
@@ -70,48 +65,48 @@ def test_pyiqas_own_meta_file_is_as_good(root, tmp_path):
         (lambda lines: [lines[0] + ' 7', *lines[1:]], 'not 15 whole numbers', 'line 1'),
         (lambda lines: [lines[0].replace(' ', ' x', 1), *lines[1:]], 'not 15 whole', 'line 1'),
         (lambda lines: [lines[0].replace(' ', ' 1.5', 1), *lines[1:]], 'not 15 whole', 'line 1'),
-        (lambda lines: [lines[0], lines[0], *lines[1:]], 'there already', 'line 2'),
+        (lambda lines: [lines[0], lines[0], *lines[1:]], 'more than once', 'line 2'),
         (lambda lines: ['1 5 0 0 0 0 0 0 0 0 0 0 1 2 3', *lines], 'without votes', 'line 1'),
         (lambda lines: ['1 5 9 0 -1 0 0 0 0 0 0 0 1 2 3', *lines], 'negative', 'line 1'),
     ],
 )
-def test_bad_lines_are_left_out_and_named(root, change, what, place):
-    good = read_ava(root).table
-    edit(root / 'AVA.txt', change)
-    published = read_ava(root)
-    [problem] = [problem for problem in published.problems if what in problem.what]
+def test_bad_lines_are_left_out_and_named(ava_copy, change, what, place):
+    good = read_ava(ava_copy).table
+    edit(ava_copy / 'AVA.txt', change)
+    raw = read_ava(ava_copy)
+    [problem] = [problem for problem in raw.problems if what in problem.what]
     assert problem.count == 1 and place in problem.where[0] and 'AVA.txt' in problem.where[0]
-    names = set(published.table['img_name'])
+    names = set(raw.table['img_name'])
     assert names <= set(good['img_name']) and len(names) >= len(good) - 1
 
 
-def test_blank_lines_and_windows_line_ends_are_no_problem(root):
-    good = read_ava(root).table
-    file = root / 'AVA.txt'
+def test_blank_lines_and_windows_line_ends_are_read(ava_copy):
+    good = read_ava(ava_copy).table
+    file = ava_copy / 'AVA.txt'
     file.write_bytes(file.read_bytes().replace(b'\n', b'\r\n') + b'\r\n  \r\n')
-    published = read_ava(root)
-    assert published.problems == []
-    pd.testing.assert_frame_equal(published.table, good)
+    raw = read_ava(ava_copy)
+    assert raw.problems == []
+    pd.testing.assert_frame_equal(raw.table, good)
 
 
-def test_a_file_of_something_else_is_refused(root):
-    (root / 'AVA.txt').write_text('<html>404</html>\n')
+def test_a_file_of_another_format_is_refused(ava_copy):
+    (ava_copy / 'AVA.txt').write_text('<html>404</html>\n')
     with pytest.raises(AMHPError, match=r'AVA\.txt.*15 whole numbers'):
-        read_ava(root)
+        read_ava(ava_copy)
 
 
-def test_ids_of_the_list_that_are_not_rated_are_counted(root):
-    with (root / 'aesthetics_image_lists' / 'generic_test.jpgl').open('a') as file:
+def test_ids_of_the_list_that_are_not_rated_are_counted(ava_copy):
+    with (ava_copy / 'aesthetics_image_lists' / 'generic_test.jpgl').open('a') as file:
         file.write('\n999999\nabc\n')
-    problems = problems_of(read_ava(root))
+    problems = problems_of(read_ava(ava_copy))
     assert problems['test ids that AVA.txt does not have'].where == ['999999']
     assert 'line 10' in problems['lines that are not 1 whole numbers'].where[0]
 
 
-def test_a_list_of_another_data_set_is_refused(root):
-    (root / 'aesthetics_image_lists' / 'generic_test.jpgl').write_text('1\n2\n3\n')
+def test_a_list_of_another_data_set_is_refused(ava_copy):
+    (ava_copy / 'aesthetics_image_lists' / 'generic_test.jpgl').write_text('1\n2\n3\n')
     with pytest.raises(AMHPError, match='none of the 3 test ids is in it'):
-        read_ava(root)
+        read_ava(ava_copy)
 
 
 @pytest.mark.parametrize(
@@ -122,10 +117,10 @@ def test_a_list_of_another_data_set_is_refused(root):
         ('images', 'images'),
     ],
 )
-def test_what_is_missing_is_named_with_where_it_was_looked_for(root, absent, named):
-    (root / absent).rename(root.parent / 'elsewhere')
+def test_a_missing_file_is_named_with_the_option(ava_copy, absent, named):
+    (ava_copy / absent).rename(ava_copy.parent / 'elsewhere')
     with pytest.raises(AMHPError, match=named) as error:
-        read_ava(root)
+        read_ava(ava_copy)
     assert '--root' in str(error.value)
 
 
@@ -179,10 +174,10 @@ def test_real_levels_equal_an_independent_count(shared_data, tmp_path):
 
 
 @pytest.fixture
-def dataset(root, tmp_path):
+def dataset(ava_copy, tmp_path):
     """Prepare and open one phase."""
     out = tmp_path / 'meta'
-    report = prepare('ava', root, out, val_images=6)
+    report = prepare('ava', ava_copy, out, val_images=6)
 
     def open_phase(phase, **options):
         opt = {
@@ -196,30 +191,29 @@ def dataset(root, tmp_path):
     return open_phase
 
 
-def said_about(root):
-    """Image name to its comments, read line by line."""
-    said = {}
+def comments_by_name(root):
+    """The comments of each image, read line by line."""
+    comments_of = {}
     for line in (root / 'AVA_Comments_Full.txt').read_text(encoding='utf-8').splitlines():
         _, image_id, *comments = line.replace(' #1', ' ＃1').split('#')
-        said[f'{image_id}.jpg'] = [
+        comments_of[f'{image_id}.jpg'] = [
             comment.replace('＃', '#').replace('&amp;', '&') for comment in comments if comment
         ]
-    return said
+    return comments_of
 
 
-def test_images_get_their_own_attribute_comments(dataset, root):
-    said = said_about(root)
+def test_images_get_their_own_attribute_comments(dataset, ava_copy):
     texts = {}
     for phase in ('train', 'val', 'test'):
         data = dataset(phase)
         texts.update({name: data.text(i) for i, name in enumerate(data.images.names)})
     assert len(texts) == 32
-    for name, comments in said.items():
+    for name, comments in comments_by_name(ava_copy).items():
         about = [c for c in comments if any(w in c for w in ('light', 'colour', 'thirds', 'focus'))]
         assert texts[name] in (about or comments or [''])
 
 
-def test_training_draws_anew_and_testing_does_not(dataset):
+def test_training_chooses_new_comments_and_testing_does_not(dataset):
     torch.manual_seed(0)
     train, test = dataset('train'), dataset('test')
     drawn = {tuple(train.text(i) for i in range(len(train))) for _ in range(6)}
@@ -227,24 +221,24 @@ def test_training_draws_anew_and_testing_does_not(dataset):
     assert len({tuple(test.text(i) for i in range(len(test))) for _ in range(6)}) == 1
 
 
-def test_join_puts_several_together(dataset):
+def test_join_uses_several_comments(dataset):
     joined = dataset('test', comment_mode='join')
     texts = [joined.text(i) for i in range(len(joined))]
     assert 'Rule of thirds works well here the focus is soft, tho' in texts
 
 
-def test_other_sources_of_text_are_options(dataset):
+def test_texts_can_be_turned_off(dataset):
     assert dataset('test', text_source='none').text(0) == ''
     assert dataset('test', comments_file=None).text(0) == ''
 
 
-def test_samples_go_with_the_level_values_of_ava(dataset):
+def test_samples_have_the_level_values_of_ava(dataset):
     sample = dataset('train')[0]
     assert sample['level_values'].tolist() == [1.5, 3.5, 5.5, 7.5, 9.5]
     assert sample['mos_dist'].sum() == pytest.approx(1) and sample['img'].shape[0] == 3
 
 
-def test_an_unknown_mode_and_an_absent_store_are_errors(dataset):
+def test_an_unknown_mode_attribute_or_store_is_an_error(dataset):
     with pytest.raises(AMHPError, match='comment mode'):
         dataset('test', comment_mode='all')
     with pytest.raises(AMHPError, match='absent'):

@@ -218,8 +218,8 @@ def test_the_split_and_the_scale_come_from_the_file(rated_images):
     assert rated.dist.shape == (6, 5) and rated.text_source == 'comments'
 
 
-def test_prepared_data_sets_go_by_name(published_aadb, tmp_path):
-    prepare('aadb', published_aadb, tmp_path / 'meta')
+def test_prepared_data_sets_go_by_name(raw_aadb, tmp_path):
+    prepare('aadb', raw_aadb, tmp_path / 'meta')
     rated = load_rated('aadb', meta_folder=tmp_path / 'meta')
     assert rated.dataset == 'aadb' and rated.text_source == 'labels'
     assert rated.scale == (0, 1) and rated.threshold == 0.5

@@ -1,4 +1,4 @@
-"""AVA-Comments as published: what becomes a comment, and what is said of damaged files."""
+"""AVA-Comments as published: comments of both formats, damaged files, and how deep JSON nests."""
 
 import json
 import unicodedata
@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pyiqa_amhp.datasets import comments
-from pyiqa_amhp.datasets.comments import clean_comment, read_comments
+from pyiqa_amhp.datasets.comments import JsonDepth, clean_comment, read_comments
 from pyiqa_amhp.errors import AMHPError
 
 
@@ -40,8 +40,8 @@ def test_a_comment_is_cleaned(text, expected):
 
 
 @pytest.fixture
-def published(tmp_path):
-    """Write a file as bytes."""
+def put(tmp_path):
+    """Write a file of comments; returns its path."""
 
     def write(content, name='AVA_Comments_Full.txt'):
         path = tmp_path / name
@@ -51,8 +51,8 @@ def published(tmp_path):
     return write
 
 
-def test_comments_are_listed_by_image_in_the_files_order(published):
-    path = published('1#20#nice light#so sharp\n2#10#good\n3#30\n4#31#\n')
+def test_comments_are_listed_by_image_in_the_files_order(put):
+    path = put('1#20#nice light#so sharp\n2#10#good\n3#30\n4#31#\n')
     table, problems = read_comments(path)
     assert table.schema.types == [pa.int64(), pa.large_string()]
     assert table.to_pydict() == {
@@ -68,9 +68,9 @@ def texts_of(path):
     return table['text'].to_pylist()
 
 
-def test_no_running_number_id_or_vote_count_becomes_text(published):
+def test_no_running_number_id_or_vote_count_becomes_text(put):
     votes = '0 1 5 17 38 36 15 6 5 1'
-    path = published(
+    path = put(
         f'4711#953619#good light#953619#{votes}#5.37#nice #{votes}#8#mean: #5.37 #(8)#F\n'
         f'4712#953620# #{votes.replace(" ", "#")}#9,5#so sharp\n'
     )
@@ -94,12 +94,12 @@ def test_no_running_number_id_or_vote_count_becomes_text(published):
         ('see http://x.org/a#part two', ['see', 'part two']),
     ],
 )
-def test_a_hash_separates_comments_but_for_references_and_number_signs(published, line, expected):
-    assert texts_of(published(f'1#5#{line}\n')) == expected
+def test_a_hash_separates_comments_except_in_references_and_number_signs(put, line, expected):
+    assert texts_of(put(f'1#5#{line}\n')) == expected
 
 
 def in_json(images):
-    """As AVA-Captions was made: lines split at every #, with tokens and the like beside."""
+    """Comments in the format of AVA-Captions, which splits lines at every #."""
     listed = [
         {
             'filename': f'{image_id}.jpg',
@@ -115,15 +115,15 @@ def in_json(images):
     return json.dumps({'images': listed, 'dataset': 'AVA'}, ensure_ascii=False)
 
 
-def test_both_forms_give_the_same(published):
+def test_both_formats_give_the_same_comments(put):
     images = [
         (7, ['It&#39;s lit', 'my #1 pick', 'It&#39;s lit', '10', '', '<b>so</b> b&amp;w 👍', 'é']),
         (5, ['one']),
         (7, ['one', 'my #1 pick']),
     ]
     lines = ''.join(f'{n}#{i}#{"#".join(raws)}\n' for n, (i, raws) in enumerate(images, 1))
-    from_lines, problems = read_comments(published(lines))
-    from_json, json_problems = read_comments(published(in_json(images), 'CLEAN.json'))
+    from_lines, problems = read_comments(put(lines))
+    from_json, json_problems = read_comments(put(in_json(images), 'CLEAN.json'))
     assert from_lines.to_pydict() == {
         'image_id': [7, 7, 7, 7, 5, 7],
         'text': ["It's lit", 'my #1 pick', 'so b&w 👍', 'é', 'one', 'one'],
@@ -132,7 +132,7 @@ def test_both_forms_give_the_same(published):
     counts = {problem.what.split(';')[0]: problem.count for problem in problems}
     assert counts == {
         'a comment without a word (numbers or signs only)': 1,
-        'an image for the second time': 1,
+        'an image that is listed twice': 1,
     }
     assert [p.count for p in json_problems] == [p.count for p in problems]
 
@@ -163,7 +163,7 @@ def expected_rows(images):
     st.booleans(),
 )
 @example([(1, ['#1 a', 'b #2 c', '#', 'ends with #'])], '\n', True)
-def test_any_text_survives_both_forms(tmp_path_factory, images, line_end, bom):
+def test_any_text_is_kept_in_both_formats(tmp_path_factory, images, line_end, bom):
     folder = tmp_path_factory.getbasetemp()
     mark = '\ufeff' if bom else ''
     escaped = [(i, [text.replace('#', '&#35;') for text in texts]) for i, texts in images]
@@ -175,22 +175,22 @@ def test_any_text_survives_both_forms(tmp_path_factory, images, line_end, bom):
         assert list(found) == expected_rows(images)
 
 
-def test_a_very_long_comment_survives(published):
+def test_a_very_long_comment_is_kept(put):
     long = 'light ' * 500_000
-    assert texts_of(published(f'1#5#{long}#short#{"x" * 100_000}\n')) == [
+    assert texts_of(put(f'1#5#{long}#short#{"x" * 100_000}\n')) == [
         long.strip(), 'short', 'x' * 100_000
     ]  # fmt: skip
 
 
-def test_bad_bytes_are_read_as_windows_1252_and_counted(published):
-    path = published(b'1#5#caf\xe9 it\x92s caf\xc3\xa9\n2#6#fine\n3#7#bad \x81\xff\n')
+def test_bad_bytes_are_read_as_windows_1252_and_counted(put):
+    path = put(b'1#5#caf\xe9 it\x92s caf\xc3\xa9\n2#6#fine\n3#7#bad \x81\xff\n')
     table, (problem,) = read_comments(path)
     assert table['text'].to_pylist() == ['café it’s café', 'fine', 'bad ÿ']
     assert (problem.what, problem.count) == ('bytes that are not UTF-8; read as Windows-1252', 2)
     assert problem.where == [f'{path}, line 1', f'{path}, line 3']
 
 
-def test_malformed_lines_are_passed_over_and_counted_by_file_and_line(published):
+def test_malformed_lines_are_ignored_and_counted_with_their_line(put):
     bad = (
         'no mark',
         '3#x#light',
@@ -200,10 +200,10 @@ def test_malformed_lines_are_passed_over_and_counted_by_file_and_line(published)
         f'6#{"9" * 19}#light',
         '٧#7#a',
     )
-    path = published('1#5#good\n' + '\n'.join(bad) + '\n\n9#6#sharp\n')
+    path = put('1#5#good\n' + '\n'.join(bad) + '\n\n9#6#sharp\n')
     table, (problem,) = read_comments(path)
     assert table['text'].to_pylist() == ['good', 'sharp']
-    assert problem.what == 'not "number#image id#comments"; the line was passed over'
+    assert problem.what == 'not "number#image id#comments"; the line was ignored'
     assert problem.where == [f'{path}, line {n}' for n in range(2, 9)]
 
 
@@ -216,8 +216,8 @@ def test_malformed_lines_are_passed_over_and_counted_by_file_and_line(published)
         ('2', ['good'], ['no line end', 'not "number#image id']),
     ],
 )
-def test_a_file_cut_in_the_middle_of_a_line_is_said(published, end, texts, problems):
-    path = published('1#5#good\n' + end)
+def test_a_file_that_was_cut_in_a_line_is_reported(put, end, texts, problems):
+    path = put('1#5#good\n' + end)
     table, found = read_comments(path)
     assert table['text'].to_pylist() == texts
     assert [
@@ -226,12 +226,12 @@ def test_a_file_cut_in_the_middle_of_a_line_is_said(published, end, texts, probl
     assert found[0].where == [f'{path}, line 2']
 
 
-def test_an_image_on_two_lines_has_the_comments_of_both_once(published):
-    path = published('1#5#one#two\n2#6#one\n3#5#two#three\n')
+def test_an_image_on_two_lines_has_the_comments_of_both_once(put):
+    path = put('1#5#one#two\n2#6#one\n3#5#two#three\n')
     table, (problem,) = read_comments(path)
     assert table.to_pydict() == {'image_id': [5, 5, 6, 5], 'text': ['one', 'two', 'one', 'three']}
     assert problem.where == [f'{path}, line 3: image 5']
-    assert problem.what.endswith('put together')
+    assert problem.what.endswith('its comments were merged')
 
 
 @pytest.mark.parametrize(
@@ -247,8 +247,8 @@ def test_an_image_on_two_lines_has_the_comments_of_both_once(published):
         ('[{"filename": "1.jpg"}]', 'list.json'),
     ],
 )
-def test_a_file_of_neither_form_is_refused(published, content, name):
-    path = published(content, name)
+def test_a_file_of_another_format_is_refused(put, content, name):
+    path = put(content, name)
     with pytest.raises(AMHPError, match=r'expected AVA_Comments_Full\.txt .* CLEAN_') as caught:
         read_comments(path)
     assert str(caught.value).startswith(str(path))
@@ -263,16 +263,16 @@ def test_a_missing_file_is_named(tmp_path):
     ('change', 'after'),
     [(lambda text: text[:-80], 1), (lambda text: text[:10], 0), (lambda text: text + ',', None)],
 )
-def test_cut_or_damaged_json_is_refused(published, change, after):
+def test_cut_or_damaged_json_is_refused(put, change, after):
     whole = in_json([(5, ['good light']), (6, ['so sharp'])])
-    path = published(change(whole), 'CLEAN.json')
+    path = put(change(whole), 'CLEAN.json')
     with pytest.raises(AMHPError, match=r'CLEAN\.json: cut or damaged after image') as caught:
         read_comments(path)
     assert 'download it again' in str(caught.value)
     assert after is None or f'after image {after} ' in str(caught.value)
 
 
-def test_json_falls_back_to_clean_and_counts_what_it_cannot_use(published):
+def test_json_falls_back_to_clean_and_counts_unusable_sentences(put):
     images = [
         {
             'filename': '5.jpg',
@@ -286,7 +286,7 @@ def test_json_falls_back_to_clean_and_counts_what_it_cannot_use(published):
         {'filename': 'x.jpg', 'sentences': [{'raw': 'lost'}]},
         None,
     ]
-    path = published(json.dumps({'dataset': {'images': 1}, 'images': images}), 'CLEAN.json')
+    path = put(json.dumps({'dataset': {'images': 1}, 'images': images}), 'CLEAN.json')
     table, problems = read_comments(path)
     assert table.to_pydict() == {'image_id': [5, 5, 6], 'text': ['soft light', 'sharp', 'a#b c']}
     sentences, names = problems
@@ -294,34 +294,34 @@ def test_json_falls_back_to_clean_and_counts_what_it_cannot_use(published):
     assert names.where == [f'{path}, image 4', f'{path}, image 5']
 
 
-def test_json_may_hold_bad_bytes_raw_control_characters_and_half_surrogates(published):
+def test_json_may_hold_bad_bytes_raw_control_characters_and_half_surrogates(put):
     raw = b'"it\x92s\x01 a\tgood \\ud83d one"'
     content = b'{"images": [{"filename": "5.jpg", "sentences": [{"raw": %b}]}]}' % raw
-    table, (problem,) = read_comments(published(content))
+    table, (problem,) = read_comments(put(content))
     (text,) = table['text'].to_pylist()
     assert text.replace('?', '').split() == ['it’s', 'a', 'good', 'one']
     assert 'Windows-1252' in problem.what
 
 
 @pytest.mark.parametrize('size', [1, 7, 64])
-def test_blocks_and_batches_of_any_size_give_the_same(published, monkeypatch, size):
+def test_blocks_and_batches_of_any_size_give_the_same(put, monkeypatch, size):
     images = [(n, [f'light {n}', 'é👍 &#39;so&#39;', 'one']) for n in range(20)]
     lines = ''.join(f'{n}#{i}#{"#".join(raws)}\r\n' for n, (i, raws) in enumerate(images, 1))
     for content in (lines, in_json(images)):
-        path = published(content)
+        path = put(content)
         monkeypatch.undo()
         expected, _ = read_comments(path)
         assert len(expected) == 60
-        monkeypatch.setattr(comments, '_ROWS', size)
-        monkeypatch.setattr(comments, '_BLOCK', size)
-        monkeypatch.setattr(comments, '_HEAD', 1 << 10)
+        monkeypatch.setattr(comments, '_BATCH_ROWS', size)
+        monkeypatch.setattr(comments, '_BLOCK_BYTES', size)
+        monkeypatch.setattr(comments, '_HEAD_BYTES', 1 << 10)
         table, problems = read_comments(path)
         assert table.equals(expected)
         assert problems == []
 
 
-def test_progress_wraps_all_blocks_of_the_file(published):
-    path = published('1#5#' + 'light ' * 600_000 + '\n')
+def test_progress_wraps_all_blocks_of_the_file(put):
+    path = put('1#5#' + 'light ' * 600_000 + '\n')
     seen = []
 
     def progress(blocks, total, what):
@@ -335,3 +335,39 @@ def test_progress_wraps_all_blocks_of_the_file(published):
     assert seen[0] == (4, 'Reading comments')
     assert len(seen) == 1 + 4
     assert sum(seen[1:]) == path.stat().st_size
+
+
+# How deep JSON nests
+
+STRINGS = st.text('[]{}"\\\\ab', max_size=6)
+JSON = st.recursive(
+    st.one_of(STRINGS, st.none()),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(STRINGS, inner, max_size=3)
+    ),
+    max_leaves=12,
+)
+
+
+def depth(value):
+    inner = (
+        value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    )
+    return 0 if inner is None else 1 + max(map(depth, inner), default=0)
+
+
+@pytest.mark.parametrize('size', [1, 2, 3, 1000])
+@settings(deadline=None, max_examples=60)
+@given(value=JSON)
+def test_the_depth_of_json_is_limited_exactly(size, value):
+    content = json.dumps(value).encode()
+
+    def feed(limit):
+        json_depth = JsonDepth(limit)
+        for start in range(0, len(content), size):
+            json_depth.feed(content[start : start + size])
+
+    feed(depth(value))
+    if depth(value):
+        with pytest.raises(ValueError, match=f'more than {depth(value) - 1} deep'):
+            feed(depth(value) - 1)

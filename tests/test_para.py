@@ -1,4 +1,4 @@
-"""PARA's files, as published and damaged, to the rows of a meta file."""
+"""PARA's files, as published and damaged, read into the table of a meta file."""
 
 import csv
 import re
@@ -15,18 +15,6 @@ from pyiqa_amhp.errors import AMHPError
 VOTES = [f'c{i}' for i in range(1, 10)]
 HALF_STEPS = np.arange(1, 5.5, 0.5)
 GIAA = ['PARA-GiaaTrain.csv', 'PARA-GiaaTest.csv']
-
-
-@pytest.fixture
-def published(published_para):
-    """PARA as it is published: to be read only."""
-    return published_para
-
-
-@pytest.fixture
-def root(para_copy):
-    """A copy of it for one test."""
-    return para_copy
 
 
 def edit(root, name, change):
@@ -49,7 +37,7 @@ def only_raters(root, *keep):
 
 
 def raters_of(root):
-    """What every rater said, by image, read without any code of ours."""
+    """The rows of all raters by image, read without the package."""
     ratings = {}
     with (root / 'annotation' / 'PARA-Images.csv').open() as file:
         for row in csv.DictReader(file):
@@ -60,10 +48,10 @@ def raters_of(root):
 # As published
 
 
-def test_every_image_is_there_with_its_split(published):
-    found = read_para(published)
+def test_every_image_is_there_with_its_split(raw_para):
+    found = read_para(raw_para)
     assert found.problems == []
-    assert found.images == published / 'imgs'
+    assert found.images == raw_para / 'imgs'
     assert found.table['official_split'].tolist() == [0] * 12 + [2] * 6
     assert found.table['img_name'].tolist()[:2] == [
         'session1/iaa_pub1_.jpg',
@@ -76,55 +64,55 @@ def test_every_image_is_there_with_its_split(published):
     ]  # fmt: skip
 
 
-def test_votes_and_means_are_those_of_the_raters(published):
-    table, ratings = read_para(published).table, raters_of(published)
+def test_votes_and_means_are_those_of_the_raters(raw_para):
+    table, ratings = read_para(raw_para).table, raters_of(raw_para)
     columns = {f'attr_{name}': column for name, column in ATTRIBUTES.items()}
     for _, row in table.iterrows():
-        said = ratings[row['img_name']]
-        scores = [float(rating['aestheticScore']) for rating in said]
+        rows = ratings[row['img_name']]
+        scores = [float(rating['aestheticScore']) for rating in rows]
         assert row[VOTES].tolist() == [scores.count(value) for value in HALF_STEPS]
         assert row['MOS'] == pytest.approx(np.mean(scores), abs=1e-6)
         assert row['std'] == pytest.approx(np.std(scores), abs=1e-6)
-        assert row['semantic'] == said[0]['semantic']
+        assert row['semantic'] == rows[0]['semantic']
         for attribute, column in columns.items():
-            mean = np.mean([float(rating[column]) for rating in said])
+            mean = np.mean([float(rating[column]) for rating in rows])
             assert row[attribute] == pytest.approx(mean, abs=1e-6)
 
 
 @pytest.mark.parametrize('name', GIAA)
-def test_columns_are_known_by_name_in_any_order(published, root, name):
-    path = root / 'annotation' / name
+def test_columns_are_found_by_name_in_any_order(raw_para, para_copy, name):
+    path = para_copy / 'annotation' / name
     table = pd.read_csv(path)
     table[table.columns[::-1]].to_csv(path, index=False)
-    pd.testing.assert_frame_equal(read_para(root).table, read_para(published).table)
+    pd.testing.assert_frame_equal(read_para(para_copy).table, read_para(raw_para).table)
 
 
 @pytest.mark.parametrize('prefix', ['', 'annotation/', 'download/', 'download/annotation/'])
-def test_annotations_are_found_where_copies_have_them(root, tmp_path, prefix):
+def test_annotations_are_found_where_copies_have_them(para_copy, tmp_path, prefix):
     other = tmp_path / 'other'
     (other / prefix).mkdir(parents=True)
     for name in GIAA:
-        shutil.copy(root / 'annotation' / name, other / prefix)
-    (other / 'imgs').symlink_to(root / 'imgs')
+        shutil.copy(para_copy / 'annotation' / name, other / prefix)
+    (other / 'imgs').symlink_to(para_copy / 'imgs')
     assert len(read_para(other).table) == 18
 
 
-def test_marks_and_line_ends_of_windows_and_blank_lines_change_nothing(published, root):
+def test_byte_order_marks_windows_line_ends_and_blank_lines_change_nothing(raw_para, para_copy):
     for name in GIAA:
-        path = root / 'annotation' / name
+        path = para_copy / 'annotation' / name
         text = '\ufeff' + path.read_text() + '\n'
         path.write_bytes(text.replace('\n', '\r\n').encode())
-    found = read_para(root)
+    found = read_para(para_copy)
     assert found.problems == []
-    pd.testing.assert_frame_equal(found.table, read_para(published).table)
+    pd.testing.assert_frame_equal(found.table, read_para(raw_para).table)
 
 
 # Raters' rows alone
 
 
-def test_raters_rows_alone_give_the_same_counts_and_means(published, root):
-    only_raters(root)
-    found, expected = read_para(root), read_para(published).table
+def test_raters_rows_alone_give_the_same_counts_and_means(raw_para, para_copy):
+    only_raters(para_copy)
+    found, expected = read_para(para_copy), read_para(raw_para).table
     columns = [name for name in expected if name != 'official_split']
     pd.testing.assert_frame_equal(
         found.table[columns], expected[columns], check_dtype=False, atol=1e-6
@@ -135,55 +123,55 @@ def test_raters_rows_alone_give_the_same_counts_and_means(published, root):
 
 
 @pytest.mark.parametrize('kept', GIAA)
-def test_one_giaa_file_beside_raters_rows_tells_the_split(published, root, kept):
-    only_raters(root, kept)
-    found = read_para(root)
-    expected = read_para(published).table['official_split']
+def test_one_giaa_file_beside_raters_rows_gives_the_split(raw_para, para_copy, kept):
+    only_raters(para_copy, kept)
+    found = read_para(para_copy)
+    expected = read_para(raw_para).table['official_split']
     assert found.table['official_split'].tolist() == expected.tolist()
     other = next(name for name in GIAA if name != kept)
     assert [p.what for p in found.problems] == [
-        f'no {other}: images that are not in {kept} are taken for its'
+        f'no {other}: images that are not in {kept} are assigned to it'
     ]
 
 
-def test_images_of_the_giaa_file_without_raters_are_counted(root):
-    only_raters(root, 'PARA-GiaaTest.csv')
-    edit(root, 'PARA-Images.csv', lambda text: re.sub('.*iaa_pub18_.*\n', '', text))
-    found = read_para(root)
+def test_images_of_the_giaa_file_without_raters_are_counted(para_copy):
+    only_raters(para_copy, 'PARA-GiaaTest.csv')
+    edit(para_copy, 'PARA-Images.csv', lambda text: re.sub('.*iaa_pub18_.*\n', '', text))
+    found = read_para(para_copy)
     assert len(found.table) == 17
     assert (found.problems[0].count, found.problems[0].where) == (1, ['session5/iaa_pub18_.jpg'])
     assert 'has no votes for' in found.problems[0].what
 
 
-def test_a_giaa_file_of_other_images_is_refused(root):
-    only_raters(root, 'PARA-GiaaTest.csv')
-    edit(root, 'PARA-GiaaTest.csv', lambda text: text.replace('iaa_pub', 'other'))
+def test_a_giaa_file_of_other_images_is_refused(para_copy):
+    only_raters(para_copy, 'PARA-GiaaTest.csv')
+    edit(para_copy, 'PARA-GiaaTest.csv', lambda text: text.replace('iaa_pub', 'other'))
     with pytest.raises(AMHPError, match=r'PARA-Images.csv: not one image of PARA-GiaaTest.csv'):
-        read_para(root)
+        read_para(para_copy)
 
 
-def test_a_rater_counts_once_for_an_image(published, root):
-    only_raters(root)
-    edit(root, 'PARA-Images.csv', lambda text: text + text.splitlines()[1] + '\n')
-    found = read_para(root)
-    assert found.problems[0].where == [f'{root / "annotation" / "PARA-Images.csv"}, line 146']
+def test_a_rater_counts_once_for_an_image(raw_para, para_copy):
+    only_raters(para_copy)
+    edit(para_copy, 'PARA-Images.csv', lambda text: text + text.splitlines()[1] + '\n')
+    found = read_para(para_copy)
+    assert found.problems[0].where == [f'{para_copy / "annotation" / "PARA-Images.csv"}, line 146']
     assert 'rated an image twice' in found.problems[0].what
-    assert found.table['c1'].tolist() == read_para(published).table['c1'].tolist()
+    assert found.table['c1'].tolist() == read_para(raw_para).table['c1'].tolist()
 
 
-def test_a_score_between_half_steps_goes_to_the_nearest_and_is_counted(root):
-    only_raters(root)
-    path = set_cell(root, 'PARA-Images.csv', 2, 'aestheticScore', '4.8')
-    found = read_para(root)
+def test_a_score_between_half_steps_goes_to_the_nearest_and_is_counted(para_copy):
+    only_raters(para_copy)
+    path = set_cell(para_copy, 'PARA-Images.csv', 2, 'aestheticScore', '4.8')
+    found = read_para(para_copy)
     assert found.table['c9'][0] == 1
     assert found.problems[0].where == [f'{path}, line 2']
-    assert 'taken for the nearest' in found.problems[0].what
+    assert 'rounded to the nearest' in found.problems[0].what
 
 
-def test_a_rater_without_a_score_is_left_out_and_counted(root):
-    only_raters(root)
-    path = set_cell(root, 'PARA-Images.csv', 3, 'lightScore', '')
-    found = read_para(root)
+def test_a_rater_without_a_score_is_left_out_and_counted(para_copy):
+    only_raters(para_copy)
+    path = set_cell(para_copy, 'PARA-Images.csv', 3, 'lightScore', '')
+    found = read_para(para_copy)
     assert found.table.loc[:1, VOTES].sum(axis=1).tolist() == [7, 8]
     assert found.problems[0].where == [f'{path}, line 3, column lightScore: empty']
 
@@ -191,24 +179,24 @@ def test_a_rater_without_a_score_is_left_out_and_counted(root):
 # What is wrong with a download
 
 
-def test_a_wrong_folder_says_what_was_looked_for(tmp_path):
+def test_a_wrong_folder_is_an_error_with_the_names_of_files(tmp_path):
     with pytest.raises(AMHPError) as caught:
         read_para(tmp_path)
     for part in (f'{tmp_path}: no PARA-GiaaTrain.csv', 'PARA-Images.csv', 'annotation/', '--root'):
         assert part in str(caught.value)
 
 
-def test_a_missing_giaa_file_is_named(root):
+def test_a_missing_giaa_file_is_named(para_copy):
     for name in ('PARA-GiaaTest.csv', 'PARA-Images.csv'):
-        (root / 'annotation' / name).unlink()
+        (para_copy / 'annotation' / name).unlink()
     with pytest.raises(AMHPError, match=r'no PARA-GiaaTest.csv, and no PARA-Images.csv'):
-        read_para(root)
+        read_para(para_copy)
 
 
-def test_a_download_without_images_is_refused(root):
-    (root / 'imgs').unlink()
+def test_a_download_without_images_is_refused(para_copy):
+    (para_copy / 'imgs').unlink()
     with pytest.raises(AMHPError, match=r'no folder of images \(looked for imgs'):
-        read_para(root)
+        read_para(para_copy)
 
 
 NEEDED = [
@@ -219,32 +207,34 @@ NEEDED = [
 
 @pytest.mark.parametrize('name', GIAA)
 @pytest.mark.parametrize('column', NEEDED)
-def test_a_missing_column_is_named_with_its_file(root, name, column):
-    path = edit(root, name, lambda text: text.replace(f'{column},', 'x,', 1))
+def test_a_missing_column_is_named_with_its_file(para_copy, name, column):
+    path = edit(para_copy, name, lambda text: text.replace(f'{column},', 'x,', 1))
     with pytest.raises(AMHPError) as caught:
-        read_para(root)
+        read_para(para_copy)
     assert str(caught.value).startswith(f'{path}: no column {column!r} among its ')
     assert "download PARA's annotation again" in str(caught.value)
 
 
 @pytest.mark.parametrize('column', ['userId', 'aestheticScore', 'isObjectEmphasis'])
-def test_a_missing_column_of_raters_is_named(root, column):
-    only_raters(root)
-    path = edit(root, 'PARA-Images.csv', lambda text: text.replace(column, 'other', 1))
+def test_a_missing_column_of_raters_is_named(para_copy, column):
+    only_raters(para_copy)
+    path = edit(para_copy, 'PARA-Images.csv', lambda text: text.replace(column, 'other', 1))
     with pytest.raises(AMHPError, match=f'{re.escape(str(path))}: no column {column!r}'):
-        read_para(root)
+        read_para(para_copy)
 
 
-def test_the_scene_is_not_needed(root):
+def test_the_column_semantic_is_optional(para_copy):
     for name in GIAA:
-        edit(root, name, lambda text: text.replace('semantic', 'scene', 1))
-    found = read_para(root)
+        edit(para_copy, name, lambda text: text.replace('semantic', 'scene', 1))
+    found = read_para(para_copy)
     assert (found.problems, set(found.table['semantic'])) == ([], {''})
 
 
-def test_a_file_that_was_cut_in_a_line_loses_that_line_and_says_so(root):
-    path = edit(root, 'PARA-GiaaTrain.csv', lambda text: text[: text.rindex('iaa_pub12_') + 60])
-    found = read_para(root)
+def test_a_file_that_was_cut_in_a_line_loses_that_line_and_is_reported(para_copy):
+    path = edit(
+        para_copy, 'PARA-GiaaTrain.csv', lambda text: text[: text.rindex('iaa_pub12_') + 60]
+    )
+    found = read_para(para_copy)
     assert len(found.table) == 17
     (problem,) = found.problems
     assert (problem.count, len(problem.where)) == (1, 1)
@@ -268,18 +258,18 @@ def test_a_file_that_was_cut_in_a_line_loses_that_line_and_says_so(root):
         ('imageName', '', 'empty'),
     ],
 )
-def test_a_cell_that_cannot_be_used_is_counted_with_its_line(root, column, value, shown):
-    path = set_cell(root, 'PARA-GiaaTest.csv', 4, column, value)
-    found = read_para(root)
+def test_a_cell_that_cannot_be_used_is_counted_with_its_line(para_copy, column, value, shown):
+    path = set_cell(para_copy, 'PARA-GiaaTest.csv', 4, column, value)
+    found = read_para(para_copy)
     assert len(found.table) == 17
     (problem,) = found.problems
     assert problem.where == [f'{path}, line 4, column {column}: {shown}']
 
 
-def test_bad_cells_in_both_files_are_one_problem(root):
+def test_bad_cells_in_both_files_are_one_problem(para_copy):
     for name in GIAA:
-        set_cell(root, name, 3, 'lightScore_mean', 'x')
-    (problem,) = read_para(root).problems
+        set_cell(para_copy, name, 3, 'lightScore_mean', 'x')
+    (problem,) = read_para(para_copy).problems
     assert problem.count == 2
 
 
@@ -292,46 +282,46 @@ def test_bad_cells_in_both_files_are_one_problem(root):
         ('{header}\n{row}\n"a,b\n', ', line 3: cannot be read as CSV'),
     ],
 )
-def test_a_file_of_which_nothing_can_be_used_is_refused(root, text, expected):
-    path = root / 'annotation' / 'PARA-GiaaTest.csv'
+def test_a_file_without_a_usable_line_is_refused(para_copy, text, expected):
+    path = para_copy / 'annotation' / 'PARA-GiaaTest.csv'
     header, row = path.read_text().splitlines()[:2]
     path.write_text(text.format(header=header, row=row))
     with pytest.raises(AMHPError, match=re.escape(str(path)) + expected):
-        read_para(root)
+        read_para(para_copy)
 
 
-def test_an_image_that_is_there_twice_is_used_once(root):
-    path = edit(root, 'PARA-GiaaTrain.csv', lambda text: text + text.splitlines()[1] + '\n')
-    found = read_para(root)
+def test_an_image_that_is_listed_twice_is_used_once(para_copy):
+    path = edit(para_copy, 'PARA-GiaaTrain.csv', lambda text: text + text.splitlines()[1] + '\n')
+    found = read_para(para_copy)
     assert len(found.table) == found.table['img_name'].nunique() == 18
     (problem,) = found.problems
     assert problem.where == [f'{path}, line 14']
-    assert 'there already' in problem.what
+    assert 'more than once' in problem.what
 
 
-def test_an_image_of_both_files_is_tested_on_only(root):
-    row = (root / 'annotation' / 'PARA-GiaaTest.csv').read_text().splitlines()[3]
-    path = edit(root, 'PARA-GiaaTrain.csv', lambda text: text + row + '\n')
-    found = read_para(root)
+def test_an_image_of_both_files_is_in_test_only(para_copy):
+    row = (para_copy / 'annotation' / 'PARA-GiaaTest.csv').read_text().splitlines()[3]
+    path = edit(para_copy, 'PARA-GiaaTrain.csv', lambda text: text + row + '\n')
+    found = read_para(para_copy)
     assert found.table['official_split'].tolist() == [0] * 12 + [2] * 6
     (problem,) = found.problems
     assert problem.where == [f'{path}, line 14']
     assert 'kept there only' in problem.what
 
 
-def test_an_image_without_votes_is_left_out(root):
+def test_an_image_without_votes_is_left_out(para_copy):
     for value in HALF_STEPS:
-        path = set_cell(root, 'PARA-GiaaTrain.csv', 5, f'aestheticScore_{value:.1f}', '0')
-    found = read_para(root)
+        path = set_cell(para_copy, 'PARA-GiaaTrain.csv', 5, f'aestheticScore_{value:.1f}', '0')
+    found = read_para(para_copy)
     assert len(found.table) == 17
     (problem,) = found.problems
     assert (problem.what, problem.where) == ('images without votes; left out', [f'{path}, line 5'])
 
 
 @pytest.mark.parametrize(('off', 'counted'), [(0.009, 0), (0.011, 1), (-0.5, 1)])
-def test_a_mean_that_contradicts_its_votes_is_kept_and_counted(root, off, counted):
-    mean = pd.read_csv(root / 'annotation' / 'PARA-GiaaTrain.csv')['aestheticScore_mean'][1]
-    path = set_cell(root, 'PARA-GiaaTrain.csv', 3, 'aestheticScore_mean', str(mean + off))
-    found = read_para(root)
+def test_a_mean_that_contradicts_its_votes_is_kept_and_counted(para_copy, off, counted):
+    mean = pd.read_csv(para_copy / 'annotation' / 'PARA-GiaaTrain.csv')['aestheticScore_mean'][1]
+    path = set_cell(para_copy, 'PARA-GiaaTrain.csv', 3, 'aestheticScore_mean', str(mean + off))
+    found = read_para(para_copy)
     assert found.table['MOS'][1] == pytest.approx(mean + off)
     assert [p.where for p in found.problems] == [[f'{path}, line 3']] * counted

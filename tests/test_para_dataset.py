@@ -1,4 +1,4 @@
-"""PARA's photographs in training: their levels, and their attributes in words."""
+"""``PARADataset``: levels from votes, and attributes as text."""
 
 import re
 
@@ -18,21 +18,21 @@ HALF_STEPS = np.arange(1, 5.5, 0.5)
 
 
 @pytest.fixture(scope='module')
-def meta(published_para, tmp_path_factory):
+def meta(raw_para, tmp_path_factory):
     """The meta file."""
     file = tmp_path_factory.mktemp('meta') / 'meta_info_PARADataset.csv'
-    read_para(published_para).table.to_csv(file, index=False)
+    read_para(raw_para).table.to_csv(file, index=False)
     return file
 
 
 @pytest.fixture
-def dataset(meta, published_para):
+def dataset(meta, raw_para):
     """A ``PARADataset`` of the test images."""
 
     def make(**options):
         common = {
             'meta_info_file': meta,
-            'dataroot_target': published_para / 'imgs',
+            'dataroot_target': raw_para / 'imgs',
             'phase': 'test',
         }
         return PARADataset({**common, **options})
@@ -54,9 +54,9 @@ def cut_level(mean, cuts):
     return ['bad', 'poor', 'fair', 'good', 'perfect'][sum(mean > cut for cut in cuts)]
 
 
-def test_pyiqa_builds_it_by_name_with_samples_for_training(meta, published_para):
+def test_pyiqa_builds_it_by_name_with_samples_for_training(meta, raw_para):
     options = {'name': 'para', 'type': 'PARADataset', 'phase': 'train'}
-    paths = {'meta_info_file': str(meta), 'dataroot_target': str(published_para / 'imgs')}
+    paths = {'meta_info_file': str(meta), 'dataroot_target': str(raw_para / 'imgs')}
     built = build_dataset({**options, **paths})
     assert len(built) == 12
     sample, row = built[5], pd.read_csv(meta).iloc[5]
@@ -104,14 +104,14 @@ def test_the_authors_sentence_has_all_six_in_one(dataset, meta):
     assert places == sorted(places)
 
 
-def test_a_sentence_of_ones_own_chooses_its_attributes(dataset, meta):
+def test_a_template_chooses_the_attributes_that_it_names(dataset, meta):
     row = means_of(meta, 2)
     text = dataset(attr_template='Its {light} light, its {color} color')[2]['text']
     light, color = (even_level(row[f'attr_{name}'], 1, 5) for name in ('light', 'color'))
     assert text == f'Its {light} light, its {color} color'
 
 
-def test_the_reference_protocol_cuts_and_writes_as_the_authors(dataset, meta):
+def test_the_reference_protocol_has_the_authors_cuts_and_sentence(dataset, meta):
     images = dataset(protocol='reference')
     seen = set()
     for i in range(6):
@@ -134,7 +134,7 @@ def test_the_reference_protocol_on_fewer_attributes_asks_for_a_template(dataset)
     assert re.fullmatch(r'A photo with \w+ content[.]', text)
 
 
-def test_an_option_of_ones_own_comes_before_the_default(dataset, meta):
+def test_options_replace_defaults(dataset, meta):
     cuts = {'light': [1.01, 1.02, 1.03, 1.04]}
     options = {'attributes': ['light'], 'attr_cuts': cuts, 'attr_template': '{level} {attribute}'}
     texts = [dataset(**options)[i]['text'] for i in range(6)]

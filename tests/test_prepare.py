@@ -1,4 +1,4 @@
-"""``amhp prepare``: checks against the disk, the report, restarts, nothing half-written."""
+"""``amhp prepare``: counts, missing and corrupt images, interruptions, the validation split."""
 
 import json
 import subprocess
@@ -17,12 +17,7 @@ from pyiqa_amhp.errors import AMHPError
 WRITERS = {'ava': write_ava, 'para': write_para, 'aadb': write_aadb}
 
 
-@pytest.fixture
-def root(tmp_path):
-    return write_ava(tmp_path / 'AVA')
-
-
-def what(report):
+def kinds(report):
     return ' | '.join(problem.what for problem in report.problems)
 
 
@@ -46,71 +41,71 @@ def test_reports_of_several_data_sets_share_a_file(tmp_path):
     assert set(json.loads((tmp_path / 'out' / 'prepare_report.json').read_text())) == set(WRITERS)
 
 
-def test_comments_are_counted_by_image(root, tmp_path):
-    report = prepare('ava', root, tmp_path / 'out')
+def test_comments_are_counted_by_image(ava_copy, tmp_path):
+    report = prepare('ava', ava_copy, tmp_path / 'out')
     # of five kinds in turn: two with attribute comments and others, one colour, one 'nice', none
     assert (report.with_comments, report.with_attribute_comments) == (26, 20)
     assert len(CommentStore(report.files[1])) == report.comments
     assert summary(report)['with attribute comments'] == 20
 
 
-def test_both_forms_of_the_comments_are_taken(root, tmp_path):
-    (root / 'AVA_Comments_Full.txt').unlink()
-    report = prepare('ava', root, tmp_path / 'out', comments=root / 'captions.json')
+def test_comments_of_either_format_are_read(ava_copy, tmp_path):
+    (ava_copy / 'AVA_Comments_Full.txt').unlink()
+    report = prepare('ava', ava_copy, tmp_path / 'out', comments=ava_copy / 'captions.json')
     assert (report.with_comments, report.with_attribute_comments) == (26, 20)
 
 
-def test_without_comments_it_goes_on_and_says_so(root, tmp_path):
-    (root / 'AVA_Comments_Full.txt').unlink()
-    report = prepare('ava', root, tmp_path / 'out')
-    assert 'no comments' in what(report) and report.comments is None
+def test_a_data_set_without_comments_is_prepared_and_reported(ava_copy, tmp_path):
+    (ava_copy / 'AVA_Comments_Full.txt').unlink()
+    report = prepare('ava', ava_copy, tmp_path / 'out')
+    assert 'no comments' in kinds(report) and report.comments is None
     assert len(report.files) == 1
 
 
-def test_comments_of_something_else_are_refused(root, tmp_path):
-    (root / 'AVA_Comments_Full.txt').write_text('1#5#hello there\n')
+def test_comments_of_another_data_set_are_refused(ava_copy, tmp_path):
+    (ava_copy / 'AVA_Comments_Full.txt').write_text('1#5#hello there\n')
     with pytest.raises(AMHPError, match='not one comment'):
-        prepare('ava', root, tmp_path / 'out')
-    assert not list((tmp_path / 'out').glob('*')) if (tmp_path / 'out').exists() else True
+        prepare('ava', ava_copy, tmp_path / 'out')
+    assert not (tmp_path / 'out').exists()
 
 
-def test_missing_images_are_left_out_and_counted(root, tmp_path):
+def test_missing_images_are_left_out_and_counted(ava_copy, tmp_path):
     for name in ('1000.jpg', '1007.jpg'):
-        (root / 'images' / name).unlink()
-    report = prepare('ava', root, tmp_path / 'out')
+        (ava_copy / 'images' / name).unlink()
+    report = prepare('ava', ava_copy, tmp_path / 'out')
     assert report.missing == 2 and report.images == 30 and report.corrupt is None
     assert not {'1000.jpg', '1007.jpg'} & set(pd.read_csv(report.files[0])['img_name'])
 
 
-def test_a_corrupt_image_is_found_only_when_it_is_opened(root, tmp_path):
-    file = root / 'images' / '1000.jpg'
+def test_a_corrupt_image_is_found_only_when_it_is_opened(ava_copy, tmp_path):
+    file = ava_copy / 'images' / '1000.jpg'
     file.write_bytes(file.read_bytes()[:200])
-    assert prepare('ava', root, tmp_path / 'out').images == 32
-    report = prepare('ava', root, tmp_path / 'out', verify_images=True, force=True)
+    assert prepare('ava', ava_copy, tmp_path / 'out').images == 32
+    report = prepare('ava', ava_copy, tmp_path / 'out', verify_images=True, force=True)
     assert report.corrupt == 1 and report.images == 31
     assert '1000.jpg' not in set(pd.read_csv(report.files[0])['img_name'])
     assert any('1000.jpg' in place for problem in report.problems for place in problem.where)
 
 
-def test_no_image_at_all_is_an_error(root, tmp_path):
-    for file in (root / 'images').iterdir():
+def test_a_folder_without_the_images_is_an_error(ava_copy, tmp_path):
+    for file in (ava_copy / 'images').iterdir():
         file.unlink()
     with pytest.raises(AMHPError, match='none of the 32 images is there'):
-        prepare('ava', root, tmp_path / 'out')
+        prepare('ava', ava_copy, tmp_path / 'out')
     assert not (tmp_path / 'out').exists()
 
 
-def test_an_earlier_result_is_kept_without_force(root, tmp_path):
-    report = prepare('ava', root, tmp_path / 'out', seed=1)
+def test_an_earlier_result_is_kept_without_force(ava_copy, tmp_path):
+    report = prepare('ava', ava_copy, tmp_path / 'out', seed=1)
     before = [Path(file).read_bytes() for file in report.files]
     with pytest.raises(AMHPError, match='--force'):
-        prepare('ava', root, tmp_path / 'out', seed=2, val_images=7)
+        prepare('ava', ava_copy, tmp_path / 'out', seed=2, val_images=7)
     assert [Path(file).read_bytes() for file in report.files] == before
-    prepare('ava', root, tmp_path / 'out', seed=2, val_images=7, force=True)
+    prepare('ava', ava_copy, tmp_path / 'out', seed=2, val_images=7, force=True)
     assert Path(report.files[0]).read_bytes() != before[0]
 
 
-def test_an_interrupted_check_goes_on_where_it_was(root, tmp_path, monkeypatch):
+def test_an_interrupted_check_resumes(ava_copy, tmp_path, monkeypatch):
     opened = []
 
     class Stop(Exception):
@@ -128,20 +123,20 @@ def test_an_interrupted_check_goes_on_where_it_was(root, tmp_path, monkeypatch):
 
     read = preparing.read_image
     monkeypatch.setattr(preparing, 'read_image', counting)
-    (root / 'images' / '1000.jpg').write_bytes(b'')
+    (ava_copy / 'images' / '1000.jpg').write_bytes(b'')
     with pytest.raises(Stop):
-        prepare('ava', root, tmp_path / 'out', verify_images=True, progress=stop_after_ten)
+        prepare('ava', ava_copy, tmp_path / 'out', verify_images=True, progress=stop_after_ten)
     assert not (tmp_path / 'out' / 'meta_info_AVADataset.csv').exists()
-    file = root / 'images' / '1007.jpg'
-    file.write_bytes(file.read_bytes()[:200])  # changed meanwhile: to be opened again
+    file = ava_copy / 'images' / '1007.jpg'
+    file.write_bytes(file.read_bytes()[:200])  # changed since, so it is opened again
     opened.clear()
-    report = prepare('ava', root, tmp_path / 'out', verify_images=True)
+    report = prepare('ava', ava_copy, tmp_path / 'out', verify_images=True)
     assert len(opened) == 32 - 10 + 1
     assert report.corrupt == 2
 
 
 @pytest.mark.parametrize('name', WRITERS)
-def test_a_wrong_root_says_what_was_looked_for(tmp_path, name):
+def test_a_wrong_folder_is_an_error_that_names_the_option(tmp_path, name):
     with pytest.raises(AMHPError, match='--root'):
         prepare(name, tmp_path, tmp_path / 'out')
     with pytest.raises(AMHPError, match='no such folder'):
@@ -169,7 +164,7 @@ def test_validation_is_drawn_by_the_seed_and_never_from_test():
     assert (first == 1).sum() == 40 and (first[:50] == 2).all()
 
 
-def test_validation_hardly_changes_with_a_few_images_or_their_order():
+def test_validation_changes_by_no_more_images_than_the_data_set():
     names = [f'{i}.jpg' for i in range(500)]
     whole = dict(zip(names, cut_validation(rows(names), 100, 0), strict=True))
     part = names[::-1][:-3]
@@ -177,17 +172,16 @@ def test_validation_hardly_changes_with_a_few_images_or_their_order():
     assert sum(whole[name] != without[name] for name in part) <= 3
 
 
-def test_all_training_images_or_none_may_become_validation():
+def test_validation_takes_no_image_or_fewer_than_all_training_images():
     with pytest.raises(AMHPError, match='--val-images'):
         cut_validation(rows(['a', 'b']), 2, 0)
     assert (cut_validation(rows(['a', 'b']), 0, 0) == 0).all()
 
 
-def test_ava_without_a_number_cuts_a_tenth_of_a_small_copy(root, tmp_path):
-    assert prepare('ava', root, tmp_path / 'out').splits == {'train': 22, 'val': 2, 'test': 8}
+def test_a_tenth_of_a_small_copy_becomes_validation_by_default(ava_copy, tmp_path):
+    assert prepare('ava', ava_copy, tmp_path / 'out').splits == {'train': 22, 'val': 2, 'test': 8}
 
 
-def test_preparing_needs_no_torch():
-    """It starts at once, and its memory is that of the data."""
+def test_prepare_does_not_import_torch():
     code = 'import sys, pyiqa_amhp.datasets.prepare; sys.exit("torch" in sys.modules)'
     assert subprocess.run([sys.executable, '-c', code], check=False).returncode == 0

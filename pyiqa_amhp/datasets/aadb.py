@@ -1,4 +1,4 @@
-"""AADB: the publisher's files to a meta file.
+"""Read AADB's files into the table of a meta file.
 
 Reference:
     Kong et al.: "Photo Aesthetics Ranking Network with Attributes and Content Adaptation",
@@ -21,8 +21,9 @@ from pyiqa_amhp.datasets.raw import (
     RawDataset,
     add_problem,
     drop_duplicates,
-    find_any,
-    find_one,
+    find_optional,
+    find_required,
+    not_found,
 )
 from pyiqa_amhp.errors import AMHPError
 
@@ -35,19 +36,22 @@ ATTRIBUTES = {
     'depth_of_field': 'DoF',
     'motion_blur': 'MotionBlur',
     'rule_of_thirds': 'RuleOfThirds',
-    'balancing_elements': 'BalacingElements',  # spelt so
+    'balancing_elements': 'BalacingElements',  # the publisher's spelling
     'repetition': 'Repetition',
     'symmetry': 'Symmetry',
 }
-"""Our names, in the order of the paper (section 4.1), and the publisher's in file names."""
+"""Our names, in the order of the paper (section 4.1), and the publisher's, used in file names."""
 
-MAT_COLUMNS = sorted(ATTRIBUTES, key=ATTRIBUTES.get)
-"""The columns of ``attMat.mat`` after the score: by the publisher's names."""
+PAPER_ATTRIBUTES = ('color_harmony', 'light', 'content')
+"""The attributes in the paper's texts (section 4.1)."""
+
+MAT_COLUMNS = sorted(ATTRIBUTES, key=lambda name: ATTRIBUTES[name])
+"""The columns of ``attMat.mat`` after the score, sorted by the publisher's names."""
 
 SCORE_RANGE, ATTRIBUTE_RANGE = (0.0, 1.0), (-1.0, 1.0)
-SCORE_TOLERANCE = 0.01  # between a list and the matrix, whose numbers are rounded (our choice)
+SCORE_TOLERANCE = 0.01  # between a list and the rounded numbers of the matrix (our choice)
 
-# As in the names of files; the number is the part's place in attMat.mat.
+# By their names in file names: pyiqa's code of the split, and the index in attMat.mat.
 PARTS = {'Train': (TRAIN, 0), 'Validation': (VAL, 2), 'TestNew': (TEST, 1)}
 LIST_FOLDERS = ('imgListFiles_label/', '*/imgListFiles_label/', '', '*/')
 INFO_FILE, MATRIX_FILE, RATERS_FILE = 'AADBinfo.mat', 'attMat.mat', 'AADB_AllinAll.csv'
@@ -60,44 +64,44 @@ IMAGE_FOLDERS = (
     ),
     ('datasetImages_warp256', 'AADB_newtest'),
 )
-"""Folders that together hold all images: in their own sizes, and squashed to 256 x 256."""
+"""Folders that together hold all images: in their original sizes, and resized to 256 x 256."""
 
 
 def read_aadb(root: Path) -> RawDataset:
-    """Read AADB's scores, attributes and splits, and its votes where the raters' rows are there.
+    """Read AADB's scores, attributes, splits and, if their file exists, votes.
 
-    Scores and attributes come from the list files; attributes that have none from
-    ``attMat.mat``; without list files, scores alone from ``AADBinfo.mat``. The votes come from
-    ``AADB_AllinAll.csv``.
+    Scores and attributes come from the list files. Attributes without a list come from
+    ``attMat.mat``. Without list files, only scores are known, from ``AADBinfo.mat``. The votes
+    come from ``AADB_AllinAll.csv``.
 
     Args:
-        root: the folder with ``imgListFiles_label/`` or ``AADBinfo.mat``, and the images'
-            folder (or folders).
+        root: folder with ``imgListFiles_label/`` or ``AADBinfo.mat``, and with the folder or
+            folders of images.
 
     Returns:
-        ``img_name``, ``MOS`` (0 to 1), ``c1..c5`` (votes for 0, 0.25, .. 1; blank where there
-        are none), ``attr_<name>`` (-1 to 1), ``official_split``, ``paper_split`` (validation
-        counted to train).
+        ``img_name``, ``MOS`` (0 to 1), ``c1..c5`` (votes for 0, 0.25, .. 1; empty for images
+        without votes), ``attr_<name>`` (-1 to 1), ``official_split``, ``paper_split`` (validation
+        is part of train).
 
     Raises:
-        AMHPError: a file that is missing, is something else, or does not belong to the others.
+        AMHPError: a file that is missing, has another format, or does not match the others.
     """
     problems: list[Problem] = []
-    lists = find_any(root, [folder + _list_name('Train') for folder in LIST_FOLDERS])
-    matrix = find_any(root, [folder + MATRIX_FILE for folder in LIST_FOLDERS])
+    lists = find_optional(root, [folder + _list_name('Train') for folder in LIST_FOLDERS])
+    matrix = find_optional(root, [folder + MATRIX_FILE for folder in LIST_FOLDERS])
     if lists is not None:
         table = _read_lists(lists.parent, matrix, problems)
     else:
         wanted = (*(folder + _list_name('Train') for folder in LIST_FOLDERS), INFO_FILE)
         what = f'{_list_name("Train")} and no {INFO_FILE}'
-        info = find_one(root, (*wanted, f'*/{INFO_FILE}'), what)
+        info = find_required(root, (*wanted, f'*/{INFO_FILE}'), what)
         table = _read_info(info, problems)
-        what = f'{MATRIX_FILE} is in the order of the list files, which are not there; not used'
+        what = f'{MATRIX_FILE} is in the order of the list files, which are missing; not used'
         add_problem(problems, what, [matrix] if matrix else [])
     table = drop_duplicates(table, problems).reset_index(drop=True)
-    raters = find_any(root, (RATERS_FILE, f'*/{RATERS_FILE}'))
+    raters = find_optional(root, (RATERS_FILE, f'*/{RATERS_FILE}'))
     votes = read_votes(raters, table, problems) if raters is not None else None
-    images, names = _placed(root, table['img_name'])
+    images, names = _locate_images(root, table['img_name'])
     attributes = [f'attr_{name}' for name in ATTRIBUTES if f'attr_{name}' in table]
     result = pd.concat([table[['img_name', 'MOS']], votes, table[attributes]], axis=1)
     split = table['official_split']
@@ -112,9 +116,10 @@ def _list_name(part: str, label: str = 'score') -> str:
 
 
 def _read_lists(folder: Path, matrix: Path | None, problems: list[Problem]) -> pd.DataFrame:
-    """The list files, part by part: ``img_name, MOS, attr_<name>, official_split, place``."""
+    """Read the list files of all parts: ``img_name, MOS, attr_<name>, official_split, place``."""
     parts, absent = [], []
-    for part, (split, cell) in PARTS.items():
+    cells: np.ndarray | None = None  # of the matrix
+    for part, (split, index) in PARTS.items():
         path = folder / _list_name(part)
         if not path.is_file():
             if split != VAL:
@@ -130,28 +135,31 @@ def _read_lists(folder: Path, matrix: Path | None, problems: list[Problem]) -> p
         for name, label in ATTRIBUTES.items():
             own = folder / _list_name(part, label)
             if own.is_file():
-                table[f'attr_{name}'] = _attribute(own, table, problems)
+                table[f'attr_{name}'] = _read_attribute(own, table, problems)
             elif matrix is None:
                 absent.append(own)
         missing = [name for name in ATTRIBUTES if f'attr_{name}' not in table]
         if missing and matrix is not None:
-            values = _read_matrix(matrix, cell, table['MOS'], path, problems)
+            if cells is None:
+                cells = load_mat(matrix, ['dataset'])['dataset'].ravel()
+            values = _matrix_values(matrix, cells, index, table['MOS'], path, problems)
             table = table.assign(**{f'attr_{name}': values[name] for name in missing})
         parts.append(table[table['MOS'].notna()])
-    add_problem(problems, f'no such list and no {MATRIX_FILE}; the attribute is left blank', absent)
+    what = f'no such list and no {MATRIX_FILE}; the attribute is left blank'
+    add_problem(problems, what, absent)
     return pd.concat(parts, ignore_index=True)
 
 
 def _read_list(
     path: Path, limits: tuple[float, float], problems: list[Problem]
 ) -> list[tuple[str, float, str]]:
-    """Name, value and place of every line; NaN where the value cannot be used."""
+    """Read name, value and place of every line of a list; an unusable value becomes NaN."""
     rows, bad, (lo, hi) = [], [], limits
     with path.open(encoding='utf-8-sig', errors='replace') as file:
         for number, line in enumerate(file, start=1):
             if not (fields := line.split()):
                 continue
-            value, place = _number(fields[1:]), f'{path}, line {number}'
+            value, place = _to_number(fields[1:]), f'{path}, line {number}'
             if not lo <= value <= hi:
                 value = np.nan
                 bad.append(f'{place}: {line.strip()[:60]!r}')
@@ -170,7 +178,8 @@ def _read_list(
     return rows
 
 
-def _number(fields: list[str]) -> float:
+def _to_number(fields: list[str]) -> float:
+    """Convert the one field to a number; NaN if there are several or it is none."""
     try:
         (field,) = fields
         return float(field)
@@ -178,8 +187,8 @@ def _number(fields: list[str]) -> float:
         return np.nan
 
 
-def _attribute(path: Path, scored: pd.DataFrame, problems: list[Problem]) -> list[float]:
-    """An attribute's values for the images of a list of scores; NaN where its list has none."""
+def _read_attribute(path: Path, scored: pd.DataFrame, problems: list[Problem]) -> list[float]:
+    """Read an attribute's list; return its values for the images of ``scored``, NaN without one."""
     rows = _read_list(path, ATTRIBUTE_RANGE, problems)
     listed = {name: value for name, value, _ in reversed(rows) if not np.isnan(value)}
     names = set(scored['img_name'])
@@ -188,7 +197,7 @@ def _attribute(path: Path, scored: pd.DataFrame, problems: list[Problem]) -> lis
             f'{path}: not one of its images is in the list of scores; they do not belong together'
         )
     unknown = [f'{place}: {name}' for name, _, place in rows if name not in names]
-    what = 'images in the list of an attribute that the list of scores does not have; passed over'
+    what = 'images in the list of an attribute that the list of scores does not have; ignored'
     add_problem(problems, what, unknown)
     blank = [name for name in scored['img_name'][scored['MOS'].notna()] if name not in listed]
     what = 'images that the list of an attribute does not have; left blank'
@@ -196,47 +205,57 @@ def _attribute(path: Path, scored: pd.DataFrame, problems: list[Problem]) -> lis
     return [listed.get(name, np.nan) for name in scored['img_name']]
 
 
-def _read_matrix(
-    path: Path, cell: int, scores: pd.Series, of: Path, problems: list[Problem]
+def _matrix_values(
+    path: Path, cells: np.ndarray, index: int, scores: pd.Series, of: Path, problems: list[Problem]
 ) -> pd.DataFrame:
-    """A part of ``attMat.mat``, whose rows are in the order of the list file ``of``."""
-    cells = load_mat(path, ['dataset'])['dataset'].ravel()
+    """Take the attributes of a part from ``attMat.mat``.
+
+    Args:
+        path: the file, for messages.
+        cells: its parts, each ``(N, 12)``: the score, then ``MAT_COLUMNS``.
+        index: index of the part.
+        scores: scores of the part's list file, ``(N,)``, in whose order the rows are.
+        of: that list file, for messages.
+        problems: list to which attributes outside their range are added.
+
+    Raises:
+        AMHPError: another shape, or other scores than those of the list.
+    """
     columns = ['score', *MAT_COLUMNS]
     try:
-        rows = np.asarray(cells[cell], np.float64)
-        values = pd.DataFrame(rows, scores.index, columns)
+        values = pd.DataFrame(np.asarray(cells[index], np.float64), scores.index, columns)
     except (IndexError, TypeError, ValueError):
-        shape = np.shape(cells[cell]) if cell < len(cells) else 'nothing'
+        shape = np.shape(cells[index]) if index < len(cells) else 'nothing'
         raise AMHPError(
-            f'{path}: dataset{{{cell + 1}}} holds {shape}, expected {len(scores)} x {len(columns)} '
-            f'for the {len(scores)} lines of {of.name}; download both again'
+            f'{path}: dataset{{{index + 1}}} holds {shape}, expected {len(scores)} x '
+            f'{len(columns)} for the {len(scores)} lines of {of.name}; download both again'
         ) from None
-    off = (values['score'] - scores).abs() > SCORE_TOLERANCE
-    if off.any():
-        row = off.idxmax()
+    off = np.flatnonzero((values['score'] - scores).abs() > SCORE_TOLERANCE)
+    if len(off):
+        row = off[0]
         raise AMHPError(
-            f'{path}: dataset{{{cell + 1}}} has the score {values["score"][row]:g} in row '
-            f'{row + 1} and {of.name} has {scores[row]:g}; they are not in the same order, so '
+            f'{path}: dataset{{{index + 1}}} has the score {values["score"].iloc[row]:g} in row '
+            f'{row + 1} and {of.name} has {scores.iloc[row]:g}; they are not in the same order, so '
             'download both again'
         )
     values = values[MAT_COLUMNS]
-    inside = values.apply(lambda column: column.between(*ATTRIBUTE_RANGE))
+    valid = values.apply(lambda column: column.between(*ATTRIBUTE_RANGE))
     what = 'attributes that are not from -1 to 1; left blank'
-    places = [f'{path}, dataset{{{cell + 1}}}, row {row + 1}' for row in np.where(~inside)[0]]
+    places = [f'{path}, dataset{{{index + 1}}}, row {row + 1}' for row in np.where(~valid)[0]]
     add_problem(problems, what, places)
-    return values.where(inside)
+    return values.where(valid)
 
 
 def _read_info(path: Path, problems: list[Problem]) -> pd.DataFrame:
-    """``AADBinfo.mat``: names and scores for training and testing."""
-    wanted = {'train': TRAIN, 'test': TEST}
-    mat = load_mat(path, [f'{part}{what}' for part in wanted for what in ('NameList', 'Score')])
+    """Read ``AADBinfo.mat``, which has names and scores for training and testing."""
+    splits = {'train': TRAIN, 'test': TEST}
+    mat = load_mat(path, [f'{part}{what}' for part in splits for what in ('NameList', 'Score')])
     parts = []
-    for part, split in wanted.items():
+    for part, split in splits.items():
         try:
-            names, scores = mat[f'{part}NameList'].ravel(), mat[f'{part}Score'].ravel()
-            scores = scores.astype(np.float64, casting='safe')
-            names = [str(np.asarray(name).item()).strip() for name in names]
+            scores = mat[f'{part}Score'].ravel().astype(np.float64, casting='safe')
+            cells = mat[f'{part}NameList'].ravel()
+            names = [str(np.asarray(cell).item()).strip() for cell in cells]
         except (AttributeError, TypeError, ValueError):
             raise AMHPError(
                 f'{path}: {part}NameList and {part}Score are not a name and a number for each '
@@ -264,25 +283,30 @@ def _read_info(path: Path, problems: list[Problem]) -> pd.DataFrame:
     return table
 
 
-def _placed(root: Path, names: pd.Series) -> tuple[Path, pd.Series]:
-    """The images' folder, and their names in it, which begin with a folder where it has several."""
+def _locate_images(root: Path, names: pd.Series) -> tuple[Path, pd.Series]:
+    """Find the folder of the images; if there are several, the names get a folder in front.
+
+    Of the groups of folders in ``IMAGE_FOLDERS``, the one that has most images is used.
+
+    Returns:
+        The folder that holds all images, and their names relative to it ``(N,)``.
+    """
     groups = []
     for group in IMAGE_FOLDERS:
-        folders = [p for name in group if (p := find_any(root, (name, f'*/{name}')))]
+        folders = [p for name in group if (p := find_optional(root, (name, f'*/{name}')))]
         home = {file: folder for folder in reversed(folders) for file in os.listdir(folder)}
         if folders:
             groups.append((int(names.isin(home.keys()).sum()), folders, home))
     if not groups:
         known = [name for group in IMAGE_FOLDERS for name in group]
-        find_one(root, (*known, *(f'*/{name}' for name in known)), 'folder of images')  # raises
+        raise not_found(root, (*known, *(f'*/{name}' for name in known)), 'folder of images')
     _, folders, home = max(groups, key=lambda group: group[0])
     homes = [home.get(name, folders[0]) for name in names]
-    used = set(homes)
-    if len(used) == 1:
+    if len(set(homes)) == 1:
         return homes[0], names
-    parent = Path(os.path.commonpath(used))
-    placed = [
+    parent = Path(os.path.commonpath(homes))
+    relative = [
         (folder / name).relative_to(parent).as_posix()
         for folder, name in zip(homes, names, strict=True)
     ]
-    return parent, pd.Series(placed, names.index)
+    return parent, pd.Series(relative, names.index)

@@ -1,4 +1,4 @@
-"""Attribute labels to sentences: the first-level prompt where there are labels but no comments."""
+"""Attribute labels to sentences: the attribute prompt of images with labels but no comments."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,18 +18,21 @@ _FIELD = re.compile(r'\{(\w+)\}')
 def attribute_levels(
     values: ArrayLike, lo: float, hi: float, levels: Sequence[str] = LEVELS
 ) -> list[str]:
-    """Numeric labels to level words, by bins of equal width over ``[lo, hi]`` (our choice).
+    """Convert numeric labels to level words, by bins of equal width over ``[lo, hi]``.
+
+    Equal widths are our choice; the paper does not say.
 
     Args:
-        values: ``(N,)``; NaN where there is no label.
-        lo, hi: the ends of the labels' scale.
-        levels: worst first.
+        values: labels, ``(N,)``; NaN for a missing label.
+        lo: lower end of the labels' scale.
+        hi: upper end of the labels' scale.
+        levels: level words, worst first.
 
     Returns:
-        N words, '' where there is no label.
+        ``N`` level words, '' for a missing label.
 
     Raises:
-        AMHPError: a value outside the scale, or a scale that is empty.
+        AMHPError: a value outside the scale, or ``lo`` not below ``hi``.
     """
     if not lo < hi:
         raise AMHPError(f'attribute range [{lo}, {hi}]: expected two rising numbers')
@@ -39,45 +42,50 @@ def attribute_levels(
         row = int(np.argmax(outside))
         raise AMHPError(f'row {row}: attribute value {values[row]:g} is outside [{lo:g}, {hi:g}]')
     bins = np.floor((np.nan_to_num(values, nan=lo) - lo) / (hi - lo) * len(levels)).astype(int)
-    bins = np.minimum(bins, len(levels) - 1)
-    return ['' if np.isnan(v) else levels[b] for v, b in zip(values, bins, strict=True)]
+    return _level_words(values, np.minimum(bins, len(levels) - 1), levels)
 
 
-def levels_by_cuts(
-    values: ArrayLike, cuts: Sequence[float], levels: Sequence[str] = LEVELS
-) -> list[str]:
-    """Numeric labels to level words: the first level whose cut the value does not exceed.
+def levels_by_cuts(values: ArrayLike, cuts: ArrayLike, levels: Sequence[str] = LEVELS) -> list[str]:
+    """Convert numeric labels to level words: the first level whose cut is not exceeded.
 
     Args:
-        values: ``(N,)``; NaN where there is no label.
-        cuts: the upper ends of all levels but the last, rising.
-        levels: worst first.
+        values: labels, ``(N,)``; NaN for a missing label.
+        cuts: upper ends of all levels but the last, rising.
+        levels: level words, worst first.
 
     Returns:
-        N words, '' where there is no label.
+        ``N`` level words, '' for a missing label.
 
     Raises:
-        AMHPError: not one cut fewer than levels, or cuts that do not rise.
+        AMHPError: not exactly one cut less than levels, or cuts that do not rise.
     """
     cuts = np.asarray(cuts, dtype=np.float64)
     if cuts.shape != (len(levels) - 1,) or not (np.diff(cuts) > 0).all():
         raise AMHPError(f'attr_cuts {cuts.tolist()}: expected {len(levels) - 1} rising numbers')
     values = np.asarray(values, dtype=np.float64)
-    bins = np.searchsorted(cuts, np.nan_to_num(values))
+    return _level_words(values, np.searchsorted(cuts, np.nan_to_num(values)), levels)
+
+
+def _level_words(values: np.ndarray, bins: np.ndarray, levels: Sequence[str]) -> list[str]:
     return ['' if np.isnan(v) else levels[b] for v, b in zip(values, bins, strict=True)]
 
 
 def template_fields(template: str) -> list[str]:
-    """The attributes that a sentence names, in order; none for a template of one attribute."""
+    """List the attributes that a template names, in order.
+
+    A template for one attribute, with ``{level}`` or ``{attribute}``, names none.
+    """
     fields = list(dict.fromkeys(_FIELD.findall(template)))
     return [] if {'level', 'attribute'} & set(fields) else fields
 
 
 def check_template(template: str, attributes: Iterable[str]) -> None:
-    """See that a template is of one of the two kinds and uses these attributes and no others.
+    """Check that a template is one of the two kinds and names exactly these attributes.
+
+    The two kinds are those of ``attribute_sentences``.
 
     Raises:
-        AMHPError: it is not or does not; says what to do.
+        AMHPError: a template of neither kind, or one that names other attributes.
     """
     fields, attributes = template_fields(template), list(attributes)
     if not fields and not ('{level}' in template and '{attribute}' in template):
@@ -95,18 +103,21 @@ def check_template(template: str, attributes: Iterable[str]) -> None:
 
 
 def attribute_sentences(levels: Mapping[str, str], template: str = TEMPLATE) -> str:
-    """Attributes in words.
+    """Write the levels of attributes as a text.
 
     Args:
-        levels: attribute name to level word, '' where there is none.
-        template: either a sentence for one attribute, with the fields ``{level}`` and
-            ``{attribute}``: one for each attribute that has a level, in the given order, joined
-            by blanks, with blanks for the underscores in names. Or a sentence that names the
-            attributes, as in ``{light} light and {color} color``: each field becomes its level,
-            and where one has none there is no sentence.
+        levels: maps attribute names to level words; '' for a missing level.
+        template: one of two kinds. A sentence for one attribute has the fields ``{level}`` and
+            ``{attribute}``; it is repeated for each attribute that has a level, in their order,
+            joined by blanks; underscores in names become blanks. A sentence that names the
+            attributes, such as ``{light} light and {color} color``, is used once; each field
+            becomes the level of its attribute.
+
+    Returns:
+        The text; '' if no attribute has a level, or if one that a sentence names has none.
 
     Raises:
-        AMHPError: a template of neither kind, or one that does not name these attributes.
+        AMHPError: a template of neither kind, or one that names other attributes.
     """
     if not levels:
         return ''

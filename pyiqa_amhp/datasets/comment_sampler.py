@@ -1,4 +1,4 @@
-"""Which comment is the text of an image: in training another one each time."""
+"""Choose the text of an image from its comments; in training another one each time."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -16,22 +16,22 @@ MODES = ('one', 'join')
 
 
 class CommentSampler:
-    """One text for each image, chosen from its comments as the paper does (section 4.1).
+    """Texts of the images of a data set, chosen from their comments (paper, section 4.1).
 
-    Comments about attributes, where an image has any; else one of its other comments, always the
-    same; else ``''``.
+    ``sampler[i]`` is a comment about attributes, or several; for an image that has none, one of
+    its other comments, always the same; for an image without comments, ``''``.
 
     Args:
-        store: the comments.
-        image_ids: ``(N,)``, the images in the order of a data set.
-        attributes: names of those that count; None for all.
+        store: comments of all images.
+        image_ids: ids of the images, in the order of the data set, ``(N,)``.
+        attributes: names of the attributes that comments may be about; None for all.
         mode: ``one`` takes one attribute comment, ``join`` as many as fit, joined by blanks.
-        seed: of what is chosen once and for all.
-        training: choose anew each time, by torch's generator (workers and epochs differ): another
-            comment, or another order. Otherwise the choice depends on nothing but ``seed``, the
-            image id and the image's own comments, and the order is that of the file.
-        count_tokens: the tokens of a text without start and end, of which 75 fit; None for those
-            of CLIP. A single comment is never cut here.
+        seed: seed of the choices that stay the same.
+        training: whether to choose a new comment, or a new order, each time, by torch's random
+            numbers (workers and epochs differ). Otherwise the choice depends only on ``seed``,
+            the image id and the comments of the image, and the order is that of the file.
+        count_tokens: counts the tokens of a text without start and end tokens, of which 75 fit;
+            None for CLIP's tokenizer. A single comment is never cut.
 
     Raises:
         AMHPError: an unknown mode, or an attribute that the store does not have.
@@ -55,7 +55,7 @@ class CommentSampler:
         self._start, self._stop = store.rows(self._image_ids)
         self._count_tokens = count_tokens or count_clip_tokens
         if mode == 'join':
-            self._count_tokens('')  # loads CLIP's words before workers are forked
+            self._count_tokens('')  # loads CLIP's vocabulary before workers are forked
 
     def __len__(self) -> int:
         return len(self._image_ids)
@@ -73,15 +73,16 @@ class CommentSampler:
         return self._join(rows[order])
 
     def _choice(self, index: int, n: int) -> int:
+        """Choose one of ``range(n)``."""
         return int(torch.randint(n, ())) if self.training else self._fixed_choice(index, n)
 
     def _fixed_choice(self, index: int, n: int) -> int:
-        """One of ``range(n)``, the same wherever the image stands and on every machine."""
+        """Choose one of ``range(n)``, the same in every data set and on every machine."""
         key = f'{self.seed} {self._image_ids[index]}'.encode()
         return int.from_bytes(blake2b(key, digest_size=8).digest(), 'big') % int(n)
 
     def _join(self, rows: np.ndarray) -> str:
-        """The first comment, and those after it up to the first that does not fit."""
+        """Join comments until the next one does not fit."""
         joined = self.store.text(rows[0])
         for row in rows[1:]:
             longer = f'{joined} {self.store.text(row)}'
@@ -92,7 +93,7 @@ class CommentSampler:
 
 
 def count_clip_tokens(text: str) -> int:
-    """CLIP's tokens of a text, without start and end."""
+    """Count CLIP's tokens of a text, without start and end tokens."""
     return len(_clip_tokenizer().encode(text))
 
 

@@ -1,7 +1,6 @@
 """Comments on disk: an Arrow file that all workers map into memory and share.
 
-Nothing is read before it is asked for, and nothing is kept: a text is decoded from the mapped
-bytes each time.
+Texts are decoded from the mapped bytes each time and not cached.
 """
 
 import json
@@ -22,16 +21,20 @@ FORMAT = 1
 def write_store(
     path: str | Path, table: pa.Table, masks: np.ndarray, attributes: Sequence[str]
 ) -> Path:
-    """Write comments, sorted by image (those of one image in their order), for ``CommentStore``.
+    """Write the file of a ``CommentStore``.
+
+    Comments are sorted by image; the order of the comments on one image is kept.
 
     Args:
-        table: N rows of ``image_id`` and ``text``, as ``read_comments`` gives them; ``source`` in
-            its schema's metadata is kept.
-        masks: ``(N,)``, bit i of each for ``attributes[i]``.
-        attributes: names.
+        path: file to write.
+        table: ``image_id`` and ``text``, ``N`` rows, as from ``read_comments``; ``source`` in the
+            schema's metadata is kept.
+        masks: attributes that each comment is about, ``(N,)``; bit i is ``attributes[i]``.
+        attributes: names of the attributes.
 
     Raises:
-        ValueError: masks of another length.
+        ValueError: not as many masks as comments.
+        AMHPError: the file could not be written.
     """
     if len(masks) != len(table):
         raise ValueError(f'{len(masks)} masks for {len(table)} comments')
@@ -41,7 +44,7 @@ def write_store(
     ids = table['image_id'].to_numpy()
     order = np.argsort(ids, kind='stable')
     text = table['text']
-    text = text.chunk(0) if text.num_chunks == 1 else text.combine_chunks()  # a copy, if needed
+    text = text.chunk(0) if text.num_chunks == 1 else text.combine_chunks()  # copies if needed
     columns = [ids[order], text.take(pa.array(order)), np.asarray(masks, np.uint16)[order]]
     batch = pa.record_batch(columns, schema=schema)
 
@@ -53,21 +56,21 @@ def write_store(
 
 
 class CommentStore:
-    """Comments sorted by image, and which attributes each is about.
+    """Comments sorted by image, and the attributes that each is about.
 
-    Copies in other processes map the file again, forked ones share it.
+    Pickled copies map the file again in their process; forked processes share it.
 
     Args:
-        path: a file of ``write_store``.
+        path: file that ``write_store`` wrote.
 
     Attributes:
-        attributes: names; bit i of a mask belongs to the i-th.
-        source: the name of the publisher's file.
-        image_ids: ``(M,)`` int64, the image of each row, rising.
-        masks: ``(M,)`` uint16.
+        attributes: names of the attributes.
+        source: name of the publisher's file.
+        image_ids: image of each row, rising, ``(M,)`` int64.
+        masks: attributes of each row, ``(M,)`` uint16; bit i is ``attributes[i]``.
 
     Raises:
-        AMHPError: no such file, a cut or damaged one, or one that ``write_store`` did not write.
+        AMHPError: no such file, a file that is cut or damaged, or one of another format.
     """
 
     def __init__(self, path: str | Path):
@@ -103,24 +106,24 @@ class CommentStore:
         return len(self.image_ids)
 
     def rows(self, image_ids: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-        """First row of each image's comments, and the row after the last: each ``(N,)`` int64."""
+        """Return the first row of each image, and the row after its last, each ``(N,)`` int64."""
         image_ids = np.asarray(image_ids, np.int64)
         start = np.searchsorted(self.image_ids, image_ids, 'left')
         return start, np.searchsorted(self.image_ids, image_ids, 'right')
 
     def text(self, row: int) -> str:
-        """The comment of a row."""
+        """Return the comment of a row.
+
+        Raises:
+            IndexError: no such row.
+        """
         if not 0 <= row < len(self):
             raise IndexError(f'row {row} of {len(self)} comments')
         start, stop = self._offsets[row : row + 2].tolist()
         return str(self._bytes[start:stop], 'utf-8', 'replace')
 
-    def mask(self, row: int) -> int:
-        """The attributes that the comment of a row is about, bit i for the i-th."""
-        return int(self.masks[row])
-
     def bits(self, attributes: Sequence[str] | None = None) -> int:
-        """The mask of some attributes by name; of all for None.
+        """Return the mask of some attributes by name; None for all.
 
         Raises:
             AMHPError: a name that the store does not have.
@@ -134,10 +137,10 @@ class CommentStore:
 
 
 def _open(path: Path) -> tuple[dict, pa.RecordBatch]:
-    """What the file says of itself, and its one batch.
+    """Open a file; return its description and its one batch.
 
     Raises:
-        KeyError, TypeError, ValueError: a file of something else.
+        KeyError, TypeError, ValueError: a file of another format.
     """
     reader = pa.ipc.open_file(pa.memory_map(str(path)))
     about = json.loads((reader.schema.metadata or {})[b'pyiqa_amhp'])
@@ -152,7 +155,7 @@ def _numbers(column: pa.Array, dtype: type) -> np.ndarray:
 
 
 def _text_buffers(column: pa.Array) -> tuple[np.ndarray, memoryview]:
-    """Where each text begins and ends, ``(M + 1,)``, and the bytes of all."""
+    """Return the offsets of the texts, ``(M + 1,)``, and the bytes of all."""
     _, offsets, data = column.buffers()
     if not len(column):
         return np.zeros(1, np.int64), memoryview(b'')

@@ -1,30 +1,59 @@
-"""A CSV with a header, and its columns: by name, with errors that name file, row and column."""
+"""Read a CSV with a header line; errors name the file, the line and the column."""
 
 import os
 import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from pyiqa_amhp.errors import AMHPError
 
 FIRST_ROW = 2  # as an editor counts: line 1 is the header
 
 
-def read_csv(file: str, text_columns: tuple[str, ...]) -> pd.DataFrame:
-    """The table, indexed by the line on which each row begins, as an editor counts."""
+def read_csv(file: str, text_columns: Sequence[str]) -> pd.DataFrame:
+    """Read a CSV; the index of the table is the line on which each row begins.
+
+    Lines are counted as an editor counts them: blank ones too, from 1, which is the header.
+
+    Args:
+        file: path of the CSV; ``~`` is expanded.
+        text_columns: columns that stay text where they hold digits: 0001 is a name, not 1.
+
+    Raises:
+        AMHPError: no such file, not a CSV, or no rows in it.
+    """
+    if not Path(file).expanduser().exists():
+        raise AMHPError(f'{file}: no such file; check meta_info_file')
+    table = parse_csv(file, skip_blank_lines=False, dtype=dict.fromkeys(text_columns, str))
+    if table.empty:
+        raise AMHPError(f'{file}: a header but no rows')
+    line_breaks = np.zeros(len(table), int)  # within the quoted values of each row
+    for name in table:
+        if not pd.api.types.is_numeric_dtype(table[name]):
+            line_breaks += table[name].fillna('').astype(str).str.count('\n').to_numpy(int)
+    table.index = FIRST_ROW + np.arange(len(table)) + np.cumsum(line_breaks) - line_breaks
+    return table
+
+
+def parse_csv(file: str | Path, **options: Any) -> pd.DataFrame:
+    """Read a CSV with pandas, and refuse rows that are longer than the header.
+
+    Args:
+        file: path of the CSV; ``~`` is expanded.
+        options: further arguments of ``pandas.read_csv``.
+
+    Raises:
+        AMHPError: an empty file, or one that cannot be read as CSV.
+    """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter('error', pd.errors.ParserWarning)  # it would cut long rows
-            table = pd.read_csv(
-                os.path.expanduser(file),
-                skip_blank_lines=False,
-                index_col=False,
-                dtype=dict.fromkeys(text_columns, str),  # 0001 is a name, not 1
-            )
-    except FileNotFoundError:
-        raise AMHPError(f'{file}: no such file; check meta_info_file') from None
+            warnings.simplefilter('error', pd.errors.ParserWarning)  # pandas would cut long rows
+            return pd.read_csv(os.path.expanduser(file), index_col=False, **options)
     except pd.errors.EmptyDataError:
         raise AMHPError(f'{file}: the file is empty; expected a CSV with a header line') from None
     except pd.errors.ParserWarning:
@@ -32,20 +61,16 @@ def read_csv(file: str, text_columns: tuple[str, ...]) -> pd.DataFrame:
             f'{file}, row {FIRST_ROW}: more values than the header has columns; put a text with '
             'commas in double quotes'
         ) from None
-    except (OSError, ValueError, pd.errors.ParserError) as error:
+    except (OSError, ValueError) as error:  # a ParserError is a ValueError
         raise AMHPError(f'{file}: cannot be read as CSV ({str(error).strip()})') from error
-    if table.empty:
-        raise AMHPError(f'{file}: a header but no rows')
-    breaks = np.zeros(len(table), int)  # within quoted values
-    for name in table:
-        if not pd.api.types.is_numeric_dtype(table[name]):
-            breaks += table[name].fillna('').astype(str).str.count('\n').to_numpy(int)
-    table.index = FIRST_ROW + np.arange(len(table)) + np.cumsum(breaks) - breaks
-    return table
 
 
 def get_column(table: pd.DataFrame, name: str, file: str) -> pd.Series:
-    """A column that must be there."""
+    """Return a column of a table that was read from ``file``.
+
+    Raises:
+        AMHPError: no such column.
+    """
     if name not in table:
         raise AMHPError(
             f'{file}: no column {name!r}; the columns are {", ".join(map(str, table.columns))}'
@@ -53,35 +78,72 @@ def get_column(table: pd.DataFrame, name: str, file: str) -> pd.Series:
     return table[name]
 
 
-def bad_row(file: str, line: int, column: str, problem: str) -> AMHPError:
-    """The error that names a cell."""
-    return AMHPError(f'{file}, row {line}, column {column!r}: {problem}')
+def to_numbers(column: pd.Series, file: str, missing_ok: bool = False) -> np.ndarray:
+    """Convert a column to finite numbers, ``(N,)`` float64.
 
+    Args:
+        column: cells, indexed by their line in the file.
+        file: path of the CSV, for messages.
+        missing_ok: whether a cell may be empty; it becomes NaN.
 
-def numbers(column: pd.Series, file: str, missing_ok: bool = False) -> np.ndarray:
-    """A column as finite numbers ``(N,)``, NaN where a cell is empty and may be."""
+    Raises:
+        AMHPError: a cell that is no finite number.
+    """
     values = pd.to_numeric(column, errors='coerce').to_numpy(np.float64, na_value=np.nan)
     bad = np.isinf(values) | (np.isnan(values) & ~(missing_ok & column.isna().to_numpy()))
-    if bad.any():
-        row = int(np.argmax(bad))
-        given = column.iloc[row]
-        what = 'empty' if pd.isna(given) else repr(str(given))
-        raise bad_row(file, column.index[row], str(column.name), f'{what}, expected a number')
+
+    def problem(row: int) -> str:
+        cell = column.iloc[row]
+        return f'{"empty" if pd.isna(cell) else repr(str(cell))}, expected a number'
+
+    check_cells(column, bad, file, problem)
     return values
 
 
-OUTSIDE = r'^(?:[/\\~]|[A-Za-z]:)|(?:^|.*[/\\])\.\.(?:[/\\]|$)'
+def check_cells(
+    column: pd.Series, bad: ArrayLike, file: str, problem: Callable[[int], str]
+) -> None:
+    """Raise an error for the first bad cell of a column, if there is one.
+
+    Args:
+        column: cells, indexed by their line in the file.
+        bad: which cells are bad, ``(N,)``.
+        file: path of the CSV.
+        problem: gives what is wrong with the cell at a position, 0 to N - 1.
+    """
+    bad = np.asarray(bad, bool)
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise bad_cell(file, column.index[row], str(column.name), problem(row))
+
+
+def bad_cell(file: str, line: int, column: str, problem: str) -> AMHPError:
+    """Build the error that names a cell."""
+    return AMHPError(f'{file}, row {line}, column {column!r}: {problem}')
+
+
+# Absolute, of a drive or a home folder; ``..`` as a part of the path; a NUL byte.
+_ESCAPES = r'^(?:[/\\~]|[A-Za-z]:)|(?:^|(?s:.*)[/\\])\.\.(?:[/\\]|$)|(?s:.*)\x00'
 
 
 def escapes_root(names: pd.Series) -> pd.Series:
-    """Which names ``(N,)`` are absolute, of a drive or home, or climb with ``..``."""
-    return names.str.match(OUTSIDE)
+    """Find the names that are no path below a root folder, by their characters alone.
+
+    Returns:
+        ``(N,)`` bool: names that are absolute, begin with a drive or ``~``, climb with ``..`` or
+        hold a NUL byte.
+    """
+    return names.str.match(_ESCAPES)
 
 
 def stays_within(root: str, name: str) -> bool:
-    """Whether ``name``, which does not lead outside as it is written, follows no link outside.
+    """Whether no link in the path ``root/name`` leads out of ``root``.
 
-    One look at the disk for each folder in the name; the links of ``root`` itself do not count.
+    Looks at the disk once for each part of the name. ``root`` may be a link itself.
+
+    Args:
+        root: path of a folder.
+        name: path below it that passes ``escapes_root``.
     """
     path = root
     for part in Path(name).parts:

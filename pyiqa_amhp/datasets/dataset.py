@@ -1,11 +1,8 @@
-"""``AMHPDataset``: rated images from any CSV, as pyiqa's trainer and tester expect them.
-
-What the file holds is read and checked in ``table.py``.
-"""
+"""``AMHPDataset``: rated images from any CSV, for pyiqa's trainer and tester."""
 
 import os
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,7 +18,7 @@ from pyiqa_amhp.datasets.rated_images import RatedImages, read_table
 from pyiqa_amhp.datasets.ratings import LEVELS
 from pyiqa_amhp.errors import AMHPError, ImageReadError
 
-# What pyiqa's transform_mapping knows; it passes over any other key in silence.
+# The keys of pyiqa's transform_mapping, which ignores any other key without a message.
 PYIQA_AUGMENTS = (
     'random_crop', 'center_crop', 'resize', 'adaptive_resize', 'random_square_resize',
     'random_arp_resize', 'ada_pad', 'rot90', 'randomerase', 'hflip', 'vflip', 'totensor',
@@ -29,9 +26,16 @@ PYIQA_AUGMENTS = (
 
 
 class GridCrop:
-    """A random window whose corner lies on a grid.
+    """Crop a random square window whose corner lies on a grid.
 
-    The authors' code takes 224 x 224 windows out of 256 x 256 at steps of 8: 5 x 5 of them.
+    The authors' code takes 224 x 224 windows out of 256 x 256 at steps of 8: 5 x 5 windows.
+
+    Args:
+        size: side of the window, in pixels.
+        step: step of the grid, in pixels.
+
+    Raises:
+        AMHPError: when called, an image that is smaller than the window.
     """
 
     def __init__(self, size: int, step: int = 8):
@@ -48,10 +52,10 @@ class GridCrop:
 
 
 def build_augments(augment: dict[str, Any] | None) -> list:
-    """The transforms of an ``augment`` section: pyiqa's, and ``grid_crop``.
+    """Build the transforms of an ``augment`` section: pyiqa's, and ``grid_crop``.
 
     Raises:
-        AMHPError: a key that neither knows.
+        AMHPError: an unknown key.
     """
     steps = []
     for key, args in (augment or {}).items():
@@ -68,44 +72,44 @@ def build_augments(augment: dict[str, Any] | None) -> list:
 class AMHPDataset(BaseIQADataset):
     """Rated images from a CSV with a header line.
 
-    Options (``opt``), beside pyiqa's ``meta_info_file``, ``dataroot_target``, ``phase``,
-    ``override_phase``, ``split_index`` (the name of a split column), ``augment``, ``img_range``,
-    ``mos_normalize`` with ``mos_range`` and ``lower_better``: those of
-    :func:`pyiqa_amhp.datasets.rated_images.read_table`, and
+    The options are pyiqa's ``meta_info_file``, ``dataroot_target``, ``phase``,
+    ``override_phase``, ``split_index`` (name of a split column), ``augment``, ``img_range``,
+    ``mos_normalize`` with ``mos_range`` and ``lower_better``; those of
+    :func:`pyiqa_amhp.datasets.rated_images.read_table`; and
 
-        skip_bad_images: give unreadable images as samples with a ``read_error`` instead of
-            raising; ``AMHPModel`` leaves them out and counts them.
-        max_pixels: images with more are unreadable; default: see ``images.py``.
-        freeze: as in the section ``train``. With ``image`` or ``both`` no image is opened here:
-            ``AMHPModel`` takes its feature from disk. ``augment`` then does not apply, since a
-            feature is that of the view a metric call sees (our choice).
+        skip_bad_images: return unreadable images as samples with a ``read_error`` instead of
+            raising an error; ``AMHPModel`` leaves them out and counts them.
+        max_pixels: images with more pixels are unreadable; default: see ``images.py``.
+        freeze: as in the section ``train``. With ``image`` or ``both`` no image is opened here,
+            since ``AMHPModel`` reads image features from disk. ``augment`` then does not apply: a
+            feature is that of the view of a metric call (our choice).
 
-    A sample: ``img`` ``(3, H, W)`` in [0, 1] times ``img_range``; ``mos_label`` ``(1,)``;
-    ``mos_dist`` and ``level_values`` ``(k,)``; ``text`` (``''`` where there is none);
-    ``img_path``; ``read_error``. With a frozen image encoder ``skip_bad_images`` stands in the
-    place of ``img`` and ``read_error``. Where labels are read, ``attr_levels`` has the number of
-    each attribute's level by its name, -1 where there is no label.
+    A sample has ``img`` ``(3, H, W)``, in [0, 1] times ``img_range``; ``mos_label`` ``(1,)``;
+    ``mos_dist`` and ``level_values`` ``(k,)``; ``text`` (``''`` for an image without one);
+    ``img_path``; ``read_error`` (``''`` for a readable image). With a frozen image encoder it has
+    ``skip_bad_images`` in place of ``img`` and ``read_error``. If labels are read,
+    ``attr_levels`` maps each attribute to the index of its level, -1 for a missing label.
 
     Raises:
-        AMHPError: anything wrong with the options or the file, by file, row and column.
+        AMHPError: a fault in the options or the file; names file, row and column.
         ImageReadError: from ``dataset[i]``, an image that cannot be read.
     """
 
     seeds: tuple[int, int] | None = None
 
-    def init_path_mos(self, opt):
-        """Read and check the whole table; ``get_split`` then takes this phase's rows."""
+    def init_path_mos(self, opt: dict[str, Any]) -> None:
+        """Read and check the whole table; ``get_split`` then selects the rows of this phase."""
         self.images: RatedImages = read_table(opt)
 
-    def mos_normalize(self, opt):
-        """Nothing left to do: the table is read on the scale that is asked for."""
+    def mos_normalize(self, opt: dict[str, Any]) -> None:
+        """Do nothing: ``read_table`` has normalised the scores."""
 
-    def get_split(self, opt):
+    def get_split(self, opt: dict[str, Any]) -> None:
         """Keep the rows of this phase.
 
         Raises:
-            AMHPError: a pickled ``split_file``, no row in this phase, or a first image that is
-                not there.
+            AMHPError: a pickled ``split_file``, no row in this phase, or a first image that does
+                not exist.
         """
         if opt.get('split_file') is not None:
             raise AMHPError(
@@ -120,67 +124,72 @@ class AMHPDataset(BaseIQADataset):
                 f'dataroot_target={opt["dataroot_target"]!r} and the column img_name'
             )
 
-    def get_transforms(self, opt):
-        """``augment``, then to a tensor; nothing of it if the image encoder is frozen."""
+    def get_transforms(self, opt: dict[str, Any]) -> None:
+        """Build the transforms: ``augment``, then to a tensor."""
         self.img_range = opt.get('img_range', 1.0)
-        self.skips_bad = bool(opt.get('skip_bad_images'))
-        self.gives_pixels = 'image' not in frozen_encoders(opt.get('freeze'))
-        if opt.get('augment') and not self.gives_pixels:
+        self.skip_bad_images = bool(opt.get('skip_bad_images'))
+        self.reads_images = 'image' not in frozen_encoders(opt.get('freeze'))
+        if opt.get('augment') and not self.reads_images:
             self.logger.info(
                 f'{opt.get("name")}: freeze={opt["freeze"]}: augment does not apply; features are '
-                'those of the test view (resized, the centre cut out)'
+                'those of the test view (resized, centre crop)'
             )
         self.trans = transforms.Compose([*build_augments(opt.get('augment')), PairedToTensor()])
 
     @property
     def paths_mos(self) -> list[list]:
-        """Pairs of path and MOS, pyiqa's way to list a data set."""
+        """Pairs of path and MOS, as in pyiqa's data sets."""
         return [[self.images.path(i), float(mos)] for i, mos in enumerate(self.images.mos)]
 
     def text(self, index: int) -> str:
-        """What is said about an image; '' where there is nothing."""
+        """Return the text of an image; '' if it has none."""
         return self.images.text(index)
 
     def __len__(self) -> int:
         return len(self.images.mos)
 
     def begin_epoch(self, epoch: int, seed: int) -> None:
-        """From now on what is random in a sample depends on the seed, the epoch and its index."""
+        """Make the random parts of a sample depend on the seed, the epoch and its index alone."""
         self.seeds = (seed, epoch)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         if self.seeds is None:
             return self._sample(index)
-        with random_numbers_from(*self.seeds, index):
+        with seeded_random(*self.seeds, index):
             return self._sample(index)
 
     def _sample(self, index: int) -> dict[str, Any]:
         path = self.images.path(index)
-        labels = self.images.attribute_levels(index, self.opt.get('levels') or LEVELS)
-        return {
-            **({'attr_levels': labels} if labels else {}),
-            **(self._pixels(path) if self.gives_pixels else {'skip_bad_images': self.skips_bad}),
+        sample = {
             'mos_label': torch.tensor([self.images.mos[index]], dtype=torch.float32),
             'mos_dist': torch.tensor(self.images.dist[index], dtype=torch.float32),
             'level_values': torch.tensor(self.images.level_values, dtype=torch.float32),
             'text': self.text(index),
             'img_path': path,
         }
+        if self.reads_images:
+            sample['img'], sample['read_error'] = self._read_image(path)
+        else:
+            sample['skip_bad_images'] = self.skip_bad_images
+        levels = self.images.attribute_levels(index, self.opt.get('levels') or LEVELS)
+        if levels:
+            sample['attr_levels'] = levels
+        return sample
 
-    def _pixels(self, path: str) -> dict[str, Any]:
-        """``img``, and ``read_error``, with which it is only a filler."""
+    def _read_image(self, path: str) -> tuple[torch.Tensor, str]:
+        """Read an image as ``img``; also return ``read_error``, with which it is a placeholder."""
         image, problem = Image.new('RGB', (256, 256)), ''
         try:
             image = read_image(path, max_pixels=self.opt.get('max_pixels'))
         except ImageReadError as error:
-            if not self.skips_bad:
+            if not self.skip_bad_images:
                 raise
             problem = str(error)
-        return {'img': self.trans(image) * self.img_range, 'read_error': problem}
+        return self.trans(image) * self.img_range, problem
 
 
 def with_defaults(opt: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Options, and ``defaults`` for those that are not given or ``~``."""
+    """Return a copy of the options, with ``defaults`` for those that are missing or ``~``."""
     return {**opt, **{key: value for key, value in defaults.items() if opt.get(key) is None}}
 
 
@@ -188,7 +197,7 @@ FREEZE = {'none': (), 'image': ('image',), 'text': ('text',), 'both': ('image', 
 
 
 def frozen_encoders(freeze: str | None) -> tuple[str, ...]:
-    """The encoders that an option ``freeze`` names; ``~`` is ``none``.
+    """List the encoders that an option ``freeze`` names; ``~`` is ``none``.
 
     Raises:
         AMHPError: another value.
@@ -200,8 +209,8 @@ def frozen_encoders(freeze: str | None) -> tuple[str, ...]:
 
 
 @contextmanager
-def random_numbers_from(*seeds: int):
-    """Python's, NumPy's and torch's (CPU) random numbers from these seeds, and then as before."""
+def seeded_random(*seeds: int) -> Iterator[None]:
+    """Seed Python's, NumPy's and torch's (CPU) random numbers, and restore them afterwards."""
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()
     numbers = np.random.SeedSequence(seeds).generate_state(2, np.uint64).tolist()
     random.seed(numbers[0])

@@ -1,4 +1,4 @@
-"""Image files as upright RGB, and the image files that a list of paths stands for."""
+"""Read image files as upright RGB, and find the image files in folders and globs."""
 
 import glob
 import io
@@ -18,85 +18,89 @@ IMAGE_SUFFIXES = frozenset((
     '.avif', '.bmp', '.gif', '.jfif', '.jp2', '.jpe', '.jpeg', '.jpg', '.mpo', '.pbm', '.pgm',
     '.png', '.pnm', '.ppm', '.tga', '.tif', '.tiff', '.webp',
 ))  # fmt: skip
-"""What counts as an image in a folder or a glob, in upper or lower case (our choice)."""
+"""Suffixes of image files in folders and globs, in upper or lower case (our choice)."""
 
 FORMATS = (
     'AVIF', 'BMP', 'DIB', 'GIF', 'JPEG', 'JPEG2000', 'MPO', 'PNG', 'PPM', 'TGA', 'TIFF', 'WEBP',
 )  # fmt: skip
-"""What is read, whatever a file is called. Pillow knows more, some of which run programs
+"""Formats that are read, whatever the name of a file. Pillow knows more, some of which run programs
 (Ghostscript for EPS) or hold images larger than their header says (ICO, ICNS, FITS)."""
 
 MAX_PIXELS = 178_956_970
-"""The most pixels of an image that is read, unless an option says otherwise: Pillow's own limit."""
+"""Limit on the pixels of an image, unless an option gives another: Pillow's own limit."""
+
+
+Source = str | Path | bytes | bytearray | memoryview | IO[bytes]
 
 
 def read_image(
-    source: str | Path | bytes | IO[bytes],
+    source: Source,
     at_least: int | None = None,
     max_pixels: int | None = None,
 ) -> Image.Image:
     """Read an image as viewers show it: upright, RGB, 8 bits a channel, transparency on white.
 
-    EXIF orientation is applied; of an animated or many-page file the first frame is taken.
-    16-bit grey is scaled, not clipped. 32-bit integers are taken as 16-bit where they fit in
-    16 bits, floats as 0..1, 0..255 or 0..65535, whichever is the first to hold them. Colour
-    profiles are not applied, as in pyiqa. All of this is our choice; the paper is silent.
+    EXIF orientation is applied. Of animations and files of many pages, the first frame is read.
+    16-bit grey is scaled, not clipped. 32-bit integers that fit in 16 bits are read as 16-bit;
+    floats as 0..1, 0..255 or 0..65535, the first of these ranges that holds them. Colour profiles
+    are not applied, as in pyiqa. All of this is our choice; the paper does not say.
 
     Args:
-        source: a path, the file's bytes, or an open binary file (read from its start, left open).
-        at_least: pixels that are enough for each side. A JPEG is then decoded at 1/2, 1/4 or 1/8
-            of its size where both sides keep as many, which is several times faster.
-        max_pixels: of an image; more are refused before they are decoded. None: ``MAX_PIXELS``,
-            whatever others have set in Pillow. For more than that, raise
+        source: path, bytes of a file, or open binary file (read from its start, left open).
+        at_least: pixels that are enough for each side. A JPEG is decoded at 1/2, 1/4 or 1/8 of
+            its size, which is several times faster, if both sides keep as many.
+        max_pixels: limit on the pixels of an image, checked before it is decoded. None:
+            ``MAX_PIXELS``, whatever limit Pillow is set to. For more than that, raise
             ``PIL.Image.MAX_IMAGE_PIXELS`` too.
 
     Returns:
-        An image of mode ``RGB``, free of the file.
+        An image of mode ``RGB`` that does not need the file any more.
 
     Raises:
-        ImageReadError: missing, empty, truncated, damaged, too large or not an image; the text
-            begins with the path. So it is, too, where Pillow was told to load truncated images.
+        ImageReadError: the file is missing, empty, truncated, damaged, too large or not an image;
+            the message begins with the path. Truncated images are refused even if Pillow is set
+            to load them.
         TypeError: another type of source.
     """
-    name = _name(source)
+    name = _source_name(source)
     try:
-        with _strict_pillow(), Image.open(_opened(source), formats=_formats()) as image:
+        with _strict_pillow(), Image.open(_as_file(source), formats=_formats()) as image:
             _check_size(image, max_pixels or MAX_PIXELS)
             if at_least is not None:
                 image.draft(None, (at_least, at_least))  # does nothing to other formats
             image.load()
-            with suppress(Exception):  # a good image with damaged EXIF data stays as it is stored
+            with suppress(Exception):  # damaged EXIF data: the image stays as it is stored
                 ImageOps.exif_transpose(image, in_place=True)
             return _to_rgb(image)
-    except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
+    except Exception as error:  # Pillow's decoders raise almost any error on damaged files
         raise ImageReadError(f'{name}: {_reason(source, error)}') from error
 
 
 def _formats() -> list[str]:
-    """Those of ``FORMATS`` that this Pillow knows."""
+    """List those of ``FORMATS`` that the installed Pillow can read."""
     Image.init()
     return [name for name in FORMATS if name in Image.OPEN]
 
 
-def _check_size(image: Image.Image, most: int) -> None:
+def _check_size(image: Image.Image, limit: int) -> None:
     pixels = image.width * image.height
-    if pixels > most:
+    if pixels > limit:
         raise Image.DecompressionBombError(
-            f'{image.width} x {image.height} are {pixels:,} pixels, and {most:,} the limit'
+            f'{image.width} x {image.height} are {pixels:,} pixels, and {limit:,} the limit'
         )
 
 
 def find_images(paths: Iterable[str | Path]) -> list[Path]:
-    """The image files that ``paths`` stand for, in their order, each once.
+    """Find the image files of files, folders and globs, each once, in the given order.
 
     Args:
         paths: files, folders and globs (``**`` is any depth). A folder is searched to any depth
-            in sorted order; in folders and globs only names that end in one of
-            ``IMAGE_SUFFIXES`` count, and names that begin with a dot do not.
+            in sorted order. In folders and globs, only names that end in one of
+            ``IMAGE_SUFFIXES`` and do not begin with a dot count.
 
     Returns:
-        Paths, relative where they were given so. A file that was named itself is kept even where
-        it does not exist or is no image: whoever reads it reports it.
+        Paths; relative ones stay relative. A file that is given itself is kept even if it does
+        not exist or is not an image: reading it reports that.
 
     Raises:
         AMHPError: a folder or a glob without images.
@@ -109,7 +113,7 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
 
 
 def expand(path: Path) -> Iterator[Path]:
-    """What one of ``find_images``'s paths stands for, file by file: a folder may hold millions."""
+    """Yield the image files of one path as ``find_images`` does; a folder may hold millions."""
     if path.is_dir():
         files, what = _images_in(path), 'folder'
     elif glob.has_magic(str(path)) and not path.exists():  # a file may be called photo[1].jpg
@@ -130,18 +134,18 @@ def expand(path: Path) -> Iterator[Path]:
     yield from files
 
 
-def _images_in(folder: Path, seen: set[str] | None = None) -> Iterator[Path]:
-    """In the order of their paths; each real folder once, for links may lead back."""
-    seen = set() if seen is None else seen
+def _images_in(folder: Path, visited: set[str] | None = None) -> Iterator[Path]:
+    """Yield the images in a folder, sorted; each real folder once, since links may lead back."""
+    visited = set() if visited is None else visited
     real = os.path.realpath(folder)
-    if real in seen:
+    if real in visited:
         return
-    seen.add(real)
+    visited.add(real)
     with suppress(PermissionError):
         for name in sorted(os.listdir(folder)):
             path = folder / name
             if path.is_dir() and not name.startswith('.'):
-                yield from _images_in(path, seen)
+                yield from _images_in(path, visited)
             elif _is_image(path):
                 yield path
 
@@ -154,36 +158,37 @@ def _is_image(path: Path) -> bool:
     )
 
 
-_lock = threading.Lock()
-_readers = 0
-_load_truncated = False
+_pillow_lock = threading.Lock()
+_pillow_readers = 0
+_load_truncated_before = False
 
 
 @contextmanager
 def _strict_pillow() -> Iterator[None]:
-    """Have Pillow refuse truncated files, and put its setting back after the last reader.
+    """Make Pillow refuse truncated files, and restore its setting after the last reader.
 
-    The setting is one for the process and pyiqa's AVA data set turns it on. A value that
-    somebody sets meanwhile stays.
+    The setting belongs to the process, and pyiqa's AVA data set turns it on. If other code turns
+    it on meanwhile, it stays on.
     """
-    global _readers, _load_truncated
-    with _lock:
-        if _readers == 0:
-            _load_truncated = ImageFile.LOAD_TRUNCATED_IMAGES
+    global _pillow_readers, _load_truncated_before
+    with _pillow_lock:
+        if _pillow_readers == 0:
+            _load_truncated_before = ImageFile.LOAD_TRUNCATED_IMAGES
         elif ImageFile.LOAD_TRUNCATED_IMAGES:
-            _load_truncated = True
+            _load_truncated_before = True
         ImageFile.LOAD_TRUNCATED_IMAGES = False
-        _readers += 1
+        _pillow_readers += 1
     try:
         yield
     finally:
-        with _lock:
-            _readers -= 1
-            if _readers == 0 and not ImageFile.LOAD_TRUNCATED_IMAGES:
-                ImageFile.LOAD_TRUNCATED_IMAGES = _load_truncated
+        with _pillow_lock:
+            _pillow_readers -= 1
+            if _pillow_readers == 0 and not ImageFile.LOAD_TRUNCATED_IMAGES:
+                ImageFile.LOAD_TRUNCATED_IMAGES = _load_truncated_before
 
 
-def _name(source) -> str:
+def _source_name(source: Source) -> str:
+    """Return the name of an image in messages."""
     if isinstance(source, str | Path):
         return str(source)
     if isinstance(source, bytes | bytearray | memoryview):
@@ -193,23 +198,23 @@ def _name(source) -> str:
     raise TypeError(f'image: expected a path, bytes or a binary file, got {type(source).__name__}')
 
 
-def _opened(source):
+def _as_file(source: Source) -> str | Path | IO[bytes]:
     if isinstance(source, bytes | bytearray | memoryview):
         return io.BytesIO(source)
     return source
 
 
-def _is_empty(source) -> bool:
+def _is_empty(source: Source) -> bool:
     if isinstance(source, str | Path):
         return os.path.getsize(source) == 0
-    if hasattr(source, 'read'):
-        source.seek(0)
-        return not source.read(1)
-    return len(source) == 0
+    if isinstance(source, bytes | bytearray | memoryview):
+        return len(source) == 0
+    source.seek(0)
+    return not source.read(1)
 
 
-def _reason(source, error: Exception) -> str:
-    """What is wrong with the file and what to do about it."""
+def _reason(source: Source, error: Exception) -> str:
+    """Describe what is wrong with the file, and what to do about it."""
     if isinstance(error, FileNotFoundError):
         return 'no such file; check the path'
     if isinstance(error, IsADirectoryError) or (
@@ -230,6 +235,7 @@ def _reason(source, error: Exception) -> str:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    """Convert an image of any mode; transparent pixels become white."""
     mode = image.mode
     if mode == 'F' or mode.startswith('I'):
         image = _grey_to_8_bits(image)
@@ -249,7 +255,7 @@ def _is_transparent(image: Image.Image) -> bool:
 
 
 def _grey_to_8_bits(image: Image.Image) -> Image.Image:
-    """Grey images of mode ``I;16*``, ``I`` or ``F`` to mode ``L``."""
+    """Convert a grey image of mode ``I;16*``, ``I`` or ``F`` to mode ``L``."""
     values = np.asarray(image)  # (H, W)
     largest = float(values.max())
     if not np.isfinite([largest, values.min()]).all():
@@ -259,7 +265,7 @@ def _grey_to_8_bits(image: Image.Image) -> Image.Image:
     else:
         top = 65535 if largest <= 65535 else 2**31 - 1
     grey = np.empty(values.shape, np.uint8)
-    for row, result in zip(values, grey, strict=True):  # one at a time: 64 bits a pixel add up
+    for row, result in zip(values, grey, strict=True):  # a whole image in float64 is large
         result[:] = np.round(row.astype(np.float64).clip(0) * (255 / top))
     return Image.fromarray(grey)
 
@@ -267,6 +273,7 @@ def _grey_to_8_bits(image: Image.Image) -> Image.Image:
 def _lab_to_rgb(image: Image.Image) -> Image.Image:
     from PIL import ImageCms  # an optional part of Pillow, present in its wheels
 
-    return ImageCms.profileToProfile(
-        image, ImageCms.createProfile('LAB'), ImageCms.createProfile('sRGB'), outputMode='RGB'
-    )
+    lab, srgb = ImageCms.createProfile('LAB'), ImageCms.createProfile('sRGB')
+    rgb = ImageCms.profileToProfile(image, lab, srgb, outputMode='RGB')
+    assert rgb is not None  # it is None only when it converts in place
+    return rgb

@@ -1,4 +1,4 @@
-"""Which attributes a comment is about: words and phrases, ours or one's own (the paper's 4.1)."""
+"""Find the attributes that a comment is about, by keywords (paper, section 4.1)."""
 
 import re
 from collections.abc import Sequence
@@ -15,27 +15,27 @@ MAX_ATTRIBUTES = 16
 
 
 class AttributeKeywords:
-    """Attributes, and the words and phrases that tell that a comment is about them.
+    """Attributes, and the words and phrases of comments that are about them.
 
     Args:
-        path: a YAML file of one's own; None for the one that comes with the package. The format
-            is described in ``datasets_meta/attribute_keywords.yml``.
+        path: YAML file with attributes and their keywords; None for the one of this package. The
+            format is described in ``datasets_meta/attribute_keywords.yml``.
 
     Attributes:
-        attributes: their names; bit i of a mask belongs to the i-th.
+        attributes: names of the attributes; bit i of a mask is ``attributes[i]``.
 
     Raises:
-        AMHPError: no such file, or not of this format; says where and what was expected.
+        AMHPError: no such file, or a file of another format.
     """
 
     def __init__(self, path: str | Path | None = None):
-        path = _own_keywords() if path is None else Path(path).expanduser()
+        path = _default_file() if path is None else Path(path).expanduser()
         keywords = _read_keywords(path)
         self.attributes: tuple[str, ...] = tuple(keywords)
         self._patterns = [_pattern(phrases) for phrases in keywords.values()]
 
     def masks(self, texts: pa.ChunkedArray | pa.Array | Sequence[str]) -> np.ndarray:
-        """Which attributes each of N texts is about: ``(N,)`` uint16, bit i for the i-th."""
+        """Return the attributes of each of ``N`` texts as bits, ``(N,)`` uint16."""
         if not isinstance(texts, pa.ChunkedArray):
             texts = pa.chunked_array([pa.array(texts, pa.large_string())])
         return np.concatenate([np.zeros(0, np.uint16), *map(self._chunk_masks, texts.chunks)])
@@ -48,19 +48,20 @@ class AttributeKeywords:
         return masks
 
 
-def _own_keywords() -> Path:
-    """In a wheel beside this file; in a checkout where users find it."""
+def _default_file() -> Path:
+    """Return the file of this package: beside this module in a wheel, else in ``datasets_meta``."""
     packaged = Path(__file__).with_name('attribute_keywords.yml')
     checkout = Path(__file__).parents[2] / 'datasets_meta' / packaged.name
     return packaged if packaged.exists() else checkout
 
 
 def _read_keywords(path: Path) -> dict[str, list[str]]:
+    """Read the keywords of each attribute, and check that all are text."""
     try:
         keywords = yaml.safe_load(path.read_text(encoding='utf-8'))
     except OSError as error:
         raise AMHPError(f'{path}: cannot be read ({error.strerror})') from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: 2001-99-99
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a bad date
         raise AMHPError(f'{path}: not YAML ({error})') from error
     if not isinstance(keywords, dict) or not keywords:
         raise AMHPError(
@@ -83,9 +84,9 @@ def _read_keywords(path: Path) -> dict[str, list[str]]:
 
 
 def _pattern(phrases: list[str]) -> str:
-    """RE2's regular expression for any of the phrases as whole words.
+    """Build a regular expression of RE2 that matches any of the phrases as whole words.
 
-    ``\\b`` knows only ASCII: it would see "lit" in "élit".
+    RE2's ``\\b`` knows only ASCII: it would find "lit" in "élit".
     """
     each = (r'[\s\-]+'.join(map(re.escape, phrase.split())) for phrase in phrases)
     any_phrase = '|'.join(each).replace("'", "['’]")

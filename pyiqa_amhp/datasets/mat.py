@@ -1,4 +1,4 @@
-"""MATLAB files, read in a process of their own: scipy's reader crashes on some damaged ones."""
+"""Read MATLAB files in a separate process: scipy's reader crashes on some damaged ones."""
 
 import json
 import subprocess
@@ -12,8 +12,8 @@ from pyiqa_amhp.errors import AMHPError
 
 TIMEOUT = 300  # seconds
 
-# Numbers and strings as lists, cells in an object, structures as nothing. A crash stays in here.
-_READ = """
+# Prints JSON: numbers and strings as lists, cells as {'cell': [..]}, structures as empty cells.
+_PROGRAM = """
 import json, sys
 import numpy as np
 from scipy.io import loadmat
@@ -28,53 +28,53 @@ def plain(value):
 
 try:
     mat = loadmat(sys.argv[1])
-    wanted = {name: plain(mat[name]) for name in sys.argv[2:] if name in mat}
-    there = [name for name in mat if not name.startswith('__')]
-    found = {'wanted': wanted, 'there': there}
-    text = json.dumps(found)
+    values = {name: plain(mat[name]) for name in sys.argv[2:] if name in mat}
+    names = [name for name in mat if not name.startswith('__')]
+    text = json.dumps({'values': values, 'names': names})
 except NotImplementedError:
-    text = json.dumps({'new': True})
+    text = json.dumps({'too_new': True})
 except Exception as error:
     text = json.dumps({'error': str(error)})
 sys.stdout.write(text)
 """
 
 
-def load_mat(path: Path, wanted: list[str]) -> dict[str, np.ndarray]:
-    """Variables of a file of MATLAB 4 to 7.2, cells as flat arrays of objects.
+def load_mat(path: Path, variables: list[str]) -> dict[str, np.ndarray]:
+    """Load variables of a file of MATLAB 4 to 7.2; cells become flat arrays of objects.
 
     Raises:
-        AMHPError: a newer form, a damaged file, or a variable that is not there.
+        AMHPError: a newer format, a damaged file, or a variable that is missing.
     """
-    found = _in_a_process(path, wanted)
-    if 'new' in found:
+    found = _load_in_process(path, variables)
+    if 'too_new' in found:
         raise AMHPError(f'{path}: a MATLAB 7.3 file; save it again with -v7')
     if 'error' in found:
         raise AMHPError(f'{path}: damaged, or no MATLAB file ({found["error"]}); replace it')
-    if missing := [name for name in wanted if name not in found['wanted']]:
-        there = ', '.join(found['there'])
-        raise AMHPError(f'{path}: no variable {missing[0]!r}; there are {there or "none"}')
-    return {name: to_array(value) for name, value in found['wanted'].items()}
+    values, names = found['values'], ', '.join(found['names'])
+    if missing := [name for name in variables if name not in values]:
+        raise AMHPError(f'{path}: no variable {missing[0]!r}; there are {names or "none"}')
+    return {name: _to_array(value) for name, value in values.items()}
 
 
-def _in_a_process(path: Path, wanted: list[str]) -> dict[str, Any]:
-    command = [sys.executable, '-c', _READ, str(path.absolute()), *wanted]
+def _load_in_process(path: Path, variables: list[str]) -> dict[str, Any]:
+    """Run the program in a Python of its own and parse what it prints."""
+    command = [sys.executable, '-c', _PROGRAM, str(path.absolute()), *variables]
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=TIMEOUT
         )
     except subprocess.TimeoutExpired:
-        return {'error': f'no end in {TIMEOUT} seconds'}
-    if done.returncode:
-        return {'error': f'the reader stopped with code {done.returncode}'}
-    return json.loads(done.stdout)
+        return {'error': f'not finished in {TIMEOUT} seconds'}
+    if process.returncode:
+        return {'error': f'the reader stopped with code {process.returncode}'}
+    return json.loads(process.stdout)
 
 
-def to_array(value: Any) -> np.ndarray:
-    """A variable as it comes from the reader."""
+def _to_array(value: Any) -> np.ndarray:
+    """Convert a variable that the program printed."""
     if isinstance(value, dict):
         cells = np.empty(len(value['cell']), object)
-        for i, part in enumerate(value['cell']):  # at once, equal shapes would be one array
-            cells[i] = to_array(part)
+        for i, part in enumerate(value['cell']):  # np.array would stack cells of equal shape
+            cells[i] = _to_array(part)
         return cells
     return np.array(value)

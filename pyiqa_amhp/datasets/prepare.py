@@ -1,13 +1,14 @@
-"""``amhp prepare``: a publisher's files, checked against the images on disk, to a meta file."""
+"""``amhp prepare``: write a meta file from a download, checked against its images."""
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,17 +19,18 @@ from pyiqa_amhp.datasets.comments import read_comments
 from pyiqa_amhp.datasets.images import read_image
 from pyiqa_amhp.datasets.keywords import AttributeKeywords
 from pyiqa_amhp.datasets.raw import (
-    TEST,
+    SPLIT_NAMES,
     TRAIN,
     VAL,
     Problem,
-    RawDataset,
+    Progress,
     add_problem,
     drop_escaping_paths,
-    find_any,
+    find_optional,
 )
 from pyiqa_amhp.errors import AMHPError, ImageReadError
-from pyiqa_amhp.utils.files import write_atomically, writing_to
+from pyiqa_amhp.utils.files import write_atomically, write_text
+from pyiqa_amhp.utils.journal import Journal
 
 META_FILES = {
     'ava': 'meta_info_AVADataset.csv',
@@ -36,27 +38,31 @@ META_FILES = {
     'aadb': 'meta_info_AADBDataset.csv',
 }
 READERS = {'ava': ava.read_ava, 'para': para.read_para, 'aadb': aadb.read_aadb}
-VAL_IMAGES = 2000  # as pyiqa cuts it from AVA; the paper does not say
+VAL_IMAGES = 2000  # as in pyiqa's split of AVA; the paper does not say
 COMMENTS_FILE = 'ava_comments.arrow'
 REPORT_FILE = 'prepare_report.json'
-SPLITS = {TRAIN: 'train', VAL: 'val', TEST: 'test'}
-Progress = Callable[[Iterable, int, str], Iterable]
+READ_AT_ONCE = 256  # images that threads read before their results are written
 
 
 @dataclass
 class PrepareReport:
-    """What ``prepare`` found and wrote.
+    """Counts, problems and output files of ``prepare``.
 
     Attributes:
-        dataset, root, images_folder: what was read.
-        images: rows of the meta file; splits: of each split.
-        with_comments, with_attribute_comments, comments: images and comments; None where the
-            data set has none.
-        missing: images that the ratings name and the folder does not have; left out.
-        corrupt: images that cannot be read; left out. None where they were not opened.
-        problems: everything that was passed over, by kind.
-        files: what was written.
-        seed: of the validation split.
+        dataset: ``ava``, ``para`` or ``aadb``.
+        root: folder of the download.
+        images_folder: folder of the images.
+        images: number of rows in the meta file.
+        splits: number of images in each split.
+        missing: number of rated images that do not exist; left out.
+        corrupt: number of images that cannot be read; left out. None if they were not opened.
+        comments: number of comments; None without comments.
+        with_comments: number of images with comments; None without comments.
+        with_attribute_comments: number of images with comments about attributes; None without
+            comments.
+        problems: faults that were worked around, by kind.
+        files: paths of the files that were written.
+        seed: seed of the validation split.
     """
 
     dataset: str
@@ -85,23 +91,25 @@ def prepare(
     comments: Path | None = None,
     progress: Progress = lambda items, total, what: items,
 ) -> PrepareReport:
-    """Turn a download into a meta file, and AVA's comments into a store beside it.
+    """Write the meta file of a download, and the comments of AVA beside it.
 
     Args:
         dataset: ``ava``, ``para`` or ``aadb``.
-        root: the folder of the download.
-        out: where the files go; nothing there is touched before everything is ready.
-        verify_images: open every image, and leave the corrupt ones out. Interrupted, the next
-            call goes on where this one was. Else an image only has to exist.
+        root: folder of the download.
+        out: folder for the files; nothing in it changes before all results are ready.
+        verify_images: open every image and leave corrupt ones out; after an interruption the
+            next call resumes. Otherwise an image only has to exist.
         force: overwrite the files of an earlier call.
-        val_images: where there is no validation split, how many training images make one, drawn
-            by ``seed``; None: 2,000, or a tenth of the training images if that is less (our
-            choice). 0: none, as in the paper.
-        comments: AVA's comments, where they do not lie under ``root``.
-        progress: wraps what takes long, as ``tqdm`` does.
+        seed: seed of the validation split.
+        val_images: number of training images to validate on, if the data set has no validation
+            split. None: 2,000, or a tenth of the training images if that is less (our choice).
+            0: none, as in the paper.
+        comments: AVA's file of comments, if it is not under ``root``.
+        progress: shows the progress of long steps, as ``tqdm`` does.
 
     Raises:
-        AMHPError: see the readers; files of an earlier call without ``force``; no image there.
+        AMHPError: a fault that the readers report, files of an earlier call without ``force``, or
+            no image exists.
     """
     if dataset not in META_FILES:
         raise AMHPError(f'data set {dataset!r}: expected {", ".join(META_FILES)}')
@@ -110,27 +118,26 @@ def prepare(
         raise AMHPError(f'{root}: no such folder; give the folder of the download with --root')
     meta = out / META_FILES[dataset]
     store = out / COMMENTS_FILE if dataset == 'ava' else None
-    there = [str(path) for path in (meta, store) if path is not None and path.exists()]
-    if there and not force:
-        raise AMHPError(f'{", ".join(there)}: there already; --force overwrites')
+    existing = [str(path) for path in (meta, store) if path is not None and path.exists()]
+    if existing and not force:
+        raise AMHPError(f'{", ".join(existing)}: exists already; --force overwrites')
 
-    published = READERS[dataset](root)
-    published.table, problems = drop_escaping_paths(published), published.problems
-    table = published.table
+    raw = READERS[dataset](root)
+    table, problems = drop_escaping_paths(raw), raw.problems
     if table.empty:
-        raise AMHPError(f'{root}: not one name of an image that stays in {published.images}')
-    missing = _missing(published)
-    add_problem(problems, 'images that are not there; left out', missing)
-    table = table[~table['img_name'].isin(missing)]
-    if table.empty:
+        raise AMHPError(f'{root}: not one name of an image that stays in {raw.images}')
+    missing = _missing_images(raw.images, table['img_name'])
+    add_problem(problems, 'images that do not exist; left out', missing)
+    if len(missing) == len(table):
         raise AMHPError(
-            f'{published.images}: none of the {len(published.table)} images is there (first: '
-            f'{published.table["img_name"].iloc[0]}); unpack them or give another --root'
+            f'{raw.images}: none of the {len(table)} images is there (first: {missing[0]}); unpack '
+            'them or give another --root'
         )
-    journal = out / f'.verified_{dataset}.txt'
+    table = table[~table['img_name'].isin(missing)]
+    journal = Journal(out / f'.verified_{dataset}.txt')
     corrupt = None
     if verify_images:
-        corrupt = _corrupt(published.images, table['img_name'].tolist(), journal, progress)
+        corrupt = _corrupt_images(raw.images, table['img_name'].tolist(), journal, progress)
         add_problem(problems, 'images that cannot be read; left out', corrupt.values())
         table = table[~table['img_name'].isin(corrupt)]
     if not (table['official_split'] == VAL).any():
@@ -140,10 +147,10 @@ def prepare(
     report = PrepareReport(
         dataset=dataset,
         root=str(root),
-        images_folder=str(published.images),
+        images_folder=str(raw.images),
         images=len(table),
         splits={
-            name: int((table['official_split'] == code).sum()) for code, name in SPLITS.items()
+            name: int((table['official_split'] == code).sum()) for code, name in SPLIT_NAMES.items()
         },
         missing=len(missing),
         corrupt=None if corrupt is None else len(corrupt),
@@ -152,15 +159,16 @@ def prepare(
         seed=seed,
     )
     if store is not None:
-        _prepare_comments(root, comments, table, store, report, progress)
+        path = comments or find_optional(root, ava.COMMENTS)
+        _write_comments(path, table, store, report, progress)
     write_atomically(meta, lambda file: table.to_csv(file, index=False))
     _write_report(out / REPORT_FILE, report)
-    journal.unlink(missing_ok=True)
+    journal.delete()
     return report
 
 
 def summary(report: PrepareReport) -> dict[str, int]:
-    """The report's counts of images, in words; what does not apply is left out."""
+    """List the counts of images in a report, by their labels; None counts are left out."""
     counts = {
         'in the meta file': report.images,
         **{f'  in {name}': count for name, count in report.splits.items()},
@@ -169,17 +177,26 @@ def summary(report: PrepareReport) -> dict[str, int]:
         'missing, left out': report.missing,
         'corrupt, left out': report.corrupt,
     }
-    return {what: count for what, count in counts.items() if count is not None}
+    return {label: count for label, count in counts.items() if count is not None}
 
 
 def cut_validation(table: pd.DataFrame, val_images: int, seed: int) -> np.ndarray:
-    """``official_split`` with ``val_images`` of the training images moved to validation.
+    """Move some of the training images to validation.
 
-    Each image has a fixed rank by its name and the seed, and the first become validation: copies
-    of a data set that differ by a few images differ by these few in their validation too.
+    Each image has a fixed rank, by its name and the seed, and the first ``val_images`` are taken:
+    between copies of a data set that differ by a few images, the validation images differ by no
+    more.
+
+    Args:
+        table: ``img_name`` and ``official_split``, ``N`` rows.
+        val_images: number of images to move.
+        seed: seed of the ranks.
+
+    Returns:
+        The new ``official_split``, ``(N,)``.
 
     Raises:
-        AMHPError: as many as there are training images, or more.
+        AMHPError: not fewer than there are training images.
     """
     split = table['official_split'].to_numpy(copy=True)
     train = np.flatnonzero(split == TRAIN)
@@ -194,51 +211,46 @@ def cut_validation(table: pd.DataFrame, val_images: int, seed: int) -> np.ndarra
     return split
 
 
-def _missing(published: RawDataset) -> list[str]:
-    """Names that are not in the folder; each folder is listed once, which is fast."""
-    names = published.table['img_name']
-    folders = names.str.rpartition('/')[0]
-    there: set[str] = set()
-    for folder in folders.unique():
-        prefix = f'{folder}/' if folder else ''
-        place = published.images / folder
-        if place.is_dir():
-            there.update(prefix + entry.name for entry in os.scandir(place))
-    return names[~names.isin(there)].tolist()
+def _missing_images(folder: Path, names: pd.Series) -> list[str]:
+    """Find the names that do not exist in a folder; lists each folder once, which is fast."""
+    existing: set[str] = set()
+    for subfolder in names.str.rpartition('/')[0].unique():
+        prefix = f'{subfolder}/' if subfolder else ''
+        if (folder / subfolder).is_dir():
+            existing.update(prefix + entry.name for entry in os.scandir(folder / subfolder))
+    return names[~names.isin(existing)].tolist()
 
 
-def _corrupt(folder: Path, names: list[str], journal: Path, progress: Progress) -> dict[str, str]:
-    """Open every image; names and reasons of those that cannot be read.
+def _corrupt_images(
+    folder: Path, names: list[str], journal: Journal, progress: Progress
+) -> dict[str, str]:
+    """Open every image that is not in the journal; return the corrupt ones with the reason.
 
-    The journal has a line for each image that was opened, with its size, so that an interrupted
-    call is continued and a changed file is opened again.
+    Args:
+        folder: folder of the images.
+        names: names of the images in the folder.
+        journal: has a line for each opened image: name, size in bytes, reason ('' if it is
+            readable). An image whose size has changed since is opened again.
+        progress: shows the progress.
     """
-    done = _read_journal(journal)
     sizes = {name: (folder / name).stat().st_size for name in names}
-    left = [name for name in names if done.get(name, (None,))[0] != sizes[name]]
-    with writing_to(journal):
-        journal.parent.mkdir(parents=True, exist_ok=True)
-        with journal.open('a', encoding='utf-8') as file:
-            for name, reason in progress(_opened(folder, left), len(left), 'Opening images'):
-                done[name] = (sizes[name], reason)
-                file.write(json.dumps([name, sizes[name], reason]) + '\n')
-    return {name: done[name][1] for name in names if done[name][1]}
+    known = {(name, size): reason for name, size, reason in journal.repair(_is_entry)}
+    unchecked = [name for name in names if (name, sizes[name]) not in known]
+    checked = progress(_check_images(folder, unchecked), len(unchecked), 'Opening images')
+    entries = ([name, sizes[name], reason] for name, reason in checked)
+    for name, size, reason in journal.append(entries):
+        known[name, size] = reason
+    reasons = {name: known[name, sizes[name]] for name in names}
+    return {name: reason for name, reason in reasons.items() if reason}
 
 
-def _read_journal(journal: Path) -> dict[str, tuple[int, str]]:
-    done = {}
-    if journal.is_file():
-        for line in journal.read_text(encoding='utf-8').splitlines():
-            try:
-                name, size, reason = json.loads(line)
-            except ValueError:  # cut by the interruption
-                continue
-            done[name] = (size, reason)
-    return done
+def _is_entry(value: Any) -> bool:
+    """Whether a line of the journal is a name, a size and a reason."""
+    return isinstance(value, list) and [type(part) for part in value] == [str, int, str]
 
 
-def _opened(folder: Path, names: list[str]) -> Iterator[tuple[str, str]]:
-    """Names and what is wrong with each image ('' if nothing), by as many threads as cores."""
+def _check_images(folder: Path, names: list[str]) -> Iterator[tuple[str, str]]:
+    """Open images in as many threads as cores; yield each name and what is wrong, '' if nothing."""
 
     def reason(name: str) -> str:
         try:
@@ -249,46 +261,53 @@ def _opened(folder: Path, names: list[str]) -> Iterator[tuple[str, str]]:
 
     rest = iter(names)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        while block := list(islice(rest, 256)):
+        while block := list(islice(rest, READ_AT_ONCE)):
             yield from zip(block, pool.map(reason, block), strict=True)
 
 
-def _prepare_comments(
-    root: Path,
-    given: Path | None,
-    table: pd.DataFrame,
-    store: Path,
-    report: PrepareReport,
-    progress: Progress,
+def _write_comments(
+    path: Path | None, table: pd.DataFrame, store: Path, report: PrepareReport, progress: Progress
 ) -> None:
-    path = given or find_any(root, ava.COMMENTS)
+    """Write the comments on the images of a table to a store, and count them in the report.
+
+    Args:
+        path: AVA's file of comments; None if there is none, which is added to the problems.
+        table: rows of the meta file.
+        store: file to write.
+        report: gets the counts, the problems and the file.
+        progress: shows the progress.
+
+    Raises:
+        AMHPError: no comment is about an image of the table.
+    """
     if path is None:
         what = f'no comments ({" or ".join(ava.COMMENTS[:2])}); training goes without text'
-        add_problem(report.problems, what, [root])
+        add_problem(report.problems, what, [report.root])
         return
-    said, problems = read_comments(path, progress)
+    comments, problems = read_comments(path, progress)
     report.problems += problems
-    ids = ava.image_ids(table['img_name'], str(root))
-    said = said.filter(np.isin(said['image_id'].to_numpy(), ids))
-    if not len(said):
-        raise AMHPError(f"{path}: not one comment is about an image of {root}; are they AVA's?")
-    lexicon = AttributeKeywords()
-    masks = lexicon.masks(said['text'])
-    write_store(store, said, masks, lexicon.attributes)
-    commented = said['image_id'].to_numpy()
-    report.comments = len(said)
-    report.with_comments = len(np.unique(commented))
-    report.with_attribute_comments = len(np.unique(commented[masks > 0]))
+    ids = ava.image_ids(table['img_name'], report.root)
+    comments = comments.filter(np.isin(comments['image_id'].to_numpy(), ids))
+    if not len(comments):
+        raise AMHPError(
+            f"{path}: not one comment is about an image of {report.root}; are they AVA's?"
+        )
+    keywords = AttributeKeywords()
+    masks = keywords.masks(comments['text'])
+    write_store(store, comments, masks, keywords.attributes)
+    image_ids = comments['image_id'].to_numpy()
+    report.comments = len(comments)
+    report.with_comments = len(np.unique(image_ids))
+    report.with_attribute_comments = len(np.unique(image_ids[masks > 0]))
     report.files.append(str(store))
-    CommentStore(store)  # as the data set will open it
+    CommentStore(store)  # fails here rather than in training
 
 
 def _write_report(path: Path, report: PrepareReport) -> None:
-    """One file for all data sets: this one's part is replaced, the others' stay."""
+    """Write a report to the file of all data sets; those of the others stay in it."""
     try:
-        parts = json.loads(path.read_text(encoding='utf-8'))
+        reports = json.loads(path.read_text(encoding='utf-8'))
     except (OSError, ValueError):
-        parts = {}
-    parts = {**(parts if isinstance(parts, dict) else {}), report.dataset: asdict(report)}
-    text = json.dumps(parts, indent=2, ensure_ascii=False) + '\n'
-    write_atomically(path, lambda file: file.write_text(text, encoding='utf-8'))
+        reports = {}
+    reports = {**(reports if isinstance(reports, dict) else {}), report.dataset: asdict(report)}
+    write_text(path, json.dumps(reports, indent=2, ensure_ascii=False) + '\n')

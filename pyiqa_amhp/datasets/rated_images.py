@@ -1,4 +1,4 @@
-"""A CSV of rated images, read and checked as a whole: columns by name, errors by row."""
+"""Read and check a CSV of rated images as a whole."""
 
 import dataclasses
 import os
@@ -10,27 +10,39 @@ import numpy as np
 import pandas as pd
 
 from pyiqa_amhp.datasets.attributes import TEMPLATE, attribute_sentences
-from pyiqa_amhp.datasets.csv import bad_row, escapes_root, get_column, read_csv, stays_within
-from pyiqa_amhp.datasets.rating_columns import rating_columns
-from pyiqa_amhp.datasets.text_columns import text_columns
+from pyiqa_amhp.datasets.csv import (
+    bad_cell,
+    check_cells,
+    escapes_root,
+    get_column,
+    read_csv,
+    stays_within,
+)
+from pyiqa_amhp.datasets.rating_columns import read_rating_columns
+from pyiqa_amhp.datasets.raw import SPLIT_NAMES
+from pyiqa_amhp.datasets.text_columns import read_text_columns
 from pyiqa_amhp.errors import AMHPError
-
-AVA_SPLITS = {0: 'train', 1: 'val', 2: 'test'}  # pyiqa's codes in meta_info_AVADataset.csv
 
 
 @dataclass(frozen=True)
 class RatedImages:
-    """Columns of equal length N, kept as arrays so that workers share them.
+    """The rows of a CSV of rated images, by column.
+
+    The columns are arrays, which the workers of a data loader share.
 
     Attributes:
-        file: the CSV. root: folder of the images. allow_outside: names may lead out of it.
-        names: image names relative to ``root``, ``(N,)``. rows: where they are in the file,
-            ``(N,)``.
-        mos: mean scores, ``(N,)``. dist: level distributions, ``(N, k)``.
-        level_values: the scores of the levels, ``(k,)``, on the scale of ``mos``.
-        texts: comments, or None. labels: attribute name to level words, each ``(N,)``, or None.
-        template: the sentence of a label.
-        splits: split columns, each ``(N,)`` of train, val, test.
+        file: path of the CSV.
+        root: folder of the images.
+        names: image names relative to ``root``, ``(N,)``.
+        rows: lines of the images in the file, ``(N,)``.
+        mos: mean scores, ``(N,)``.
+        dist: level distributions, ``(N, k)``.
+        level_values: scores of the levels, ``(k,)``, on the scale of ``mos``.
+        texts: comments ``(N,)``, or None.
+        labels: level words ``(N,)`` by attribute, or None.
+        template: template of the text that labels become, see ``attribute_sentences``.
+        splits: split columns by name, each ``(N,)`` of train, val, test or ''.
+        allow_outside: whether names may lead out of ``root``.
     """
 
     file: str
@@ -47,11 +59,13 @@ class RatedImages:
     allow_outside: bool = False
 
     def path(self, index: int) -> str:
-        """Where an image lies.
+        """Return the path of an image.
+
+        Links are checked here and not in ``read_table``: a look at each of 250,000 files takes
+        long.
 
         Raises:
-            AMHPError: by way of links it lies outside the root, which ``allow_outside_root``
-                would have to allow. Only now, since a look at each of 250,000 files takes long.
+            AMHPError: links lead out of ``root``, and ``allow_outside`` is false.
         """
         name = str(self.names[index])
         if not (self.allow_outside or stays_within(self.root, name)):
@@ -59,11 +73,11 @@ class RatedImages:
                 f'{name!r} is a link that leaves dataroot_target; copy the image there, or '
                 'allow_outside_root: true'
             )
-            raise bad_row(self.file, self.rows[index], 'img_name', problem)
+            raise bad_cell(self.file, self.rows[index], 'img_name', problem)
         return os.path.join(self.root, name)
 
     def text(self, index: int) -> str:
-        """What is said about an image: its comment, or sentences from its labels."""
+        """Return the text of an image: its comment, or its labels as text; '' without either."""
         if self.texts is not None:
             return str(self.texts[index])
         if self.labels is not None:
@@ -72,16 +86,20 @@ class RatedImages:
         return ''
 
     def attribute_levels(self, index: int, levels: Sequence[str]) -> dict[str, int]:
-        """The number of each attribute's level among ``levels``, -1 where there is no label."""
+        """Return the index in ``levels`` of each attribute's level, -1 for a missing label."""
         numbers = {level: number for number, level in enumerate(levels)}
         labels = self.labels or {}
         return {name: numbers.get(column[index], -1) for name, column in labels.items()}
 
     def of_phase(self, phase: str, split_column: str | None) -> 'RatedImages':
-        """The rows of one phase; all of them where no split column is named.
+        """Return the rows of one phase.
+
+        Args:
+            phase: train, val or test.
+            split_column: name of a split column; None returns all rows.
 
         Raises:
-            AMHPError: no such column, or no such row.
+            AMHPError: no such split column, or no row of this phase.
         """
         if split_column is None:
             return self
@@ -94,10 +112,10 @@ class RatedImages:
         rows = self.splits[split_column] == phase
         if not rows.any():
             values, counts = np.unique(self.splits[split_column], return_counts=True)
-            there = ', '.join(f'{v}: {c}' for v, c in zip(values, counts, strict=True))
+            found = ', '.join(f'{v}: {c}' for v, c in zip(values, counts, strict=True))
             raise AMHPError(
                 f'{self.file}: column {split_column!r} has no row for the phase {phase!r} '
-                f'({there}); override_phase chooses another'
+                f'({found}); override_phase chooses another'
             )
         return dataclasses.replace(
             self,
@@ -114,28 +132,51 @@ class RatedImages:
 def read_table(opt: dict[str, Any]) -> RatedImages:
     """Read and check a CSV of rated images.
 
-    Columns: ``img_name``; ``MOS`` (or ``mos``), unless there are votes; any split columns (their
-    name contains "split"; values train, val, test, or pyiqa's 0, 1, 2). Optional: votes
-    ``c1..cK`` or ``ratings_1..K`` (all blank where only the mean is known), ``std``, ``text``,
-    ``attr_<name>``. Others are passed over.
+    Required columns: ``img_name``; ``MOS`` (or ``mos``), unless there are votes. Optional:
+    votes ``c1..cK`` or ``ratings_1..K`` (empty in rows where only the mean is known), ``std``,
+    ``text``, ``attr_<name>``, and split columns, whose name contains "split" and whose values
+    are train, val, test, or pyiqa's 0, 1, 2. Other columns are ignored.
 
     Args:
-        opt: ``meta_info_file``, ``dataroot_target``; ``dataset`` (ava, para, aadb: defaults for
-            the two following); ``level_values``; ``vote_values`` (default 1..K); ``levels`` (how
-            many, and the words of labels); ``default_std`` where only a mean is known;
-            ``text_source`` (comments, labels or none; default: what the file has);
-            ``text_column``; ``attributes`` (names, in order); ``attr_range`` (ends of numeric
-            labels, which are cut into levels of equal width) and ``attr_cuts`` (the upper ends
-            of all levels but the last, instead), either one list or one for each name;
-            ``attr_template`` (see ``attribute_sentences``); ``attribute_labels`` (true: read the
-            labels beside comments, to train a predictor on); ``protocol`` (``reference``: the
-            authors' counting of PARA votes); ``allow_outside_root`` (true: names may be
-            absolute, climb with ``..``, or be links that lead out of ``dataroot_target``, all
-            of which are refused otherwise); pyiqa's ``mos_normalize``, ``mos_range``,
-            ``lower_better``.
+        opt: options by name.
+
+            ``meta_info_file``, ``dataroot_target``: the CSV, and the folder of the images.
+
+            ``dataset``: ava, para or aadb; gives the defaults of ``level_values`` and
+            ``vote_values``.
+
+            ``level_values``, ``vote_values``: scores of the levels, and of the votes (default
+            1..K).
+
+            ``levels``: words of the levels, worst first.
+
+            ``default_std``: standard deviation for rows where only a mean is known.
+
+            ``text_source``: comments, labels or none; default: what the file has.
+
+            ``text_column``: column of the comments; default ``text``.
+
+            ``attributes``: names of the attributes whose labels are used, in order.
+
+            ``attr_range``: ends of the scale of numeric labels, which is divided into levels of
+            equal width; one list, or a list for each name.
+
+            ``attr_cuts``: upper ends of all levels but the last, in place of equal widths; one
+            list, or a list for each name.
+
+            ``attr_template``: see ``attribute_sentences``.
+
+            ``attribute_labels``: true reads the labels beside comments, to train a predictor.
+
+            ``protocol``: ``reference`` counts PARA's votes as the authors do.
+
+            ``allow_outside_root``: true allows names that are absolute, climb with ``..``, or are
+            links out of ``dataroot_target``; otherwise they are refused.
+
+            ``mos_normalize``, ``mos_range``, ``lower_better``: as in pyiqa.
 
     Raises:
-        AMHPError: file, row (line of the file) and column, what was expected, what to do.
+        AMHPError: names the file, the line and the column, and says what was expected.
     """
     for name in ('meta_info_file', 'dataroot_target'):
         if opt.get(name) is None:
@@ -144,9 +185,9 @@ def read_table(opt: dict[str, Any]) -> RatedImages:
     table = read_csv(file, text_columns=('img_name', opt.get('text_column') or 'text'))
     if 'MOS' not in table and 'mos' in table:
         table = table.rename(columns={'mos': 'MOS'})
-    names = _names(table, file, allow_outside=opt.get('allow_outside_root', False))
-    mos, dist, level_values = rating_columns(table, file, opt)
-    texts, labels = text_columns(table, file, opt)
+    names = _read_names(table, file, allow_outside=bool(opt.get('allow_outside_root')))
+    mos, dist, level_values = read_rating_columns(table, file, opt)
+    texts, labels = read_text_columns(table, file, opt)
     return RatedImages(
         file=file,
         root=os.path.expanduser(str(opt['dataroot_target'])),
@@ -158,43 +199,41 @@ def read_table(opt: dict[str, Any]) -> RatedImages:
         texts=texts,
         labels=labels,
         template=opt.get('attr_template') or TEMPLATE,
-        splits={c: _split(table[c], file) for c in table.columns if 'split' in c},
+        splits={c: _read_split(table[c], file) for c in table.columns if 'split' in c},
         allow_outside=bool(opt.get('allow_outside_root')),
     )
 
 
-def _names(table: pd.DataFrame, file: str, allow_outside: bool) -> np.ndarray:
+def _read_names(table: pd.DataFrame, file: str, allow_outside: bool) -> np.ndarray:
+    """Read the image names ``(N,)`` and check that each is unique and a path below the root."""
     column = get_column(table, 'img_name', file)
-    if column.isna().any():
-        raise bad_row(file, column.isna().idxmax(), 'img_name', 'empty, expected a name')
-    repeated = column.duplicated()
-    if repeated.any():
-        line = repeated.idxmax()
-        first = (column == column[line]).idxmax()
-        problem = f'{column[line]!r} is in row {first} already; keep one of them'
-        raise bad_row(file, line, 'img_name', problem)
-    unwritable = column.str.contains('\0', regex=False)
-    if unwritable.any():
-        raise bad_row(file, unwritable.idxmax(), 'img_name', 'a NUL byte in a name')
-    leaves = escapes_root(column)
-    if leaves.any() and not allow_outside:
-        line = leaves.idxmax()
-        problem = (
-            f'{column[line]!r} leaves dataroot_target; give names relative to it, or '
+    check_cells(column, column.isna(), file, lambda row: 'empty, expected a name')
+
+    def repeated(row: int) -> str:
+        first = column.index[column == column.iloc[row]][0]
+        return f'{column.iloc[row]!r} is in row {first} already; keep one of them'
+
+    check_cells(column, column.duplicated(), file, repeated)
+    has_nul = column.str.contains('\0', regex=False)
+    check_cells(column, has_nul, file, lambda row: 'a NUL byte in a name')
+
+    def leaves_root(row: int) -> str:
+        return (
+            f'{column.iloc[row]!r} leaves dataroot_target; give names relative to it, or '
             'allow_outside_root: true'
         )
-        raise bad_row(file, line, 'img_name', problem)
+
+    if not allow_outside:
+        check_cells(column, escapes_root(column), file, leaves_root)
     return column.to_numpy(str)
 
 
-def _split(column: pd.Series, file: str) -> np.ndarray:
-    phases = np.array(list(AVA_SPLITS.values()))
-    rows, given = pd.factorize(column)  # -1: empty
-    words = np.array([*(str(AVA_SPLITS.get(value, value)) for value in given), ''])
-    values = words[rows]
-    bad = ~np.isin(values, phases) & (values != '')  # empty: in no split
-    if bad.any():
-        row = int(np.argmax(bad))
-        problem = f'{str(values[row])!r}, expected train, val or test (or 0, 1, 2)'
-        raise bad_row(file, column.index[row], str(column.name), problem)
-    return values
+def _read_split(column: pd.Series, file: str) -> np.ndarray:
+    """Read a split column ``(N,)`` as train, val, test, or '' for rows in no split."""
+    rows, values = pd.factorize(column)  # -1 for empty cells
+    names = np.array([*(str(SPLIT_NAMES.get(value, value)) for value in values), ''])
+    split = names[rows]
+    bad = ~np.isin(split, ['', *SPLIT_NAMES.values()])
+    expected = 'expected train, val or test (or 0, 1, 2)'
+    check_cells(column, bad, file, lambda row: f'{str(split[row])!r}, {expected}')
+    return split

@@ -1,116 +1,197 @@
-"""The ratings in a table of rated images: votes, or a mean with or without a deviation."""
+"""Read the ratings of a table of rated images: votes, or means with or without deviations."""
 
 import logging
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from pyiqa_amhp.datasets import ratings
-from pyiqa_amhp.datasets.csv import bad_row, get_column, numbers
-from pyiqa_amhp.datasets.ratings import LEVELS, SCALES, RatingError
+from pyiqa_amhp.datasets.csv import bad_cell, get_column, to_numbers
+from pyiqa_amhp.datasets.ratings import (
+    LEVELS,
+    REFERENCE_PARA_LEVEL_VALUES,
+    REFERENCE_PARA_VOTE_MATRIX,
+    SCALES,
+    RatingError,
+    default_level_values,
+    distribution_from_mean,
+    distribution_from_votes,
+    vote_matrix,
+)
 from pyiqa_amhp.errors import AMHPError
 
 VOTE_COLUMN = re.compile(r'(?:c|ratings_)(\d+)')
+MOS_TOLERANCE = 0.01  # of the scale, between a MOS and the mean of its votes (our choice)
 
 logger = logging.getLogger('pyiqa_amhp')
 
 
+def read_rating_columns(
+    table: pd.DataFrame, file: str, opt: Mapping[str, Any]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Read the ratings of a table.
+
+    Rows whose vote columns are all empty are read by their mean, if there is a column ``MOS``.
+
+    Args:
+        table: rows of a CSV, indexed by line.
+        file: path of the CSV, for messages.
+        opt: options as in ``read_table``.
+
+    Returns:
+        MOS ``(N,)``, level distributions ``(N, k)`` and level values ``(k,)``, on one scale.
+
+    Raises:
+        AMHPError: a missing column, a rating that cannot be used, or options that do not fit.
+    """
+    reader = _RatingReader(table, file, opt)
+    if not reader.columns:
+        mos, dist = reader.read_means(table)
+        return mos, dist, reader.level_values
+    no_votes = table[reader.columns].isna().all(axis=1).to_numpy()
+    if 'MOS' not in table or not no_votes.any():
+        mos, dist = reader.read_votes(table)
+        return mos, dist, reader.level_values
+    mos, dist = np.empty(len(table)), np.empty((len(table), len(reader.level_values)))
+    mos[no_votes], dist[no_votes] = reader.read_means(table[no_votes])
+    if not no_votes.all():
+        mos[~no_votes], dist[~no_votes] = reader.read_votes(table[~no_votes])
+    return mos, dist, reader.level_values
+
+
+class _RatingReader:
+    """The scale of a table's ratings, and functions that read rows on it.
+
+    Attributes:
+        columns: names of the vote columns, ``m`` in their order; empty if only means are known.
+        level_values: scores of the levels, ``(k,)``.
+    """
+
+    def __init__(self, table: pd.DataFrame, file: str, opt: Mapping[str, Any]):
+        self._file, self._opt = file, opt
+        self.columns = _vote_columns(table, file)
+        dataset = opt.get('dataset')
+        if dataset is not None and dataset not in SCALES:
+            raise AMHPError(f'dataset={dataset!r}: expected one of {", ".join(SCALES)}')
+        self._scale = None if dataset is None else SCALES[dataset]
+        self._reference = opt.get('protocol') == 'reference' and dataset == 'para'
+        known = self._scale.vote_values if self._scale else range(1, len(self.columns) + 1)
+        self._vote_values = np.array(list(opt.get('vote_values') or known), np.float64)  # (m,)
+        self._normalise = _mos_normaliser(opt)
+        self.level_values = self._find_level_values()
+
+    def _find_level_values(self) -> np.ndarray:
+        """Return the given values, else those of the data set, else the means of vote bins."""
+        if self._opt.get('level_values'):
+            return np.asarray(self._opt['level_values'], np.float64)
+        if self._scale is not None:
+            values = self._scale.level_values
+            return np.asarray(REFERENCE_PARA_LEVEL_VALUES if self._reference else values)
+        if not self.columns:
+            raise AMHPError(
+                f'{self._file}: no votes in it, so the scale is not known; give level_values (the '
+                'score of each level, for example [1, 2, 3, 4, 5]) or dataset'
+            )
+        k = len(self._opt.get('levels') or LEVELS)
+        return np.array(default_level_values(np.sort(self._normalise(self._vote_values)), k))
+
+    def read_means(self, rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+        """Read MOS ``(N,)`` and level distributions ``(N, k)`` from ``MOS`` and ``std``."""
+        mos = self._normalise(to_numbers(get_column(rows, 'MOS', self._file), self._file))
+        std = None
+        if 'std' in rows:
+            std = to_numbers(rows['std'], self._file, missing_ok=True)
+            std = std * abs(self._normalise.factor)
+        try:
+            default = self._opt.get('default_std')
+            return mos, distribution_from_mean(mos, std, self.level_values, default)
+        except RatingError as error:
+            column = 'std' if 'deviation' in error.reason else 'MOS'
+            line = rows.index[error.row]
+            raise bad_cell(self._file, line, column, error.reason) from error
+
+    def read_votes(self, rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+        """Read MOS ``(N,)`` and level distributions ``(N, k)`` from the votes.
+
+        The column ``MOS``, if there is one, is preferred to the mean of the votes. A warning
+        counts the rows where the two differ.
+        """
+        m = len(self.columns)
+        if m != len(self._vote_values):
+            raise AMHPError(
+                f'{self._file}: {m} vote columns but {len(self._vote_values)} vote_values'
+            )
+        columns = [to_numbers(rows[column], self._file) for column in self.columns]
+        counts = np.stack(columns, axis=1)  # (N, m)
+        values = self._normalise(self._vote_values)
+        order = np.argsort(values)  # reversed if lower votes are better
+        if self._reference:
+            matrix = REFERENCE_PARA_VOTE_MATRIX
+        else:
+            matrix = vote_matrix(values[order], self.level_values)
+        try:
+            dist = distribution_from_votes(counts[:, order], matrix)
+        except RatingError as error:
+            column = f'{self.columns[0]}..'
+            if error.column is not None:
+                column = self.columns[order[error.column]]
+            line = rows.index[error.row]
+            raise bad_cell(self._file, line, column, error.reason) from error
+        mean = self._normalise((counts @ self._vote_values) / counts.sum(axis=1))
+        if 'MOS' not in rows:
+            return mean, dist
+        mos = self._normalise(to_numbers(rows['MOS'], self._file))
+        off = np.abs(mos - mean) > MOS_TOLERANCE * np.ptp(values)
+        if off.any():
+            logger.warning(
+                '%s: the MOS of %d rows differs from the mean of their votes by more than 1%% of '
+                'the scale (first: row %d)', self._file, off.sum(), rows.index[off][0],
+            )  # fmt: skip
+        return mos, dist
+
+
 def _vote_columns(table: pd.DataFrame, file: str) -> list[str]:
-    """The vote columns by their number, all of 1..K."""
-    found = {}
-    for column in table.columns:
-        if match := VOTE_COLUMN.fullmatch(str(column)):
-            found.setdefault(str(column)[: match.start(1)], {})[int(match[1])] = str(column)
+    """List the vote columns by their numbers.
+
+    Raises:
+        AMHPError: columns of two kinds, or numbers that are not 1 to m.
+    """
+    found: dict[str, dict[int, str]] = {}  # by prefix and number
+    for column in map(str, table.columns):
+        if match := VOTE_COLUMN.fullmatch(column):
+            found.setdefault(column[: match.start(1)], {})[int(match[1])] = column
     if len(found) > 1:
         raise AMHPError(f'{file}: votes both as c1.. and as ratings_1..; keep one of them')
-    prefix, columns = next(iter(found.items()), ('c', {}))
-    if missing := sorted(set(range(1, max(columns, default=0) + 1)) - columns.keys()):
+    if not found:
+        return []
+    [(prefix, columns)] = found.items()
+    if missing := sorted(set(range(1, max(columns) + 1)) - columns.keys()):
         raise AMHPError(f'{file}: no column {prefix}{missing[0]}, though {len(columns)} others')
     if 0 in columns:
         raise AMHPError(f'{file}: votes begin with column {prefix}1, so {columns[0]!r} is unclear')
     return [columns[number] for number in sorted(columns)]
 
 
-def rating_columns(
-    table: pd.DataFrame, file: str, opt: dict
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """MOS ``(N,)``, level distributions ``(N, k)`` and level values ``(k,)``, on one scale."""
-    votes = _vote_columns(table, file)
-    scale = SCALES.get(opt.get('dataset'))
-    if opt.get('dataset') is not None and scale is None:
-        raise AMHPError(f'dataset={opt["dataset"]!r}: expected one of {", ".join(SCALES)}')
-    vote_values = (
-        opt.get('vote_values') or (scale and scale.vote_values) or range(1, len(votes) + 1)
-    )
-    vote_values = np.asarray(list(vote_values), np.float64)
-    reference = opt.get('protocol') == 'reference' and opt.get('dataset') == 'para'
-    normalise = _normaliser(opt)
-    level_values = _level_values(opt, votes, normalise(vote_values), file)
-    unknown = table[votes].isna().all(axis=1).to_numpy()
-    if votes and 'MOS' in table and unknown.any():  # of some rows only the mean is known
-        opt = {**opt, 'level_values': level_values.tolist()}
-        mos, dist = np.empty(len(table)), np.empty((len(table), len(level_values)))
-        for rows, part in ((unknown, table.drop(columns=votes)), (~unknown, table)):
-            if rows.any():
-                mos[rows], dist[rows], _ = rating_columns(part[rows], file, opt)
-        return mos, dist, level_values
-    try:
-        if not votes:
-            mos = normalise(numbers(get_column(table, 'MOS', file), file))
-            std = numbers(table['std'], file, missing_ok=True) if 'std' in table else None
-            std = None if std is None else std * abs(normalise.factor)
-            default = opt.get('default_std')
-            dist = ratings.distribution_from_mean(mos, std, level_values, default)
-            return mos, dist, level_values
-        if len(votes) != len(vote_values):
-            raise AMHPError(f'{file}: {len(votes)} vote columns but {len(vote_values)} vote_values')
-        counts = np.stack([numbers(table[column], file) for column in votes], axis=1)  # (N, m)
-        normalised = normalise(vote_values)
-        order = np.argsort(normalised)  # reversed where a low vote is a good one
-        if reference:
-            matrix = ratings.REFERENCE_PARA_VOTE_MATRIX
-        else:
-            matrix = ratings.vote_matrix(normalised[order], level_values)
-        dist = ratings.distribution_from_votes(counts[:, order], matrix)
-        mean = normalise((counts @ vote_values) / counts.sum(axis=1))
-    except RatingError as error:
-        at = votes[order[error.column]] if error.column is not None else None
-        a_mean = 'std' if 'deviation' in error.reason else 'MOS'
-        column = at or (f'{votes[0]}..' if votes else a_mean)
-        raise bad_row(file, table.index[error.row], column, error.reason) from error
-    if 'MOS' not in table:
-        return mean, dist, level_values
-    mos = normalise(numbers(table['MOS'], file))
-    off = np.abs(mos - mean) > 0.01 * np.ptp(normalised)
-    if off.any():
-        logger.warning(
-            '%s: the MOS of %d rows differs from the mean of their votes by more than 1%% of the '
-            'scale (first: row %d)', file, off.sum(), table.index[np.argmax(off)],
-        )  # fmt: skip
-    return mos, dist, level_values
+@dataclass(frozen=True)
+class _Affine:
+    """A map of scores: ``factor * score + offset``."""
+
+    factor: float
+    offset: float
+
+    def __call__(self, scores: np.ndarray) -> np.ndarray:
+        return scores * self.factor + self.offset
 
 
-def _level_values(opt: dict, votes: list[str], vote_values: np.ndarray, file: str) -> np.ndarray:
-    """``(k,)``: as given, else as for the data set, else by bins of the votes."""
-    if opt.get('level_values'):
-        return np.asarray(opt['level_values'], np.float64)
-    if opt.get('dataset'):
-        reference = opt.get('protocol') == 'reference' and opt['dataset'] == 'para'
-        values = SCALES[opt['dataset']].level_values
-        return np.asarray(ratings.REFERENCE_PARA_LEVEL_VALUES if reference else values)
-    if not votes:
-        raise AMHPError(
-            f'{file}: no votes in it, so the scale is not known; give level_values (the score of '
-            'each level, for example [1, 2, 3, 4, 5]) or dataset'
-        )
-    k = len(opt.get('levels') or LEVELS)
-    return np.asarray(ratings.default_level_values(np.sort(vote_values), k), np.float64)
+def _mos_normaliser(opt: Mapping[str, Any]) -> _Affine:
+    """Return pyiqa's ``mos_normalize`` as a map of scores; the identity if it is off.
 
-
-def _normaliser(opt: dict):
-    """pyiqa's mos_normalize as a map of scores, with its slope as ``factor``."""
+    Raises:
+        AMHPError: ``mos_range`` or ``lower_better`` is missing, or the range does not rise.
+    """
     if not opt.get('mos_normalize'):
         return _Affine(1.0, 0.0)
     if opt.get('mos_range') is None or opt.get('lower_better') is None:
@@ -121,12 +202,3 @@ def _normaliser(opt: dict):
     if opt['lower_better']:
         return _Affine(-1 / (hi - lo), hi / (hi - lo))
     return _Affine(1 / (hi - lo), -lo / (hi - lo))
-
-
-@dataclass(frozen=True)
-class _Affine:
-    factor: float
-    offset: float
-
-    def __call__(self, scores: np.ndarray) -> np.ndarray:
-        return scores * self.factor + self.offset

@@ -1,9 +1,9 @@
-"""Ratings as distributions over quality levels, and level distributions as scores.
+"""Convert ratings to distributions over quality levels, and distributions to scores.
 
-Needs numpy only, so that the model and the reports can use it without pyiqa.
+Imports NumPy only, so that the model and the reports can use it without pyiqa.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from pyiqa_amhp.errors import AMHPError
 
 LEVELS = ('bad', 'poor', 'fair', 'good', 'perfect')
-"""The words of the quality levels, worst first (paper, section 3.3)."""
+"""Words of the quality levels, worst first (paper, section 3.3)."""
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,9 @@ class Scale:
     """The rating scale of a data set.
 
     Attributes:
-        level_values: the score of each of the five levels, rising.
-        vote_values: the scores that a rater can give, rising.
-        threshold: a score above it is "high" in ACC.
+        level_values: scores of the five levels, rising.
+        vote_values: scores that a rater can give, rising.
+        threshold: scores above it are "high" in ACC.
     """
 
     level_values: tuple[float, ...]
@@ -41,7 +41,7 @@ SCALES = {
 REFERENCE_PARA_LEVEL_VALUES = (1.0, 1.75, 2.75, 3.75, 5.0)
 """Level values of the authors' code (GitHub-Ju/AMHP, PARA): protocol ``reference``."""
 
-# Rows: votes 1, 1.5, .. 5; columns: levels. The authors' code has no place for the votes at 4.5.
+# Rows: votes 1, 1.5, .. 5; columns: levels. The authors' code drops the votes at 4.5.
 REFERENCE_PARA_VOTE_MATRIX = np.array(
     [
         [1, 0, 0, 0, 0],
@@ -65,8 +65,8 @@ class RatingError(AMHPError):
 
     Attributes:
         row: index of the first such row.
-        column: index of its vote column, or None where the row as a whole is meant.
-        reason: what is wrong with it, without the row.
+        column: index of its vote column; None if the row as a whole is wrong.
+        reason: the message without the row.
     """
 
     def __init__(self, row: int, reason: str, column: int | None = None):
@@ -75,21 +75,21 @@ class RatingError(AMHPError):
         self.row, self.column, self.reason = row, column, reason
 
 
-def default_level_values(votes: Sequence[float], k: int) -> tuple[float, ...]:
-    """Values for ``k`` levels (our choice).
+def default_level_values(votes: ArrayLike, k: int) -> tuple[float, ...]:
+    """Choose values for ``k`` levels (our choice).
 
     Args:
         votes: the ``m`` vote values, or just the ends ``(lo, hi)`` of the scale.
         k: number of levels, at least 2.
 
     Returns:
-        Means of groups of ``m / k`` votes where ``m`` is a multiple of ``k`` (AVA's 1..10 give
-        1.5, 3.5, .. 9.5), else ``k`` even steps from end to end.
+        Means of groups of ``m / k`` votes if ``m`` is a multiple of ``k`` (AVA's 1..10 give
+        1.5, 3.5, .. 9.5), else ``k`` even steps from the lowest to the highest vote.
 
     Raises:
         AMHPError: fewer than two levels, or values that do not rise.
     """
-    votes = _rising(votes, 'vote values')
+    votes = _check_rising(votes, 'vote values')
     if k < 2:
         raise AMHPError(f'{k} levels: expected at least 2')
     if len(votes) % k == 0:
@@ -99,22 +99,25 @@ def default_level_values(votes: Sequence[float], k: int) -> tuple[float, ...]:
     return tuple(values.tolist())
 
 
-def vote_matrix(vote_values: Sequence[float], level_values: Sequence[float]) -> np.ndarray:
-    """How each vote counts towards each level; either way the mean score is kept.
+def vote_matrix(vote_values: ArrayLike, level_values: ArrayLike) -> np.ndarray:
+    """Compute the share of each vote that counts towards each level.
+
+    If each level value is the mean of a group of ``m / k`` votes, the groups are merged (AVA).
+    Otherwise each vote is split linearly between the two levels nearest to it (PARA's half steps:
+    half and half), which keeps its score. Our choice; the paper does not say.
 
     Args:
         vote_values: ``m`` scores, rising.
         level_values: ``k`` scores, rising.
 
     Returns:
-        ``(m, k)``, rows sum to 1. Where each level's value is the mean of its group of ``m / k``
-        votes, the groups are merged (AVA). Else each vote is split linearly between its two
-        nearest levels (PARA's half steps: half and half). Our choice; the paper does not say.
+        ``(m, k)``, rows sum to 1.
 
     Raises:
         AMHPError: values that do not rise, or a vote value outside the range of the levels.
     """
-    votes, levels = _rising(vote_values, 'vote values'), _rising(level_values, 'level values')
+    votes = _check_rising(vote_values, 'vote values')
+    levels = _check_rising(level_values, 'level values')
     m, k = len(votes), len(levels)
     if m % k == 0 and np.allclose(votes.reshape(k, -1).mean(axis=1), levels, rtol=1e-9, atol=0):
         return np.repeat(np.eye(k), m // k, axis=0)
@@ -129,11 +132,12 @@ def vote_matrix(vote_values: Sequence[float], level_values: Sequence[float]) -> 
 
 
 def distribution_from_votes(counts: ArrayLike, matrix: np.ndarray) -> np.ndarray:
-    """Vote counts to level distributions.
+    """Convert vote counts to level distributions.
 
     Args:
         counts: ``(N, m)``, not negative; fractions are fine.
-        matrix: ``(m, k)`` as from ``vote_matrix``.
+        matrix: share of each vote that counts towards each level, ``(m, k)``; see
+            ``vote_matrix``.
 
     Returns:
         ``(N, k)`` float64, rows sum to 1.
@@ -142,7 +146,7 @@ def distribution_from_votes(counts: ArrayLike, matrix: np.ndarray) -> np.ndarray
         RatingError: a count that is negative, not finite or not a number; a row without votes.
         AMHPError: another number of columns.
     """
-    votes = _numbers(counts)
+    votes = _to_numbers(counts)
     if votes.ndim != 2 or votes.shape[1] != len(matrix):
         raise AMHPError(
             f'vote counts of shape {votes.shape}: expected (N, {len(matrix)}), '
@@ -163,20 +167,20 @@ def distribution_from_votes(counts: ArrayLike, matrix: np.ndarray) -> np.ndarray
 def distribution_from_mean(
     mean: ArrayLike,
     std: ArrayLike | None,
-    level_values: Sequence[float],
+    level_values: ArrayLike,
     default_std: float | None = None,
 ) -> np.ndarray:
-    """Level distributions whose mean is the given mean, where the votes are not known.
+    """Build level distributions with given means, for images whose votes are unknown.
 
-    With a deviation: a normal's density at the levels, times ``exp(lambda * level)`` with
-    ``lambda`` such that the mean is kept; the deviation is kept as far as the levels allow.
-    Without one, or where it is 0: the mass on the two levels that enclose the mean. Our choice.
+    With a standard deviation: a normal density at the levels, times ``exp(lambda * level)``,
+    where ``lambda`` makes the mean exact; the deviation is met as far as the levels allow.
+    Without one, or if it is 0: all mass on the two levels that enclose the mean. Our choice.
 
     Args:
-        mean: ``(N,)``, on the scale of ``level_values``.
-        std: ``(N,)``, NaN where unknown; or None.
+        mean: mean scores ``(N,)``, on the scale of ``level_values``.
+        std: standard deviations ``(N,)``, NaN if unknown; None if all are unknown.
         level_values: ``k`` scores, rising.
-        default_std: takes the place of unknown deviations.
+        default_std: value for unknown standard deviations.
 
     Returns:
         ``(N, k)`` float64; rows sum to 1, their mean is off by less than 1e-9 of the span.
@@ -185,19 +189,19 @@ def distribution_from_mean(
         RatingError: a mean outside the levels' range, a negative deviation.
         AMHPError: shapes that differ, levels that do not rise.
     """
-    levels, mean = _rising(level_values, 'level values'), _numbers(mean)
+    levels, mean = _check_rising(level_values, 'level values'), _to_numbers(mean)
     if mean.ndim != 1:
         raise AMHPError(f'means of shape {mean.shape}: expected (N,)')
-    std = np.full(mean.shape, np.nan) if std is None else _numbers(std)
+    std = np.full(mean.shape, np.nan) if std is None else _to_numbers(std)
     if std.shape != mean.shape:
         raise AMHPError(f'{mean.shape} means but {std.shape} deviations: expected as many')
     if default_std is not None:
         std = np.where(np.isnan(std), float(default_std), std)
-    _first_bad(
+    _check_rows(
         ~((mean >= levels[0]) & (mean <= levels[-1])),
         lambda i: f'mean score {mean[i]:g}: expected {levels[0]:g} to {levels[-1]:g}',
     )
-    _first_bad(std < 0, lambda i: f'standard deviation {std[i]:g}: expected 0 or more')
+    _check_rows(std < 0, lambda i: f'standard deviation {std[i]:g}: expected 0 or more')
     result = _nearest_two(mean, levels)
     spread = (std > 0) & (mean > levels[0]) & (mean < levels[-1])
     if spread.any():
@@ -205,8 +209,12 @@ def distribution_from_mean(
     return result
 
 
-def expected_score(dist: ArrayLike, level_values: Sequence[float]) -> np.ndarray:
-    """The score: the expectation ``(N,)`` of the level values under each row of ``(N, k)``."""
+def expected_score(dist: ArrayLike, level_values: ArrayLike) -> np.ndarray:
+    """Compute scores ``(N,)``: the mean of the level values under each distribution ``(N, k)``.
+
+    Raises:
+        AMHPError: another number of levels.
+    """
     dist, values = np.asarray(dist, dtype=np.float64), np.asarray(level_values, dtype=np.float64)
     if dist.ndim != 2 or dist.shape[1] != len(values):
         raise AMHPError(f'distributions of shape {dist.shape}: expected (N, {len(values)})')
@@ -214,7 +222,7 @@ def expected_score(dist: ArrayLike, level_values: Sequence[float]) -> np.ndarray
 
 
 def merge_levels(dist: ArrayLike, k: int) -> np.ndarray:
-    """Merge ``(N, m)`` to ``(N, k)``, groups of ``m / k`` neighbours: ten bins to five.
+    """Merge distributions ``(N, m)`` to ``(N, k)`` by groups of ``m / k`` neighbours.
 
     Raises:
         AMHPError: ``m`` is not a multiple of ``k``.
@@ -228,7 +236,8 @@ def merge_levels(dist: ArrayLike, k: int) -> np.ndarray:
     return dist.reshape(len(dist), k, -1).sum(axis=2)
 
 
-def _rising(values: Sequence[float], what: str) -> np.ndarray:
+def _check_rising(values: ArrayLike, what: str) -> np.ndarray:
+    """Convert to float64 and check that there are at least two finite numbers that rise."""
     array = np.asarray(values, dtype=np.float64)
     if (
         array.ndim != 1
@@ -236,22 +245,23 @@ def _rising(values: Sequence[float], what: str) -> np.ndarray:
         or not np.isfinite(array).all()
         or (array[1:] <= array[:-1]).any()
     ):
-        raise AMHPError(f'{what} {values}: expected at least two finite numbers, rising')
+        raise AMHPError(f'{what} {array.tolist()}: expected at least two finite numbers, rising')
     return array
 
 
-def _first_bad(bad: np.ndarray, reason) -> None:
+def _check_rows(bad: np.ndarray, reason: Callable[[int], str]) -> None:
+    """Raise an error for the first bad row, if there is one."""
     if bad.any():
         row = int(np.argmax(bad))
         raise RatingError(row, reason(row))
 
 
-def _numbers(values: ArrayLike) -> np.ndarray:
-    """As float64, or a ``RatingError`` for the first entry that is not a number."""
+def _to_numbers(values: ArrayLike) -> np.ndarray:
+    """Convert to float64; raise a ``RatingError`` for the first entry that is not a number."""
     try:
         return np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):
-        for row, entry in enumerate(values):
+        for row, entry in enumerate(np.asarray(values, dtype=object).tolist()):
             try:
                 np.asarray(entry, dtype=np.float64)
             except (TypeError, ValueError):
@@ -260,12 +270,12 @@ def _numbers(values: ArrayLike) -> np.ndarray:
 
 
 def _enclosing(values: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """Index of the lower of the two levels that enclose each value."""
+    """Return the index of the lower of the two levels that enclose each value, ``(N,)``."""
     return np.clip(np.searchsorted(levels, values, side='right') - 1, 0, len(levels) - 2)
 
 
 def _nearest_two(values: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """All mass ``(N, k)`` on the two levels that enclose each value; the mean is the value."""
+    """Split each value between the two levels that enclose it, ``(N, k)``; the mean is kept."""
     lower, rows = _enclosing(values, levels), np.arange(len(values))
     share = (values - levels[lower]) / (levels[lower + 1] - levels[lower])
     result = np.zeros((len(values), len(levels)))
@@ -275,7 +285,7 @@ def _nearest_two(values: np.ndarray, levels: np.ndarray) -> np.ndarray:
 
 
 def _tilted_normal(mean: np.ndarray, std: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """Normal densities at the levels, tilted to the given means (inside the levels' range).
+    """Compute normal densities at the levels, tilted to the given means, ``(N, k)``.
 
     Up to constants, the log weight of level v between its neighbours a <= mean <= b is
     ``-(v - a)(v - b) / (2 std^2) + t (v - a) / (b - a)``, the log density and the tilt in one.
@@ -292,31 +302,31 @@ def _tilted_normal(mean: np.ndarray, std: np.ndarray, levels: np.ndarray) -> np.
     # The mass beyond a (or b) weighs at most gap * k * exp(-|t|), hence these brackets.
     to_a, to_b = np.maximum((mean - a) / gap, 1e-13), np.maximum((b - mean) / gap, 1e-13)
     low, high = np.log(to_a / k) - 1, np.log(k / to_b) + 1
-    # The start is right for two levels only, or for a normal that no end cuts off.
+    # The start is exact for two levels, and for a normal that neither end cuts off.
     two, free = np.log(to_a / to_b), (gap / std) * ((mean - a) / std - (b - mean) / std) / 2
     t = np.clip(np.where(np.abs(two) < np.abs(free), two, free), low, high)
-    rows = np.arange(len(mean))  # those still to be solved
+    rows = np.arange(len(mean))  # not yet solved
     for iteration in range(400):
         p = _softmax(base[rows] + t[rows, None] * slope[rows])
         error = p @ levels - mean[rows]
         high[rows] = np.where(error > 0, t[rows], high[rows])
         low[rows] = np.where(error < 0, t[rows], low[rows])
-        left = np.abs(error) > 1e-12 * (levels[-1] - levels[0])
-        left &= high[rows] - low[rows] > 1e-15 * (1 + np.abs(t[rows]))
-        if not left.any():
+        unsolved = np.abs(error) > 1e-12 * (levels[-1] - levels[0])
+        unsolved &= high[rows] - low[rows] > 1e-15 * (1 + np.abs(t[rows]))
+        if not unsolved.any():
             break
-        rows, p = rows[left], p[left]
+        rows, p = rows[unsolved], p[unsolved]
         newton = t[rows] + gap[rows] * _logit_step(p, mean[rows], levels)
-        # A halving where Newton leaves the bracket, and every fourth time so that it ends.
+        # Bisection where Newton leaves the bracket, and every fourth time, so that it converges.
         inside = (newton > low[rows]) & (newton < high[rows]) & (iteration % 4 != 3)
         t[rows] = np.where(inside, newton, (low[rows] + high[rows]) / 2)
     return _softmax(base + t[:, None] * slope)
 
 
 def _logit_step(p: np.ndarray, mean: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """Newton's step for the tilt, on the logit of the mean's place between the outer levels.
+    """Compute Newton's step for the tilt, on the logit of the mean between the outer levels.
 
-    On that scale the curve is a straight line for two levels, and nearly one for more.
+    On that scale the curve is a straight line for two levels, and nearly straight for more.
     """
     above, below = np.maximum(p @ (levels - levels[0]), 1e-300), p @ (levels[-1] - levels)
     below = np.maximum(below, 1e-300)

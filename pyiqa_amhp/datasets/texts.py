@@ -1,76 +1,80 @@
-"""Texts that a user gives for images: a CSV, matched by file names."""
+"""Read the texts of images from a CSV, matched by file names."""
 
 import logging
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import pandas as pd
-
+from pyiqa_amhp.datasets.csv import parse_csv
 from pyiqa_amhp.errors import AMHPError
 
 logger = logging.getLogger('pyiqa_amhp')
 
 
 def read_texts(path: str | Path, images: Sequence[Path]) -> list[str | None]:
-    """The texts of a CSV with the columns ``img_name`` and ``text``, one for each image.
+    """Read the texts of images from a CSV with the columns ``img_name`` and ``text``.
 
-    An ``img_name`` is an image's whole path or any end of it, the file name at least.
+    An ``img_name`` is the whole path of an image or any end of it, at least the file name.
+
+    Returns:
+        The text of each image, ``(N,)``; None for an image without one.
 
     Raises:
-        AMHPError: no such file, not a CSV, columns missing, two texts for one name, a name that
+        AMHPError: no such file, not a CSV, a missing column, two texts for one name, a name that
             fits several images, or no name that fits any image.
     """
-    given = TextLookup(path)
-    texts = [given.of(image) for image in images]
-    given.check(len(images), images[0])
+    lookup = TextLookup(path)
+    texts = [lookup.find(image) for image in images]
+    lookup.check_matches(len(images), images[0])
     return texts
 
 
 class TextLookup:
-    """The same, image by image: ``of`` each, ``check`` at the end."""
+    """The same, image by image: ``find`` for each, then ``check_matches``."""
 
     def __init__(self, path: str | Path):
         self.path = path
-        self._by_name = _by_name(path)
-        self._taken: dict[str, Path | str] = {}
+        self._text_of_name = _read_table(path)
+        self._matched: dict[str, Path | str] = {}
 
-    def of(self, image: Path | str) -> str | None:
-        """An image's text; None where there is none. An address is a name as it is."""
-        name = next((end for end in _ends(image) if end in self._by_name), None)
+    def find(self, image: Path | str) -> str | None:
+        """Return the text of an image, given its path or its address; None if it has none.
+
+        Raises:
+            AMHPError: the name of its text fitted another image before.
+        """
+        name = next((end for end in _path_ends(image) if end in self._text_of_name), None)
         if name is None:
             return None
-        if name in self._taken:
+        if name in self._matched:
             raise AMHPError(
-                f'{self.path}: {name!r} fits both {self._taken[name]} and {image}; give more of '
+                f'{self.path}: {name!r} fits both {self._matched[name]} and {image}; give more of '
                 'their paths'
             )
-        self._taken[name] = image
-        return self._by_name[name]
+        self._matched[name] = image
+        return self._text_of_name[name]
 
-    def check(self, images: int, first: Path | str) -> None:
-        """Say how many of the images have no text; none that has one is an error."""
-        if not self._taken:
+    def check_matches(self, images: int, first: Path | str) -> None:
+        """Warn how many images have no text.
+
+        Args:
+            images: number of images that were looked up.
+            first: path of the first one, for the message.
+
+        Raises:
+            AMHPError: no image has a text.
+        """
+        if not self._matched:
             raise AMHPError(
                 f'{self.path}: no img_name fits any of the {images} images (first: {first})'
             )
-        if len(self._taken) < images:
-            without = images - len(self._taken)
+        if len(self._matched) < images:
+            without = images - len(self._matched)
             logger.warning('%s: %d of %d images have no text', self.path, without, images)
 
 
-def _by_name(path: str | Path) -> dict[str, str]:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('error', pd.errors.ParserWarning)  # it would cut long rows
-            table = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False)
-    except pd.errors.ParserWarning:
-        raise AMHPError(
-            f'{path}: more values than the header has columns; put a text with commas in double '
-            'quotes'
-        ) from None
-    except (OSError, ValueError) as error:
-        raise AMHPError(f'{path}: cannot be read as CSV ({error})') from error
+def _read_table(path: str | Path) -> dict[str, str]:
+    """Read the text of each name."""
+    table = parse_csv(path, dtype=str, keep_default_na=False)
     if missing := {'img_name', 'text'} - set(table.columns):
         raise AMHPError(f'{path}: no column {" and ".join(sorted(missing))}')
     names = table['img_name'].str.replace('\\', '/')
@@ -79,7 +83,7 @@ def _by_name(path: str | Path) -> dict[str, str]:
     return dict(zip(names, table['text'], strict=True))
 
 
-def _ends(image: Path | str) -> Iterator[str]:
-    """``/a/b/c.jpg``, ``a/b/c.jpg``, ``b/c.jpg``, ``c.jpg``."""
+def _path_ends(image: Path | str) -> Iterator[str]:
+    """Yield the ends of a path: ``/a/b/c.jpg``, ``a/b/c.jpg``, ``b/c.jpg``, ``c.jpg``."""
     parts = (image if isinstance(image, str) else image.absolute().as_posix()).split('/')
     return ('/'.join(parts[i:]) for i in range(len(parts)))

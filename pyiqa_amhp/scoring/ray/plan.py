@@ -74,10 +74,10 @@ class Source:
                     seen.add(key)
                 images += 1
                 first = first or image
-                said = self.texts.of(_as_path(image)) if self.texts else self.text
+                said = self.texts.find(_as_path(image)) if self.texts else self.text
                 yield _row(path=image, text=said)
         if self.texts and images:
-            self.texts.check(images, _as_path(first))
+            self.texts.check_matches(images, _as_path(first))
 
     def _place(self, image: str) -> str:
         return image if scheme_of(image) else self.files.at(image)[1]

@@ -1,4 +1,4 @@
-"""A CSV that cannot be used: each error names the file, the row, the column and the way out."""
+"""Rated images that cannot be used: errors name the file, the row, the column and the way out."""
 
 import pytest
 
@@ -10,7 +10,7 @@ FIVE = [1, 2, 3, 4, 5]
 
 @pytest.fixture
 def fails(tmp_path):
-    """Read a CSV that cannot be used; the error's text without the file, which it must name."""
+    """Read a CSV that cannot be used; returns the error without the file name it begins with."""
 
     def fails(content, **options):
         file = tmp_path / 'rated.csv'
@@ -24,14 +24,7 @@ def fails(tmp_path):
     return fails
 
 
-# The file
-
-
-def test_a_missing_file(tmp_path):
-    file = tmp_path / 'nothing.csv'
-    with pytest.raises(AMHPError) as caught:
-        read_table({'meta_info_file': file, 'dataroot_target': 'images'})
-    assert str(caught.value) == f'{file}: no such file; check meta_info_file'
+# Missing options
 
 
 @pytest.mark.parametrize('name', ['meta_info_file', 'dataroot_target'])
@@ -42,28 +35,6 @@ def test_a_missing_option(name):
     del options[name]
     with pytest.raises(AMHPError, match=f'option {name} is missing'):
         read_table(options)
-
-
-@pytest.mark.parametrize(
-    ('content', 'expected'),
-    [
-        ('', 'the file is empty; expected a CSV with a header line'),
-        ('img_name,MOS\n', 'a header but no rows'),
-        (b'img_name,MOS\n\xff\xfe,1\n', 'cannot be read as CSV'),
-        ('img_name,MOS\na,1\nb,2,3\n', 'cannot be read as CSV (Error tokenizing data. C error: '
-         'Expected 2 fields in line 3, saw 3)'),
-        ('img_name,MOS,text\na,1,so, so\nb,2,fine\n', 'row 2: more values than the header has '
-         'columns; put a text with commas in double quotes'),
-    ],
-)  # fmt: skip
-def test_a_file_that_is_not_a_csv_with_rows(fails, content, expected):
-    assert fails(content).startswith(expected)
-
-
-def test_a_folder_in_place_of_a_file(tmp_path):
-    with pytest.raises(AMHPError, match='cannot be read as CSV') as caught:
-        read_table({'meta_info_file': tmp_path, 'dataroot_target': 'images'})
-    assert str(caught.value).startswith(str(tmp_path))
 
 
 # Names
@@ -103,6 +74,11 @@ def test_a_name_that_leaves_the_folder(fails, name):
     )
 
 
+def test_a_repeated_name_is_named_by_the_lines_of_both_rows(fails):
+    content = 'img_name,MOS,text\na,1,"one\ntwo"\nb,1,\nb,1,\n'
+    assert fails(content).startswith("row 5, column 'img_name': 'b' is in row 4 already")
+
+
 # Scores
 
 
@@ -118,7 +94,7 @@ def test_a_name_that_leaves_the_folder(fails, name):
         ('5.01', 'mean score 5.01: expected 1 to 5'),
     ],
 )
-def test_a_score_that_is_none_or_off_the_scale(fails, value, problem):
+def test_a_score_that_is_not_a_number_or_outside_the_scale(fails, value, problem):
     content = f'img_name,MOS\na,1\nb,{value}\nc,3\n'
     assert fails(content) == f"row 3, column 'MOS': {problem}"
 
@@ -134,7 +110,7 @@ def test_no_scores_at_all(fails):
         ('wide', "'wide', expected a number"),
     ],
 )
-def test_a_deviation_that_is_none(fails, value, problem):
+def test_a_deviation_that_is_negative_or_not_a_number(fails, value, problem):
     content = f'img_name,MOS,std\na,1,\nb,2,{value}\n'
     assert fails(content) == f"row 3, column 'std': {problem}"
 
@@ -157,7 +133,7 @@ HEADER = 'img_name,c1,c2,c3,c4,c5\na,0,1,2,1,0\n'
         ('b,0,0,0,0,0', "column 'c1..': no votes that count towards a level"),
     ],
 )
-def test_votes_that_cannot_be_counted(fails, row, expected):
+def test_votes_that_are_not_counts(fails, row, expected):
     assert fails(f'{HEADER}{row}\n', level_values=None) == f'row 3, {expected}'
 
 
@@ -169,18 +145,18 @@ def test_a_row_without_votes_needs_a_mean(fails):
     assert fails(content) == "row 3, column 'MOS': empty, expected a number"
 
 
-def test_a_bad_vote_is_found_where_low_votes_are_good_ones(fails):
+def test_a_bad_vote_is_named_if_low_votes_are_good(fails):
     options = {'mos_normalize': True, 'mos_range': [1, 5], 'lower_better': True}
     message = fails(f'{HEADER}b,1,-2,0,0,0\n', level_values=None, **options)
     assert message.startswith("row 3, column 'c2': vote count -2")
 
 
-def test_votes_of_another_name_are_named_so(fails):
+def test_votes_in_ratings_columns_are_named_so(fails):
     content = 'img_name,ratings_1,ratings_2\na,0,0\n'
     assert fails(content).startswith("row 2, column 'ratings_1..': no votes")
 
 
-def test_only_votes_that_the_authors_drop(fails):
+def test_votes_that_the_authors_all_drop(fails):
     header = ','.join(f'c{i}' for i in range(1, 10))
     content = f'img_name,{header}\na,0,0,0,0,0,0,0,3,0\n'
     message = fails(content, level_values=None, dataset='para', protocol='reference')
@@ -204,26 +180,6 @@ def test_vote_columns_that_are_not_1_to_k(fails, columns, options, expected):
     assert fails(f'img_name,{columns}\na,{ones}\n', **options) == expected
 
 
-# Rows as an editor counts them
-
-
-@pytest.mark.parametrize('end', ['\n', '\r\n'])
-def test_rows_are_lines_of_the_file_even_after_a_text_of_many_lines(fails, end):
-    content = end.join(['img_name,text,MOS', f'a,"one{end}two{end}three",1', 'b,x,2', 'c,x,oops'])
-    assert content.split(end)[5] == 'c,x,oops'
-    assert fails(content).startswith("row 6, column 'MOS'")
-
-
-def test_a_row_of_many_lines_is_the_line_on_which_it_begins(fails):
-    content = 'img_name,MOS,text\na,1,"one\ntwo"\nb,oops,"one\ntwo"\nc,1,\n'
-    assert fails(content).startswith("row 4, column 'MOS'")
-
-
-def test_both_rows_of_a_repeated_name_are_lines_too(fails):
-    content = 'img_name,MOS,text\na,1,"one\ntwo"\nb,1,\nb,1,\n'
-    assert fails(content).startswith("row 5, column 'img_name': 'b' is in row 4 already")
-
-
 # Splits
 
 
@@ -244,7 +200,7 @@ def images(tmp_path):
     return read_table({'meta_info_file': file, 'dataroot_target': 'images', 'level_values': FIVE})
 
 
-def test_a_split_column_that_is_not_there(images):
+def test_a_missing_split_column(images):
     with pytest.raises(AMHPError, match=r"split_index='fold' is not .* \(a split, split_b\)"):
         images.of_phase('train', 'fold')
 
@@ -286,7 +242,7 @@ LABELLED = 'img_name,MOS,attr_light,attr_color\na,1,bad,1\nb,2,good,5\n'
         ),
     ],
 )
-def test_texts_and_labels_that_are_not_there(fails, content, options, expected):
+def test_texts_and_labels_that_are_missing_or_unusable(fails, content, options, expected):
     assert fails(content, **options).startswith(expected)
 
 

@@ -51,7 +51,7 @@ def test_comments_are_sorted_by_image_and_keep_their_order(store):
         'soft light', 'wow', 'light and color', 'dim light', 'nice', 'cute', 'haha', 'fine color',
         'hard light',
     ]  # fmt: skip
-    assert [store.mask(row) for row in range(9)] == [1, 0, 3, 1, 0, 0, 0, 2, 1]
+    assert store.masks.tolist() == [1, 0, 3, 1, 0, 0, 0, 2, 1]
     assert store.attributes == ('light', 'color')
 
 
@@ -82,7 +82,8 @@ def test_any_comments_come_back_as_they_were(tmp_path_factory, rows):
     path = write(tmp_path_factory.getbasetemp() / 'any.arrow', rows, [f'a{i}' for i in range(16)])
     store = CommentStore(path)
     expected = sorted(rows, key=lambda row: row[0])
-    found = [(int(i), store.text(n), store.mask(n)) for n, i in enumerate(store.image_ids)]
+    texts = [store.text(row) for row in range(len(store))]
+    found = list(zip(store.image_ids.tolist(), texts, store.masks.tolist(), strict=True))
     assert found == expected
 
 
@@ -103,7 +104,7 @@ def test_the_store_names_its_source(tmp_path):
     store = CommentStore(path)
     assert store.source == 'AVA_Comments_Full.txt'
     assert store.attributes == lexicon.attributes
-    assert [store.mask(row) for row in range(2)] == [store.bits(['light']), 0]
+    assert store.masks.tolist() == [store.bits(['light']), 0]
 
 
 def test_masks_of_another_length_are_refused(tmp_path):
