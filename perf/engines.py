@@ -60,10 +60,10 @@ def speed(rounds: int) -> list[Claim]:
 
 @torch.inference_mode()
 def scores(net: AMHP, views: torch.Tensor) -> np.ndarray:
-    """Of images as ``quick_view`` reads them, each with a comment."""
+    """Of images as ``view_file`` reads them, each with a comment."""
     found = []
     for i, batch in enumerate(views.split(N)):
-        x = net.preprocess.normalised(batch.permute(0, 3, 1, 2).float() / 255)
+        x = net.preprocess.normalize(batch.permute(0, 3, 1, 2).float() / 255)
         found.append(net.predict(x, comments(len(batch), i))[0][:, 0])
     return torch.cat(found).numpy()
 
@@ -75,7 +75,7 @@ def accuracy(title: str, options: dict) -> list[Claim]:
     exact, claims = model(**options), []
     files = sorted(file for file in IMAGES.iterdir() if file.suffix.lower() in ('.jpg', '.jpeg'))
     files = files[::EVERY]
-    views = torch.stack([torch.from_numpy(exact.preprocess.quick_view(file)) for file in files])
+    views = torch.stack([torch.from_numpy(exact.preprocess.view_file(file)) for file in files])
     expected = scores(exact, views)
     print(f'{title}: {len(files)} images, scores {expected.min():.4f} .. {expected.max():.4f}')
     for name in ('openvino', 'openvino fp32', 'onnxruntime int8'):

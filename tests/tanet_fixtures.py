@@ -1,4 +1,4 @@
-"""A checkpoint of TANet as its authors save it, and photographs for it."""
+"""Fixtures of TANet: a checkpoint as its authors save it, and photographs."""
 
 import logging
 import math
@@ -23,7 +23,7 @@ TRUNK = 'mobileNet.base_model.0'
 
 
 def authors_shapes():
-    """Names and shapes of what the authors' code stores."""
+    """Names and shapes of the tensors that the authors' code saves."""
     shapes = {
         f'res365_last.{k}': v.shape for k, v in resnet18(num_classes=365).state_dict().items()
     }
@@ -60,7 +60,7 @@ def authors_shapes():
 
 @pytest.fixture(scope='module')
 def authors():
-    """A made-up checkpoint of the authors': their names and shapes, and random numbers."""
+    """The state of a checkpoint of the authors: their names and shapes, with random numbers."""
     torch.manual_seed(0)
     state = {}
     for name, shape in authors_shapes().items():
@@ -77,6 +77,7 @@ def authors():
 
 @pytest.fixture(scope='module')
 def checkpoint(authors, tmp_path_factory):
+    """The file of that checkpoint."""
     file = tmp_path_factory.mktemp('tanet') / 'authors.pth'
     torch.save(authors, file)
     return file
@@ -84,7 +85,7 @@ def checkpoint(authors, tmp_path_factory):
 
 @pytest.fixture
 def net(checkpoint):
-    """The authors' network with statistics for ``bn7`` that are plainly not the start's."""
+    """The authors' network, with statistics of ``bn7`` that differ from the initial ones."""
     net = TANet(pretrained_model_path=checkpoint).eval()
     net.tygertnet.bn7.running_mean.fill_(-3)
     net.tygertnet.bn7.running_var.fill_(40)
@@ -92,8 +93,8 @@ def net(checkpoint):
 
 
 @pytest.fixture(scope='module')
-def photos(tmp_path_factory):
-    """Five images of different sizes, colours and roughness."""
+def tanet_photos(tmp_path_factory):
+    """A folder with five images of different sizes, colours and roughness."""
     folder = tmp_path_factory.mktemp('photos')
     rng = np.random.default_rng(0)
     for i in range(5):
@@ -103,19 +104,20 @@ def photos(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def images(photos):
-    return [to_tensor(Image.open(file))[None] for file in sorted(photos.iterdir())]
+def tanet_images(tanet_photos):
+    """The five images as tensors ``(1, 3, H, W)``."""
+    return [to_tensor(Image.open(file))[None] for file in sorted(tanet_photos.iterdir())]
 
 
 @pytest.fixture
-def batch(net, images):
-    """The five images, as the network sees them but not normalised: ``(5, 3, 224, 224)``."""
-    return torch.cat([net.preprocess(x) for x in images]) * net.std + net.mean
+def batch(net, tanet_images):
+    """The five images resized by the network, not normalised: ``(5, 3, 224, 224)``."""
+    return torch.cat([net.preprocess(x) for x in tanet_images]) * net.std + net.mean
 
 
 @pytest.fixture
-def said(caplog, monkeypatch):
-    """What was said to the user, in a process that has said nothing yet."""
-    monkeypatch.setattr(tanet, '_said', set())
+def tanet_warnings(caplog, monkeypatch):
+    """A function that returns the warnings logged so far; earlier tests' warnings do not count."""
+    monkeypatch.setattr(tanet, '_warned', set())
     caplog.set_level(logging.WARNING, 'pyiqa_amhp')
     return lambda: [record.getMessage() for record in caplog.records]

@@ -9,7 +9,8 @@ import torch
 
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model import engines
-from pyiqa_amhp.model.clip import Backbone, resolve_clip
+from pyiqa_amhp.model.clip import Backbone
+from pyiqa_amhp.model.clip_weights import resolve_clip
 from pyiqa_amhp.model.config import AMHPConfig
 from pyiqa_amhp.model.runtime import Runner
 
@@ -159,10 +160,10 @@ def test_a_model_in_inference_mode_and_double_precision_is_run_too(make_amhp, im
 @pytest.mark.parametrize('engine', ENGINES)
 def test_gradients_and_training_are_refused(make_amhp, images, engine):
     net = make_amhp(engine=engine)
-    with pytest.raises(AMHPError, match='only judges, but a gradient is asked for'):
+    with pytest.raises(AMHPError, match='computes no gradients, but a gradient is needed'):
         net(images.clone().requires_grad_())
     net.backbone.clip.requires_grad_(True)
-    with pytest.raises(AMHPError, match='only judges, but a gradient is asked for'):
+    with pytest.raises(AMHPError, match='computes no gradients, but a gradient is needed'):
         net(images)
     net.train()
     with torch.no_grad(), pytest.raises(AMHPError, match='the model is in training mode'):
@@ -179,7 +180,7 @@ def test_as_a_metric_it_judges_and_as_a_loss_it_refuses(tiny, images):
     metric = pyiqa.create_metric('amhp', engine='openvino', precision='fp32', **options)
     torch.testing.assert_close(metric(images), plain(images), atol=1e-4, rtol=0)
     loss = pyiqa.create_metric('amhp', as_loss=True, engine='openvino', **options)
-    with pytest.raises(AMHPError, match="engine='openvino' only judges"):
+    with pytest.raises(AMHPError, match="engine='openvino' computes no gradients"):
         loss(images.clone().requires_grad_())
 
 
@@ -199,7 +200,7 @@ def test_a_missing_package_is_named_with_what_brings_it(
     make_amhp, monkeypatch, engine, package, extra
 ):
     monkeypatch.setitem(sys.modules, package, None)
-    message = rf"{package} is not installed .*pip install 'pyiqa-amhp\[{extra}\]'"
+    message = rf"{package} is not installed: pip install 'pyiqa-amhp\[{extra}\]'"
     with pytest.raises(AMHPError, match=message):
         make_amhp(engine=engine)
 

@@ -81,11 +81,11 @@ def test_relevance_is_where_the_model_looks(make_amhp, grid):
     for _ in range(300):
         x, share = images(32)
         optimizer.zero_grad()
-        loss = net.predict(net.preprocess.normalised(x), [''] * 32)[0] - 3 - 5 * share
+        loss = net.predict(net.preprocess.normalize(x), [''] * 32)[0] - 3 - 5 * share
         loss.square().mean().backward()
         optimizer.step()
     x, _ = images(40)
-    most, least = faithfulness(net, net.preprocess.normalised(x), share=0.25, fill='grey')
+    most, least = faithfulness(net, net.preprocess.normalize(x), share=0.25, fill='grey')
     assert (most.abs() > least.abs()).float().mean() >= 0.8
     there = [np.array(net.explain(one[None]).relevance)[:2, 2:].sum() for one in x[:8]]
     assert np.mean(there) > 0.4  # the quarter's share of the patches is 0.25

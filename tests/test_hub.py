@@ -127,7 +127,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
 FETCH = """
 import sys
 from pyiqa_amhp.model.config import AMHPConfig
-from pyiqa_amhp.model.clip_source import resolve_clip
+from pyiqa_amhp.model.clip_weights import resolve_clip
 print(resolve_clip(AMHPConfig(backbone='hf-hub:someone/a-clip'), load=True).path)
 """
 

@@ -1,3 +1,5 @@
+"""Preprocessing of image batches and of image files."""
+
 import numpy as np
 import pytest
 import torch
@@ -18,7 +20,7 @@ PLAIN = {
 
 
 def view(x, **options):
-    """What the model sees of images, before they are normalised."""
+    """Resize and crop images; the mean and deviation of ``PLAIN`` change nothing."""
     return Preprocess(**{**PLAIN, **options}).eval()(x)
 
 
@@ -31,7 +33,7 @@ def ramp(height, width):
 
 
 def bytes_of(*shape, seed=0):
-    """Pixels as they come from a file: whole 255ths."""
+    """Random pixels as a file holds them: multiples of 1/255."""
     pixels = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(seed))
     return pixels.float() / 255
 
@@ -40,7 +42,7 @@ def bytes_of(*shape, seed=0):
 
 
 @pytest.mark.parametrize(('height', 'width'), [(100, 200), (200, 100), (64, 64), (20, 70)])
-def test_squash_shows_all_of_the_image_and_not_its_shape(height, width):
+def test_squash_shows_the_whole_image_and_changes_its_shape(height, width):
     seen = view(ramp(height, width), resize_size=32)
     assert seen.shape == (1, 3, 32, 32)
     for channel in (0, 1):
@@ -51,7 +53,7 @@ def test_squash_shows_all_of_the_image_and_not_its_shape(height, width):
 @pytest.mark.parametrize(
     ('crop', 'low', 'high'), [('center', 0.25, 0.75), ('corner', 0, 0.5)], ids=['center', 'corner']
 )
-def test_shortest_keeps_the_shape_and_shows_a_square_of_it(crop, low, high):
+def test_shortest_keeps_the_shape_and_shows_a_square_part(crop, low, high):
     options = {'resize': 'shortest', 'resize_size': 32, 'crop': crop}
     wide, tall = view(ramp(100, 200), **options)[0], view(ramp(200, 100), **options)[0]
     for cut, whole in ((wide[0], wide[1]), (tall[1], tall[0])):
@@ -61,7 +63,7 @@ def test_shortest_keeps_the_shape_and_shows_a_square_of_it(crop, low, high):
         assert whole.max() == pytest.approx(1, abs=0.02)
 
 
-def test_resizing_is_that_of_pillow():
+def test_images_are_resized_as_by_pillow():
     x = bytes_of(1, 3, 90, 130)
     image = Image.fromarray((x[0] * 255).round().byte().permute(1, 2, 0).numpy())
     small = np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR)) / 255
@@ -69,7 +71,7 @@ def test_resizing_is_that_of_pillow():
     np.testing.assert_allclose(seen, small, atol=1.5 / 255)
 
 
-def test_an_image_of_the_resized_size_is_not_touched():
+def test_an_image_of_the_resized_size_is_only_cropped():
     x = bytes_of(2, 3, 40, 40)
     assert torch.equal(view(x), x[..., 4:36, 4:36])
 
@@ -113,14 +115,14 @@ def test_about_half_of_all_images_are_mirrored():
 
 
 @pytest.mark.parametrize('size', [(40, 40), (57, 93)])
-def test_the_toss_depends_on_nothing_but_the_image(size):
+def test_mirroring_depends_on_nothing_but_the_image(size):
     x = bytes_of(40, 3, *size)
     seen = view(x, flip=True)
     assert torch.equal(view(x, flip=True), seen)
     assert torch.equal(view(x.flip(0), flip=True).flip(0), seen)
     assert torch.equal(torch.cat([view(image[None], flip=True) for image in x]), seen)
     others = (x.contiguous(memory_format=torch.channels_last), x.double(), x + 1e-5, x.half())
-    for other in others:  # the same pixels, other arithmetic
+    for other in others:  # same pixels, other arithmetic
         assert (view(other, flip=True) - seen).abs().max() < 0.01
 
 
@@ -135,7 +137,7 @@ def test_the_constants_are_those_of_clip(make_amhp):
     torch.testing.assert_close(net.preprocess(grey)[0, :, 7, 9], (0.5 - mean) / std)
 
 
-def test_constants_of_ones_own_are_used(make_amhp):
+def test_constants_can_be_options(make_amhp):
     net = make_amhp(image_mean=[0.5, 0.25, 0], image_std=(1, 0.5, 0.25))
     grey = torch.full((1, 3, 40, 40), 0.5)
     assert net.preprocess(grey)[0, :, 7, 9].tolist() == pytest.approx([0, 0.5, 2], abs=1e-5)
@@ -170,7 +172,7 @@ def test_the_gradient_passes_through(make_amhp):
 
 
 def grainy(width, height):
-    """Detail of every size, down to the pixel."""
+    """An image with detail of every size, down to the pixel."""
     rng = np.random.default_rng(width)
     layers = [
         Image.fromarray(rng.integers(0, 256, (size, size, 3), np.uint8)).resize((width, height))
@@ -181,12 +183,12 @@ def grainy(width, height):
 
 
 def both_views(file, **options):
-    """Of one file, ``(H, W, 3)`` in [0, 1]: by way of Pillow, and of all its pixels as a tensor."""
+    """Views of a file by Pillow and by torch, ``(size, size, 3)`` in [0, 1]."""
     process = Preprocess(**{**PLAIN, **options}).eval()
     with Image.open(file) as image:
         pixels = np.array(image.convert('RGB'))
     x = torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255
-    return process.quick_view(file) / 255, process.view(x)[0].permute(1, 2, 0).numpy()
+    return process.view_file(file) / 255, process.view(x)[0].permute(1, 2, 0).numpy()
 
 
 # Sides from just above twice the 73 pixels: decoded at 1/1, 1/2, 1/4 and 1/8.
@@ -194,32 +196,37 @@ def both_views(file, **options):
     'size', [(148, 147), (293, 295), (590, 585), (1170, 1175), (1600, 1200), (640, 150)]
 )
 @pytest.mark.parametrize('resize', ['squash', 'shortest'])
-def test_a_quick_view_moves_the_mean_pixel_by_less_than_stated(tmp_path, size, resize):
+def test_a_view_of_a_jpeg_moves_the_mean_pixel_by_less_than_documented(tmp_path, size, resize):
     file = tmp_path / 'photo.jpg'
     grainy(*size).save(file, quality=92)
-    quick, exact = both_views(file, size=64, resize_size=73, resize=resize)
-    assert quick.shape == exact.shape == (64, 64, 3)
-    assert np.abs(quick - exact).mean() < 0.01
+    by_pillow, exact = both_views(file, size=64, resize_size=73, resize=resize)
+    assert by_pillow.shape == exact.shape == (64, 64, 3)
+    assert np.abs(by_pillow - exact).mean() < 0.01
 
 
 @pytest.mark.parametrize('options', [{'crop': 'corner'}, {'flip': True}, {'resize': 'shortest'}])
 @pytest.mark.parametrize('seed', range(4))
-def test_a_quick_view_of_other_formats_only_rounds(tmp_path, options, seed):
+def test_a_view_of_another_file_format_differs_by_rounding_only(tmp_path, options, seed):
     file = tmp_path / 'photo.png'
     pixels = np.random.default_rng(seed).integers(0, 256, (90 + seed, 130, 3), np.uint8)
     Image.fromarray(pixels).save(file)
-    quick, exact = both_views(file, **options)
-    assert np.abs(quick - exact).max() < 1.1 / 255
+    by_pillow, exact = both_views(file, **options)
+    assert np.abs(by_pillow - exact).max() < 1.1 / 255
 
 
 @pytest.mark.parametrize('crop', ['center', 'corner'])
 @pytest.mark.parametrize('transposed', [False, True])
-def test_a_strip_is_looked_at_without_growing_to_a_million_pixels(crop, transposed):
+def test_a_long_strip_is_cut_before_it_is_enlarged(monkeypatch, crop, transposed):
     x = torch.rand(1, 3, 3, 2000)
     x = x.transpose(2, 3) if transposed else x
     options = {'resize': 'shortest', 'resize_size': 32, 'crop': crop}
-    cut = Preprocess(**{**PLAIN, **options})._without_far_ends(x)
-    assert max(cut.shape) == 96 and view(x, **options).shape == (1, 3, 32, 32)
     whole = TF.resize(x, [32], antialias=True)
+    sizes, resize = [], TF.resize
+    monkeypatch.setattr(
+        TF, 'resize', lambda x, *args, **kw: sizes.append(x.shape) or resize(x, *args, **kw)
+    )
+    seen = view(x, **options)
+    assert [max(size) for size in sizes] == [96]
+    assert seen.shape == (1, 3, 32, 32)
     expected = TF.center_crop(whole, 32) if crop == 'center' else whole[..., :32, :32]
-    assert (view(x, **options) - expected).abs().max() < 0.05
+    assert (seen - expected).abs().max() < 0.05

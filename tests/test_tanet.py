@@ -1,4 +1,4 @@
-"""TANet: its maths by hand in float64, and what goes in and comes out."""
+"""TANet: its maths against a float64 version written by hand, its inputs and outputs."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model import tanet
 from pyiqa_amhp.model.tanet import self_similarity
 
-# The maths, in float64 and by hand
+# The maths by hand, in float64
 
 
 def normalised(x):
@@ -109,7 +109,7 @@ def test_the_target_branch(net, authors):
     scene = np.random.default_rng(1).normal(size=(4, 365))
     net, x = net.double(), torch.tensor(scene)
     expected = target_by_hand(authors, scene, -3, 40)
-    assert (expected < 0).any() and (expected > 0).any()  # both sides of the PReLU
+    assert (expected < 0).any() and (expected > 0).any()  # both branches of the PReLU
     close(net.tygertnet(x, *net.hypernet(x)), expected)
 
 
@@ -125,10 +125,10 @@ def test_the_rgb_branch(net, authors, batch):
     close(net.head_rgb(self_similarity(x)), rgb_by_hand(authors, batch))
 
 
-def test_an_image_is_wholly_like_itself_and_alike_both_ways(batch):
-    alike = self_similarity(batch).reshape(-1, 144, 144)
-    torch.testing.assert_close(alike.diagonal(dim1=1, dim2=2), torch.ones(5, 144))
-    torch.testing.assert_close(alike, alike.transpose(1, 2))
+def test_the_self_similarity_is_symmetric_and_1_on_the_diagonal(batch):
+    similarity = self_similarity(batch).reshape(-1, 144, 144)
+    torch.testing.assert_close(similarity.diagonal(dim1=1, dim2=2), torch.ones(5, 144))
+    torch.testing.assert_close(similarity, similarity.transpose(1, 2))
 
 
 def test_the_mobilenet_branch(net, authors, batch):
@@ -136,16 +136,16 @@ def test_the_mobilenet_branch(net, authors, batch):
     close(net.double().mobileNet(torch.tensor(normalised(x))), mobile_by_hand(authors, x))
 
 
-def test_the_three_tens_are_joined_to_a_distribution_and_a_score(net, authors, batch):
+def test_the_three_branches_give_a_distribution_and_a_score(net, authors, batch):
     x = batch[:2].double()
-    tens = (
+    branches = (
         mobile_by_hand(authors, x),
         target_by_hand(authors, scene_by_hand(authors, x), -3, 40),
         rgb_by_hand(authors, x),
     )
-    expected = softmax(linear(authors, 'head.2', np.maximum(np.concatenate(tens, axis=1), 0)))
+    expected = softmax(linear(authors, 'head.2', np.maximum(np.concatenate(branches, axis=1), 0)))
     net = net.double()
-    net.mean[:], net.std[:] = (  # a float32 holds them to eight digits only
+    net.mean[:], net.std[:] = (  # float32 has eight digits only
         torch.tensor(values, dtype=torch.float64).reshape(1, 3, 1, 1)
         for values in (tanet.IMAGENET_MEAN, tanet.IMAGENET_STD)
     )
@@ -155,20 +155,20 @@ def test_the_three_tens_are_joined_to_a_distribution_and_a_score(net, authors, b
     assert mos.shape == (2, 1) and dist.shape == (2, 10)
 
 
-# What goes in and comes out
+# Inputs and outputs
 
 
 def test_a_score_does_not_depend_on_the_rest_of_the_batch(net, batch):
     with torch.no_grad():
-        together, backwards = net(batch), net(batch.flip(0)).flip(0)
+        whole, backwards = net(batch), net(batch.flip(0)).flip(0)
         alone = torch.cat([net(x[None]) for x in batch])
-    assert together.std() > 0.01
-    torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
-    torch.testing.assert_close(together, backwards, rtol=0, atol=1e-5)
+    assert whole.std() > 0.01
+    torch.testing.assert_close(whole, alone, rtol=0, atol=1e-5)
+    torch.testing.assert_close(whole, backwards, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize('size', [(60, 40), (700, 230), (224, 300), (224, 224)])
-def test_images_are_squashed_as_pillow_does_it(net, size):
+def test_images_are_squashed_as_by_pillow(net, size):
     noise = np.random.default_rng(0).integers(70, 186, (*size, 3)).astype(np.uint8)
     expected = to_tensor(Image.fromarray(noise).resize((224, 224), Image.Resampling.BICUBIC))
     seen = net.preprocess(to_tensor(noise)[None]) * net.std + net.mean
@@ -188,7 +188,7 @@ def test_grey_images_are_those_of_three_equal_channels(net):
 
 
 @pytest.mark.parametrize('size', [(1, 1), (1, 700), (31, 5)])
-def test_any_size_is_judged(net, size):
+def test_images_of_any_size_are_scored(net, size):
     with torch.no_grad():
         score = net(torch.rand(1, 3, *size))
     assert 1 <= score.item() <= 10
@@ -213,7 +213,7 @@ def test_outputs_are_those_of_pyiqas_nima(net, batch):
         (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), TypeError, 'uint8'),
     ],
 )
-def test_what_is_no_image_batch_is_refused(net, x, error, expected):
+def test_other_inputs_than_image_batches_are_refused(net, x, error, expected):
     with pytest.raises(error, match=expected):
         net(x)
 

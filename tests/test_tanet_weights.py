@@ -9,28 +9,29 @@ import torch
 from test_tanet import response_by_hand, scene_by_hand
 
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.model.tanet import TANet, calibrate
+from pyiqa_amhp.model.tanet import TANet
+from pyiqa_amhp.model.tanet_calibration import calibrate
 
 # Weights
 
 
-def test_random_weights_need_no_file_and_say_nothing(said):
+def test_random_weights_need_no_file_and_log_no_warning(tanet_warnings):
     import pyiqa
 
     metric = pyiqa.create_metric('tanet', pretrained=False, device='cpu')
     assert 1 < float(metric(torch.rand(1, 3, 50, 60))) < 10
     assert (metric.metric_mode, metric.score_range, metric.lower_better) == ('NR', '1, 10', False)
-    assert said() == []
+    assert tanet_warnings() == []
 
 
-def test_without_weights_it_says_where_they_go():
+def test_without_weights_the_error_tells_how_to_give_them():
     with pytest.raises(AMHPError, match=r'pretrained_model_path=FILE.*or pretrained=False'):
         TANet()
     with pytest.raises(AMHPError, match="pretrained='clip': expected True or False"):
         TANet(pretrained='clip')
 
 
-def test_a_checkpoint_of_the_authors_loads_whole(checkpoint, authors):
+def test_a_checkpoint_of_the_authors_loads_completely(checkpoint, authors):
     state = TANet(pretrained_model_path=checkpoint).state_dict()
     assert state.keys() - authors.keys() == {
         'tygertnet.bn7.running_mean', 'tygertnet.bn7.running_var',
@@ -39,12 +40,12 @@ def test_a_checkpoint_of_the_authors_loads_whole(checkpoint, authors):
     assert all(torch.equal(state[name], authors[name]) for name in authors)
 
 
-@pytest.mark.parametrize('form', ['module', 'wrapped', 'safetensors'])
-def test_other_forms_of_the_checkpoint_load_too(authors, form, tmp_path):
-    file = tmp_path / f'tanet.{"safetensors" if form == "safetensors" else "pth"}'
-    if form == 'module':
+@pytest.mark.parametrize('file_format', ['module', 'wrapped', 'safetensors'])
+def test_other_formats_of_the_checkpoint_load_too(authors, file_format, tmp_path):
+    file = tmp_path / f'tanet.{"safetensors" if file_format == "safetensors" else "pth"}'
+    if file_format == 'module':
         torch.save({f'module.{name}': value for name, value in authors.items()}, file)
-    elif form == 'wrapped':
+    elif file_format == 'wrapped':
         torch.save({'epoch': 3, 'state_dict': authors}, file)
     else:
         safetensors.torch.save_file(authors, file)
@@ -52,9 +53,9 @@ def test_other_forms_of_the_checkpoint_load_too(authors, form, tmp_path):
     assert torch.equal(net.head[2].weight, authors['head.2.weight'])
 
 
-def test_the_authors_checkpoint_is_said_to_be_uncalibrated_once(checkpoint, said):
+def test_a_checkpoint_without_statistics_logs_one_warning(checkpoint, tanet_warnings):
     nets = [TANet(pretrained_model_path=checkpoint) for _ in range(2)]
-    [message] = said()
+    [message] = tanet_warnings()
     assert not any(net.calibrated for net in nets)
     assert 'TANet is uncalibrated' in message
     assert f'amhp tanet calibrate {checkpoint} IMAGES --out FILE.pth' in message
@@ -102,15 +103,15 @@ def statistics_by_hand(authors, batch):
 
 @pytest.mark.parametrize('suffix', ['pth', 'safetensors'])
 def test_the_command_stores_the_statistics_of_a_folder(
-    amhp, authors, checkpoint, photos, batch, tmp_path, said, suffix
+    amhp, authors, checkpoint, tanet_photos, batch, tmp_path, tanet_warnings, suffix
 ):
     out = tmp_path / f'calibrated.{suffix}'
     code, printed, _ = amhp(
-        'tanet', 'calibrate', checkpoint, photos, '--out', out, '--device', 'cpu'
+        'tanet', 'calibrate', checkpoint, tanet_photos, '--out', out, '--device', 'cpu'
     )
     assert code == 0 and '5 images' in printed and str(out) in printed
     net = TANet(pretrained_model_path=out).eval()
-    assert net.calibrated and said() == []
+    assert net.calibrated and tanet_warnings() == []
     mean, variance = statistics_by_hand(authors, batch)
     assert net.tygertnet.bn7.running_mean.item() == pytest.approx(mean, rel=1e-4)
     assert net.tygertnet.bn7.running_var.item() == pytest.approx(variance, rel=1e-4)
@@ -119,21 +120,21 @@ def test_the_command_stores_the_statistics_of_a_folder(
     assert [file.name for file in tmp_path.iterdir()] == [out.name]
 
 
-def test_calibrated_responses_are_centred_and_of_one_size(net, images):
-    assert calibrate(net, images) == 5
+def test_calibrated_responses_have_mean_0_and_variance_1(net, tanet_images):
+    assert calibrate(net, tanet_images) == 5
     with torch.no_grad():
-        normal = net.tygertnet.bn7(torch.cat([net.response(x) for x in images]))
+        normal = net.tygertnet.bn7(torch.cat([net.response(x) for x in tanet_images]))
     assert normal.mean().item() == pytest.approx(0, abs=1e-5)
     assert normal.var().item() == pytest.approx(1, abs=1e-3)
 
 
-def test_images_that_cannot_be_read_are_left_out_and_told(
-    amhp, authors, checkpoint, photos, batch, tmp_path
+def test_images_that_cannot_be_read_are_skipped_and_reported(
+    amhp, authors, checkpoint, tanet_photos, batch, tmp_path
 ):
     (tmp_path / 'bad.png').write_text('no image')
     out = tmp_path / 'calibrated.pth'
     code, printed, err = amhp(
-        'tanet', 'calibrate', checkpoint, tmp_path / 'bad.png', photos, '--out', out
+        'tanet', 'calibrate', checkpoint, tmp_path / 'bad.png', tanet_photos, '--out', out
     )
     assert code == 0 and '5 images' in printed
     assert '1 of 6' in err and 'bad.png' in err
@@ -155,13 +156,13 @@ def test_images_that_cannot_be_read_are_left_out_and_told(
         (['photos/0.png', 'photos'], 'new.pth', '0.png: damaged, or not a file of weights'),
     ],
 )
-def test_mistakes_end_in_a_message_and_no_file(
-    amhp, checkpoint, photos, tmp_path, monkeypatch, given, out, expected
+def test_a_wrong_argument_is_reported_and_nothing_is_written(
+    amhp, checkpoint, tanet_photos, tmp_path, monkeypatch, given, out, expected
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'authors.pth').symlink_to(checkpoint)
-    (tmp_path / 'photos').symlink_to(photos)
-    (tmp_path / 'copy.png').write_bytes((photos / '0.png').read_bytes())
+    (tmp_path / 'photos').symlink_to(tanet_photos)
+    (tmp_path / 'copy.png').write_bytes((tanet_photos / '0.png').read_bytes())
     (tmp_path / 'empty').mkdir()
     (tmp_path / 'folder.pth').mkdir()
     before = {file.name for file in tmp_path.iterdir()}
@@ -174,7 +175,8 @@ def test_mistakes_end_in_a_message_and_no_file(
 # Training
 
 
-def test_pyiqas_trainer_trains_it(training_options, shared_rated_images, tmp_path, said):
+@pytest.mark.slow
+def test_amhp_train_trains_it(training_options, shared_rated_images, tmp_path, tanet_warnings):
     import yaml
 
     from pyiqa_amhp.train.pipeline import run_train
@@ -183,7 +185,7 @@ def test_pyiqas_trainer_trains_it(training_options, shared_rated_images, tmp_pat
     for data in opt['datasets'].values():
         data.update(level_values=list(range(1, 11)), augment={'resize': [224, 224]})
     opt['network'] = {'type': 'TANet', 'pretrained': False}
-    opt['train']['optim']['lr'] = 1e-4  # more, and it says the same of every image
+    opt['train']['optim']['lr'] = 1e-4  # a higher one gives every image the same score
     file = tmp_path / 'train.yml'
     file.write_text(yaml.safe_dump(opt))
     best = run_train(file, [], tmp_path)['custom_val']
@@ -192,21 +194,21 @@ def test_pyiqas_trainer_trains_it(training_options, shared_rated_images, tmp_pat
 
     trained = tmp_path / 'experiments' / 'tanet' / 'models' / 'net_latest.pth'
     net = TANet(pretrained_model_path=trained)
-    assert net.calibrated and said() == []
+    assert net.calibrated and tanet_warnings() == []
     assert net.tygertnet.bn7.num_batches_tracked == 3  # 12 images, 4 at a time
     assert net.tygertnet.bn7.running_mean != 0
 
 
-def test_a_step_reaches_every_weight(images):
+def test_a_step_reaches_every_weight(tanet_images):
     torch.manual_seed(0)
     net = TANet(pretrained=False).train()
     for dropout in (m for m in net.modules() if isinstance(m, torch.nn.Dropout)):
         dropout.p = 0
-    x = torch.cat([net.preprocess(image) for image in images[:4]]) * net.std + net.mean
+    x = torch.cat([net.preprocess(image) for image in tanet_images[:4]]) * net.std + net.mean
     net(x, return_mos=False, return_dist=True)[:, 3:].square().sum().backward()
     untouched = {name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()}
-    # what it makes of negative numbers stays negative, and the ReLU that follows passes nothing on
+    # Its output for negative numbers is negative, and the ReLU that follows blocks the gradient.
     assert 'tygertnet.relu7.weight' in untouched
-    # these a batch norm takes off again: their gradient is 0 but for rounding
+    # A batch norm subtracts these biases, so their gradient is 0 but for rounding.
     biases = {'hypernet.last_out_b.bias', 'tygertnet.fc1.bias'}
     assert untouched <= {'tygertnet.relu7.weight', *biases}

@@ -20,7 +20,7 @@ from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.explain.relevance import Attribution, attribute_scores, eval_fp32
 from pyiqa_amhp.model.amhp import AMHP
 from pyiqa_amhp.model.clip import Backbone
-from pyiqa_amhp.model.preprocess import check_images, odd_images
+from pyiqa_amhp.model.preprocess import check_images, should_mirror
 from pyiqa_amhp.model.prompt_predictor import LevelPredictor
 from pyiqa_amhp.model.prompts import image_texts
 from pyiqa_amhp.scoring.scorer import Scorer
@@ -160,7 +160,7 @@ def _explain(net: AMHP, attribution: Attribution, text: str, image: torch.Tensor
             words = leave_one_out(net, attribution, text)
     relevance: tuple[tuple[float, ...], ...] | None = None
     if attribution.relevance is not None:
-        mirrored = net.config.test_flip and bool(odd_images(image))
+        mirrored = net.config.test_flip and bool(should_mirror(image))
         grid = attribution.relevance[0]
         grid = grid.flip(-1) if mirrored else grid
         relevance = tuple(map(tuple, grid.tolist()))
@@ -232,7 +232,7 @@ def counterfactuals(
             if 0 <= level + step < count:
                 places[i, step] = len(rows)
                 rows.append([*base[:i], level + step, *base[i + 1 :]])
-    scores = scores_of_texts(net, Fx, predictor.say(torch.tensor(rows)))
+    scores = scores_of_texts(net, Fx, predictor.sentences_for(torch.tensor(rows)))
     moves = {key: scores[place] - scores[0] for key, place in places.items()}
     return scores[0], tuple(
         dataclasses.replace(attribute, up=moves.get((i, 1)), down=moves.get((i, -1)))

@@ -19,7 +19,7 @@ from torch.nn.functional import linear
 
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model.amhp import AMHP
-from pyiqa_amhp.model.prompt_predictor import Prompt
+from pyiqa_amhp.model.prompt_predictor import AttributePrompt
 from pyiqa_amhp.model.runtime import Runner
 
 FILLS = ('mean', 'grey')
@@ -38,7 +38,7 @@ class Attribution:
     """
 
     Fx: torch.Tensor
-    prompt: Prompt
+    prompt: AttributePrompt
     mos: torch.Tensor
     dist: torch.Tensor
     relevance: torch.Tensor | None

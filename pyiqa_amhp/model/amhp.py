@@ -21,8 +21,7 @@ from pyiqa_amhp.model.prompt_features import PromptFeatures
 from pyiqa_amhp.model.prompt_predictor import build_predictor
 from pyiqa_amhp.model.prompts import image_texts, level_sentences
 from pyiqa_amhp.model.runtime import Runner
-from pyiqa_amhp.model.start import find_start
-from pyiqa_amhp.weights.checkpoint import load_into
+from pyiqa_amhp.model.start import find_start, load_into
 from pyiqa_amhp.weights.store import warn_zero_shot
 
 
@@ -80,6 +79,8 @@ class AMHP(PromptFeatures):
         AMHPError: unknown or impossible options; weights that are missing, out of reach, not
             AMHP's, or do not fit.
     """
+
+    level_values: torch.Tensor
 
     def __init__(
         self,
@@ -145,7 +146,7 @@ class AMHP(PromptFeatures):
                 ``x`` and of ``text``.
             predicted: whose attribute prompt is predicted, ``(N,)`` of bool; None: as
                 ``prompt_sources`` says.
-            return_prompt: return the ``Prompt`` too, last.
+            return_prompt: return the ``AttributePrompt`` too, last.
             prompt_source: ``given``, ``predicted`` or ``none``; None: as the configuration says.
 
         Returns:
@@ -157,6 +158,8 @@ class AMHP(PromptFeatures):
         if not (return_mos or return_dist):
             raise AMHPError('nothing to return: return_mos and return_dist are both False')
         if Fx is None:
+            if x is None:
+                raise AMHPError('nothing to score: give images x, or their features Fx')
             x = self.preprocess(check_images(x).to(self.logit_scale.dtype))
             texts = image_texts(text, len(x))
             Fx = self.backbone.encode_image(x)  # Eq. 1  (N, n)
@@ -164,7 +167,7 @@ class AMHP(PromptFeatures):
             texts = image_texts(text, len(Fx))
         prompt = self.attribute_prompt(texts, Fx, Ft, predicted, prompt_source)
         mos, dist = self.head(Fx, prompt.Ft)
-        outputs = [mos] * return_mos + [dist] * return_dist + [prompt] * return_prompt
+        outputs: list = [mos] * return_mos + [dist] * return_dist + [prompt] * return_prompt
         return outputs if len(outputs) > 1 else outputs[0]
 
     def predict(

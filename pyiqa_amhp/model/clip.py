@@ -1,6 +1,6 @@
-"""CLIP's two encoders through open_clip, and only as much of the text encoder as a batch needs.
+"""CLIP's image and text encoders, built by open_clip.
 
-Where the weights come from is decided in ``clip_source.py``.
+``clip_weights.py`` finds their weights.
 """
 
 import functools
@@ -8,52 +8,53 @@ import json
 import logging
 import math
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
 from torch import nn
 
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.model.clip_weights import ClipSource, load_clip_state, resolve_clip
+from pyiqa_amhp.model.clip_weights import ClipSource, load_clip_state
 from pyiqa_amhp.model.runtime import Runner
 
-__all__ = ['Backbone', 'resolve_clip']
-
-MAX_LAYERS = 1000  # of an encoder; the largest have some fifty (our choice)
+MAX_LAYERS = 1000  # of an encoder; the largest have about fifty (our choice)
+UNTRAINED_LOGIT_SCALE = math.log(1 / 0.07)  # CLIP's initial value
 
 logger = logging.getLogger('pyiqa_amhp')
 
 
 def _build_clip(source: ClipSource) -> nn.Module:
     model_cfg = dict(source.model_cfg)
-    custom = model_cfg.pop('custom_text', False)
+    custom_text = model_cfg.pop('custom_text', False)
     model_cfg['quick_gelu'] = source.config.quick_gelu
     try:
-        return (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**model_cfg)
-    except Exception as error:  # a form of one's own fails in many ways
+        return (open_clip.CustomTextCLIP if custom_text else open_clip.CLIP)(**model_cfg)
+    except Exception as error:  # a user's own architecture can fail in many ways
         if isinstance(source.config.backbone, str):
             raise
         raise AMHPError(
-            f'backbone {json.dumps(source.config.backbone)[:200]}: not a form that open_clip can '
-            f'build ({type(error).__name__}: {error})'
+            f'backbone {json.dumps(source.config.backbone)[:200]}: not an architecture that '
+            f'open_clip can build ({type(error).__name__}: {error})'
         ) from error
 
 
 def check_architecture(source: ClipSource, path: Path) -> None:
-    """Refuse a form that comes with weights and cannot be theirs, before memory is made for it.
+    """Check that an architecture is no larger than its weights, before memory is allocated for it.
 
     Args:
-        path: the file of the weights; it has at least one byte for each number.
+        source: the architecture that a file of weights says it is for.
+        path: that file, which has at least one byte for each weight.
 
     Raises:
-        AMHPError: the form has more layers than ``MAX_LAYERS``, needs more numbers than the
-            file has bytes, or cannot be built.
+        AMHPError: an architecture with more than ``MAX_LAYERS`` layers in an encoder, with more
+            weights than the file has bytes, or that cannot be built.
     """
-    parts = [source.model_cfg['vision_cfg'], source.model_cfg['text_cfg']]
-    if isinstance(source.config.backbone, str) or 'timm_model_name' in parts[0]:
-        return  # a name stands for a form that is known
-    layers = [part.get('layers', 0) for part in parts]
-    layers = [sum(n) if isinstance(n, list | tuple) else n for n in layers]  # of a ResNet
+    encoders = [source.model_cfg['vision_cfg'], source.model_cfg['text_cfg']]
+    if isinstance(source.config.backbone, str) or 'timm_model_name' in encoders[0]:
+        return  # one of a library's own architectures
+    layers = [encoder.get('layers', 0) for encoder in encoders]
+    layers = [sum(n) if isinstance(n, list | tuple) else n for n in layers]  # ResNet: four stages
     size, needed = path.stat().st_size, math.inf
     if max(layers) <= MAX_LAYERS:
         with torch.device('meta'):
@@ -69,12 +70,24 @@ class Backbone(nn.Module):
     """Image encoder and text encoder of Eq. 1.
 
     Args:
-        source: the model's form, its activation, and its weights if there are any.
+        source: the model's architecture, its activation, and its weights if there are any.
         runner: how the encoders run; None: by torch, in the precision of the weights.
 
+    Attributes:
+        clip: open_clip's model.
+        clip_logit_scale: logarithm of CLIP's own ``1 / tau``; without weights, its initial value.
+        width: width ``n`` of the features.
+        image_size: side of the square input in pixels.
+        truncated_texts: number of texts so far that were too long and were cut.
+        frozen: encoders that stay in evaluation mode, of ``image`` and ``text``.
+
     Raises:
-        AMHPError: weights that do not fit, or a tokenizer that is out of reach.
+        AMHPError: weights that do not fit, or a tokenizer that cannot be downloaded.
     """
+
+    clip: Any
+    width: int
+    image_size: int
 
     def __init__(self, source: ClipSource, runner: Runner | None = None):
         super().__init__()
@@ -83,35 +96,31 @@ class Backbone(nn.Module):
         if source.path is not None:
             check_architecture(source, source.path)
         self.clip = _build_clip(source)
-        self.clip_logit_scale = math.log(1 / 0.07)  # of a CLIP that was never trained
+        self.clip_logit_scale = UNTRAINED_LOGIT_SCALE
         if source.path is not None:
             self.clip_logit_scale = load_clip_state(self.clip, source)
-        # AMHP has a scale of its own; an unused parameter would only disturb distributed training.
+        # AMHP has its own scale, and an unused parameter hinders distributed training.
         self.clip.logit_scale = None
         self._text_cfg = json.dumps(text_cfg)
-        _ = self.tokenizer  # what it needs and cannot get is said now
+        _ = self.tokenizer  # a missing one is an error now, not at the first text
         self.truncated_texts = 0
-        self.frozen: set[str] = set()  # encoders that stay in evaluation mode
-        projection = self._text_encoder.text_projection
+        self.frozen: set[str] = set()
+        projection = _text_encoder(self.clip).text_projection
         self.width = (
             projection.out_features if isinstance(projection, nn.Linear) else projection.shape[1]
         )
         size = self.clip.visual.image_size
         self.image_size = size if isinstance(size, int) else size[0]
         if self.runner.engine != 'torch':
-            self.clip.requires_grad_(False)  # other engines give no gradients
+            self.clip.requires_grad_(False)  # other engines compute no gradients
 
     @property
-    def tokenizer(self):
-        """Of the text encoder; not an attribute, or each copy of a model would copy its words."""
+    def tokenizer(self) -> Any:
+        """Tokenizer of the text encoder, cached outside so that copies of the model share it."""
         return _tokenizer(self._text_cfg)
 
-    @property
-    def _text_encoder(self) -> nn.Module:
-        return _text_encoder(self.clip)
-
     def text_parameters(self) -> list[nn.Parameter]:
-        """The parameters of the text encoder."""
+        """Return the parameters of the text encoder."""
         return [p for name, p in self.clip.named_parameters() if not name.startswith('visual.')]
 
     def freeze_text(self) -> None:
@@ -126,7 +135,7 @@ class Backbone(nn.Module):
         self.clip.visual.requires_grad_(False)
 
     def train(self, mode: bool = True):
-        """Switch the mode; what is frozen stays as in evaluation: no dropout, no statistics."""
+        """Switch the mode; frozen encoders stay in evaluation mode (no dropout, no statistics)."""
         super().train(mode)
         for name, part in self.clip.named_children():
             if ('image' if name == 'visual' else 'text') in self.frozen:
@@ -136,14 +145,14 @@ class Backbone(nn.Module):
         return self
 
     def encode_image(self, x: torch.Tensor) -> torch.Tensor:
-        """``Fx``: preprocessed images ``(N, 3, size, size)`` to ``(N, n)``, not normalised."""
+        """Compute ``Fx (N, n)``, not normalised, of preprocessed images ``(N, 3, size, size)``."""
         return self.runner(encode_images, self.clip, x)
 
     def encode_text(self, texts: list[str]) -> torch.Tensor:
-        """``Ft``: N texts to ``(N, n)``, not normalised; each different text is encoded once.
+        """Compute ``Ft (N, n)``, not normalised, of N texts; repeated texts are encoded once.
 
-        Texts past the encoder's length (77 tokens for CLIP) are cut, counted in
-        ``truncated_texts``, and said once.
+        Texts longer than the encoder's input (77 tokens for CLIP) are cut and counted in
+        ``truncated_texts``; the first time, a warning is logged.
         """
         unique = list(dict.fromkeys(texts))
         features = self.runner(encode_tokens, self.clip, self.tokenize(unique))
@@ -153,12 +162,16 @@ class Backbone(nn.Module):
         return features[[row[text] for text in texts]]
 
     def tokenize(self, texts: list[str]) -> torch.Tensor:
-        """Token ids, as many columns as the longest text has; counts those that had to be cut."""
+        """Return the token ids ``(N, L)`` of N texts, ``L`` the length of the longest one.
+
+        Texts that are too long are cut and counted, see ``encode_text``.
+        """
+        encoder = _text_encoder(self.clip)
         tokens = self.tokenizer(texts)
-        end = _end_positions(tokens, self._text_encoder)
+        end = _end_positions(tokens, encoder)
         longest = tokens.shape[1]
         full = [text for text, at in zip(texts, end.tolist(), strict=True) if at == longest - 1]
-        encode = getattr(self.tokenizer, 'encode', None)  # Hugging Face's wrapper has none
+        encode = getattr(self.tokenizer, 'encode', None)  # absent in Hugging Face's wrapper
         cut = sum(encode is None or len(encode(text)) + 2 > longest for text in full)
         if cut and not self.truncated_texts:
             logger.warning(
@@ -166,20 +179,20 @@ class Backbone(nn.Module):
                 longest,
             )
         self.truncated_texts += cut
-        length = int(end.max()) + 1  # on the CPU still: no wait for a GPU
-        return tokens[:, :length].to(self._text_encoder.positional_embedding.device)
+        length = int(end.max()) + 1  # still on the CPU, so it does not wait for a GPU
+        return tokens[:, :length].to(encoder.positional_embedding.device)
 
 
-def encode_images(clip: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """CLIP's image encoder: preprocessed images ``(N, 3, size, size)`` to features ``(N, n)``."""
+def encode_images(clip: Any, x: torch.Tensor) -> torch.Tensor:
+    """Encode preprocessed images ``(N, 3, size, size)`` by CLIP's image encoder to ``(N, n)``."""
     return clip.visual(x)
 
 
 def encode_tokens(clip: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
-    """CLIP's text encoder: token ids ``(N, L)``, up to the longest text's end, to ``(N, n)``.
+    """Encode token ids ``(N, L)`` by CLIP's text encoder to ``(N, n)``.
 
-    The encoder is causal and is read at the end token, so nothing after the longest text can
-    change a feature.
+    The encoder is causal and its feature is read at the end token, so tokens after the end of the
+    longest text cannot change a feature and may be left out.
     """
     encoder = _text_encoder(clip)
     length = tokens.shape[1]
@@ -192,34 +205,37 @@ def encode_tokens(clip: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
     return projection(x) if isinstance(projection, nn.Linear) else x @ projection
 
 
-def _text_encoder(clip: nn.Module) -> nn.Module:
-    """What holds the text encoder's parts: open_clip has two layouts."""
+def _text_encoder(clip: nn.Module) -> Any:
+    """Return the module with the text encoder's parts: open_clip has two layouts."""
     return getattr(clip, 'text', clip)
 
 
-def _end_positions(tokens: torch.Tensor, encoder: nn.Module) -> torch.Tensor:
-    """Where each row's end token stands, ``(M,)``, by open_clip's two rules."""
+def _end_positions(tokens: torch.Tensor, encoder: Any) -> torch.Tensor:
+    """Find the end token of each row, ``(N,)``, by open_clip's two rules."""
     pool = encoder.text_pool_type if hasattr(encoder, 'text_pool_type') else encoder.pool_type
     if pool == 'argmax':
         return tokens.argmax(dim=-1)
     eos = encoder.text_eos_id if hasattr(encoder, 'text_eos_id') else encoder.eos_id
-    return (tokens == eos).int().argmax(dim=-1)
+    return tokens.eq(eos).int().argmax(dim=-1)
 
 
 @functools.cache
-def _tokenizer(text_cfg: str):
-    """The tokenizer of a text encoder (its form as JSON), as open_clip chooses it."""
-    text_cfg = json.loads(text_cfg)
-    length = text_cfg.get('context_length', 77)
-    options = text_cfg.get('tokenizer_kwargs') or {}
-    name = text_cfg.get('hf_tokenizer_name')
-    if name:
-        try:
-            return open_clip.tokenizer.HFTokenizer(name, context_length=length, **options)
-        except (ImportError, OSError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise AMHPError(
-                f'the tokenizer {name!r} of this backbone cannot be had ({reason}); it needs the '
-                f'package transformers, and a network or `hf download {name}` once'
-            ) from error
-    return open_clip.SimpleTokenizer(context_length=length, **options)
+def _tokenizer(text_cfg: str) -> Any:
+    """Build the tokenizer that open_clip chooses for a text encoder.
+
+    Args:
+        text_cfg: the text encoder's part of open_clip's model file, as JSON.
+    """
+    options = json.loads(text_cfg)
+    length, kwargs = options.get('context_length', 77), options.get('tokenizer_kwargs') or {}
+    name = options.get('hf_tokenizer_name')
+    if not name:
+        return open_clip.SimpleTokenizer(context_length=length, **kwargs)
+    try:
+        return open_clip.tokenizer.HFTokenizer(name, context_length=length, **kwargs)
+    except (ImportError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise AMHPError(
+            f'the tokenizer {name!r} of this backbone cannot be loaded ({reason}); it needs the '
+            f'package transformers, and a network or `hf download {name}` once'
+        ) from error

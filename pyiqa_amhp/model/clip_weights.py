@@ -1,7 +1,7 @@
-"""Where CLIP's weights come from, and what must be known about them.
+"""CLIP's own weights: where they are found, and which activation they need.
 
-OpenAI's weights need QuickGELU, and a state dict does not say whose it is (open_clip issue 771),
-so the activation is taken from what accompanies the weights and is never guessed.
+OpenAI's weights need QuickGELU, and a state dict does not say whose it is (open_clip issue 771).
+So the activation is read from what comes with the weights, and is never guessed.
 """
 
 import dataclasses
@@ -22,9 +22,9 @@ from open_clip.pretrained import download_pretrained, download_pretrained_from_h
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model.config import AMHPConfig
 from pyiqa_amhp.weights.checkpoint import check_keys, read_tensors
-from pyiqa_amhp.weights.hub import PREFIX, cached, download_hint, require_network
+from pyiqa_amhp.weights.hub import HUB_PREFIX, cached_file, download_hint, require_network
 
-# Buffers that only the archives of OpenAI hold.
+# Buffers that only OpenAI's archives hold.
 OPENAI_ONLY = ('input_resolution', 'context_length', 'vocab_size')
 HUB_FILES = ('open_clip_model.safetensors', 'open_clip_pytorch_model.bin')
 HUB_CONFIG = 'open_clip_config.json'
@@ -32,7 +32,14 @@ HUB_CONFIG = 'open_clip_config.json'
 
 @dataclass(frozen=True)
 class ClipSource:
-    """A CLIP to build: its form, the configuration with all that was found out, its weights."""
+    """A CLIP to build.
+
+    Attributes:
+        config: the configuration, with the activation and normalisation of the weights.
+        model_cfg: the architecture, as in open_clip's model files.
+        path: the file of the weights; None: random weights.
+        state: the tensors of that file, if they have been read already.
+    """
 
     config: AMHPConfig
     model_cfg: dict[str, Any]
@@ -44,27 +51,28 @@ def resolve_clip(config: AMHPConfig, load: bool) -> ClipSource:
     """Find the CLIP that ``config`` names.
 
     Args:
-        config: its ``backbone``, ``clip_weights`` and ``quick_gelu`` count.
-        load: whether weights are wanted; if not, nothing is read and no network is used,
-            unless the backbone itself is on the hub.
+        config: configuration, of which ``backbone``, ``clip_weights`` and ``quick_gelu`` count.
+        load: whether to find the weights too. If False, no weights are read and no network is
+            used, unless the backbone itself is on the hub.
 
     Raises:
         AMHPError: an unknown model or tag, a text encoder that is not causal (SigLIP, CLIPA,
-            Hugging Face's encoders ...), weights out of reach, or an unknown activation.
+            Hugging Face's encoders ...), weights that cannot be downloaded, or an unknown
+            activation.
     """
     name, weights = config.backbone, config.clip_weights
     for hub_id in (name, weights if load else None):
-        if isinstance(hub_id, str) and hub_id.startswith(PREFIX):
-            return _from_hub(config, hub_id.removeprefix(PREFIX), load)
+        if isinstance(hub_id, str) and hub_id.startswith(HUB_PREFIX):
+            return _from_hub(config, hub_id.removeprefix(HUB_PREFIX), load)
     model_cfg = _model_cfg(name)
-    _check_text_encoder(name, model_cfg)  # before anything large is downloaded or built
+    _check_text_encoder(name, model_cfg)  # before a large download
     if not load:
         return _source(config, model_cfg, quick_gelu=model_cfg.get('quick_gelu', False))
     if weights is None:
         raise AMHPError('clip_weights: expected an open_clip tag or a file, got none')
     if Path(weights).expanduser().is_file():
         return _from_file(config, model_cfg, Path(weights).expanduser())
-    return _from_tag(config, model_cfg)
+    return _from_tag(config, model_cfg, weights)
 
 
 def _model_cfg(backbone: str | dict) -> dict[str, Any]:
@@ -81,11 +89,11 @@ def _model_cfg(backbone: str | dict) -> dict[str, Any]:
 
 
 def _check_text_encoder(name: str | dict, model_cfg: dict[str, Any]) -> None:
-    """Refuse a text encoder that is not causal, or whose feature is not that of the end token."""
+    """Refuse a text encoder that is not causal or whose feature is not read at the end token."""
     text_cfg = model_cfg['text_cfg']
-    others = ('hf_model_name', 'no_causal_mask', 'embed_cls')
+    refused = ('hf_model_name', 'no_causal_mask', 'embed_cls')
     pool = text_cfg.get('pool_type', 'argmax')
-    if any(map(text_cfg.get, others)) or pool not in ('argmax', 'eos'):
+    if any(map(text_cfg.get, refused)) or pool not in ('argmax', 'eos'):
         raise AMHPError(
             f'backbone {name if isinstance(name, str) else "of your own"}: expected a CLIP with a '
             'causal text encoder that is read at its end token, such as ViT-B-16, ViT-L-14, RN50 '
@@ -93,8 +101,23 @@ def _check_text_encoder(name: str | dict, model_cfg: dict[str, Any]) -> None:
         )
 
 
-def _source(config, model_cfg, quick_gelu, preprocess=None, **found) -> ClipSource:
-    """Write what was found out into the configuration, over nothing that the user said."""
+def _source(
+    config: AMHPConfig,
+    model_cfg: dict[str, Any],
+    quick_gelu: bool,
+    preprocess: dict[str, Any] | None = None,
+    path: Path | None = None,
+    state: dict[str, torch.Tensor] | None = None,
+) -> ClipSource:
+    """Complete the configuration; options that the user gave are kept.
+
+    Args:
+        config: the user's configuration.
+        model_cfg: the architecture, as in open_clip's model files.
+        quick_gelu: the activation of the weights.
+        preprocess: normalisation of the weights (``mean``, ``std``); None: OpenAI's.
+        path, state: see ``ClipSource``.
+    """
     preprocess = preprocess or {}
     model_cfg.pop('quick_gelu', None)
     config = dataclasses.replace(
@@ -103,19 +126,19 @@ def _source(config, model_cfg, quick_gelu, preprocess=None, **found) -> ClipSour
         image_mean=config.image_mean or preprocess.get('mean') or open_clip.OPENAI_DATASET_MEAN,
         image_std=config.image_std or preprocess.get('std') or open_clip.OPENAI_DATASET_STD,
     )
-    return ClipSource(config, model_cfg, **found)
+    return ClipSource(config, model_cfg, path, state)
 
 
 def _from_file(config: AMHPConfig, model_cfg: dict, path: Path) -> ClipSource:
-    """A local file: OpenAI's archive, a state dict, or safetensors."""
-    config = dataclasses.replace(config, clip_weights=path.name)  # no paths in checkpoints
+    """Read a local file: OpenAI's archive, a state dict, or safetensors."""
+    config = dataclasses.replace(config, clip_weights=path.name)  # checkpoints hold no paths
     state = read_tensors(path)
     quick_gelu = config.quick_gelu
-    beside = path.with_name(HUB_CONFIG)
+    hub_config = path.with_name(HUB_CONFIG)
     if quick_gelu is None and (state.keys() & set(OPENAI_ONLY) or model_cfg.get('quick_gelu')):
         quick_gelu = True
-    if quick_gelu is None and beside.is_file():
-        quick_gelu = _described(beside)['model_cfg'].get('quick_gelu', False)
+    if quick_gelu is None and hub_config.is_file():
+        quick_gelu = _read_hub_config(hub_config)['model_cfg'].get('quick_gelu', False)
     if quick_gelu is None:
         raise AMHPError(
             f'{path}: the file does not say which activation its weights were trained with; give '
@@ -124,9 +147,9 @@ def _from_file(config: AMHPConfig, model_cfg: dict, path: Path) -> ClipSource:
     return _source(config, model_cfg, quick_gelu, path=path, state=state)
 
 
-def _from_tag(config: AMHPConfig, model_cfg: dict) -> ClipSource:
-    """A tag of open_clip's list, from the local caches or the network."""
-    name, tag = config.backbone, config.clip_weights
+def _from_tag(config: AMHPConfig, model_cfg: dict, tag: str) -> ClipSource:
+    """Find the weights of an open_clip tag in the local caches, or download them."""
+    name = config.backbone
     model = name if isinstance(name, str) else None
     tag_cfg = _tag_cfg(model, tag)
     if not tag_cfg:
@@ -144,76 +167,82 @@ def _from_tag(config: AMHPConfig, model_cfg: dict) -> ClipSource:
 
 
 def cached_tag(model: str, tag: str) -> Path | None:
-    """The file of an open_clip tag, if this machine has it."""
+    """Return the file of an open_clip tag, if it is in a local cache."""
     return _cached_tag(_tag_cfg(model, tag))
 
 
 def repository_of(config: AMHPConfig) -> str | None:
-    """The repository of the hub that CLIP's own weights come from; None: unknown."""
+    """Return the hub repository of CLIP's own weights; None if it is unknown."""
     weights = config.clip_weights or ''
-    if weights.startswith(PREFIX):
-        return weights.removeprefix(PREFIX)
+    if weights.startswith(HUB_PREFIX):
+        return weights.removeprefix(HUB_PREFIX)
     model = config.backbone if isinstance(config.backbone, str) else None
     return _hub_files(_tag_cfg(model, weights))[0] or None
 
 
 def _tag_cfg(model: str | None, tag: str) -> dict[str, Any]:
-    # open_clip lists the tags of some models under `X` only, though `X-quickgelu` is the same.
+    """Return open_clip's entry of a tag: hub repository, URL, activation; {} if there is none."""
+    # open_clip lists the tags of some models as those of `X` only, though they fit `X-quickgelu`.
     names = (model, model.removesuffix('-quickgelu')) if model else ()
     return next((cfg for name in names if (cfg := open_clip.get_pretrained_cfg(name, tag))), {})
 
 
 def _cached_tag(tag_cfg: dict[str, Any]) -> Path | None:
-    return cached(*_hub_files(tag_cfg)) or _openai_cache(tag_cfg.get('url', ''))
+    return cached_file(*_hub_files(tag_cfg)) or _openai_cache(tag_cfg.get('url', ''))
 
 
 def _hub_files(tag_cfg: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
-    """A tag's repository and the files to look for: open_clip writes ``owner/name/[file]``."""
+    """Return a tag's repository and the files to look for (``owner/name/[file]`` in open_clip)."""
     repo, file = os.path.split(tag_cfg.get('hf_hub', ''))
     return repo, (str(Path(file).with_suffix('.safetensors')), file) if file else HUB_FILES
 
 
 def _from_hub(config: AMHPConfig, repo: str, load: bool) -> ClipSource:
-    """``hf-hub:owner/name``: the repository says what its model is."""
-    path = cached(repo, (HUB_CONFIG,))
-    weights = cached(repo, HUB_FILES)
-    if path is None or (load and weights is None):
+    """Find a CLIP on the hub, in the local cache or by a download."""
+    config_file = cached_file(repo, (HUB_CONFIG,))
+    weights = cached_file(repo, HUB_FILES)
+    if config_file is None or (load and weights is None):
         _require_network(f'CLIP model hf-hub:{repo}', repo)
-    path = path or Path(huggingface_hub.hf_hub_download(repo, HUB_CONFIG))
-    described = _described(path)
-    model_cfg = described['model_cfg']
-    _check_text_encoder(PREFIX + repo, model_cfg)
-    if load and weights is None:
-        weights = Path(download_pretrained_from_hf(repo))
-    quick_gelu = model_cfg.get('quick_gelu', False)
-    # The form itself goes into checkpoints, so that they load without the hub.
-    config = dataclasses.replace(
-        config, backbone=json.loads(json.dumps(model_cfg)), clip_weights=PREFIX + repo
+    content = _read_hub_config(
+        config_file or Path(huggingface_hub.hf_hub_download(repo, HUB_CONFIG))
     )
-    preprocess = described.get('preprocess_cfg')
-    found = {'path': weights, 'state': read_tensors(weights)} if load else {}
-    return _source(config, model_cfg, quick_gelu, preprocess, **found)
+    model_cfg = content['model_cfg']
+    _check_text_encoder(HUB_PREFIX + repo, model_cfg)
+    # Checkpoints hold the architecture itself, so that they load without the hub.
+    config = dataclasses.replace(
+        config, backbone=json.loads(json.dumps(model_cfg)), clip_weights=HUB_PREFIX + repo
+    )
+    quick_gelu, preprocess = model_cfg.get('quick_gelu', False), content.get('preprocess_cfg')
+    if not load:
+        return _source(config, model_cfg, quick_gelu, preprocess)
+    path = weights or Path(download_pretrained_from_hf(repo))
+    return _source(config, model_cfg, quick_gelu, preprocess, path, read_tensors(path))
 
 
-def _described(path: Path) -> dict[str, Any]:
-    """What an ``open_clip_config.json`` says: ``model_cfg``, maybe ``preprocess_cfg``."""
+def _read_hub_config(path: Path) -> dict[str, Any]:
+    """Read an ``open_clip_config.json``: ``model_cfg`` and perhaps ``preprocess_cfg``."""
     try:
-        described = json.loads(path.read_text(encoding='utf-8'))
-        encoders = [described['model_cfg'][part] for part in ('vision_cfg', 'text_cfg')]
+        content = json.loads(path.read_text(encoding='utf-8'))
+        encoders = [content['model_cfg'][part] for part in ('vision_cfg', 'text_cfg')]
     except (ValueError, KeyError, TypeError, RecursionError):
         encoders = [None]
     if not all(isinstance(encoder, dict) for encoder in encoders):
         raise AMHPError(f'{path}: expected JSON with model_cfg and its vision_cfg and text_cfg')
-    return described
+    return content
 
 
-def load_clip_state(clip: torch.nn.Module, source: ClipSource) -> float:
-    """Load the weights into open_clip's model; gives CLIP's own logit scale (a logarithm).
+def load_clip_state(clip: Any, source: ClipSource) -> float:
+    """Load the weights of ``source`` into open_clip's model.
+
+    Returns:
+        CLIP's own logit scale, a logarithm.
 
     Raises:
-        AMHPError: keys or shapes that do not fit, by name.
+        AMHPError: no weights, or keys or shapes that do not fit, by name.
     """
-    state = source.state if source.state is not None else read_tensors(source.path)
+    if source.path is None:
+        raise AMHPError('this CLIP has no weights to load')
+    state = read_tensors(source.path) if source.state is None else source.state
     state = {key: value.float() for key, value in state.items() if key not in OPENAI_ONLY}
     state = convert_state_dict(clip, state)
     if 'positional_embedding' in state and not hasattr(clip, 'positional_embedding'):
@@ -226,7 +255,7 @@ def load_clip_state(clip: torch.nn.Module, source: ClipSource) -> float:
 
 
 def _openai_cache(url: str) -> Path | None:
-    """The file that OpenAI's own package has downloaded, if it did."""
+    """Return the file that OpenAI's own package downloaded, if it exists."""
     path = Path.home() / '.cache' / 'clip' / os.path.basename(url)
     return path if url and path.is_file() else None
 

@@ -268,7 +268,9 @@ class AMHPConfig:
         self._set('attributes', names)
         for field in ('{level}', '{attribute}'):
             if not isinstance(self.attribute_template, str) or field not in self.attribute_template:
-                raise self._invalid('attribute_template', f'a sentence with the field {field} in it')
+                raise self._invalid(
+                    'attribute_template', f'a sentence with the field {field} in it'
+                )
         if self.predictor != 'none' and not self.uses_attributes:
             raise AMHPError(
                 f'predictor={self.predictor!r}: variant={self.variant!r} reads no text; use all or '

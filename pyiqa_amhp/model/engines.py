@@ -1,63 +1,52 @@
-"""The encoders as ONNX graphs, run by OpenVINO or onnxruntime on the processor."""
+"""CLIP's encoders as ONNX graphs, run by OpenVINO or onnxruntime on the processor."""
 
 import copy
 import functools
-import importlib
 import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.utils.environment import import_extra
 from pyiqa_amhp.weights.checkpoint import tensor_versions
 
+Encode = Callable[[nn.Module, torch.Tensor], torch.Tensor]  # encode_images or encode_tokens
 Session = Callable[[np.ndarray], np.ndarray]
 MAX_ERROR = {'fp32': 1e-3, 'bf16': 0.05, 'fp16': 0.05, 'int8': 0.15}
-"""Of features beside torch's, relative (our choice)."""
+"""Largest error of features, relative to torch's (our choice)."""
 OPENVINO_PRECISIONS = {'fp32': 'f32', 'bf16': 'bf16', 'fp16': 'f16'}
 
 
-def needs(package: str, extra: str):
-    """An optional package, imported.
-
-    Raises:
-        AMHPError: it is not installed; which extra of ours brings it.
-    """
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise AMHPError(
-            f"{package} is not installed ({error}): pip install 'pyiqa-amhp[{extra}]'"
-        ) from error
-
-
 class Engine:
-    """Runs ``encode(clip, x)`` by graphs that are made of the weights as they are.
+    """Runs ``encode(clip, x)`` by ONNX graphs, which are built again whenever weights change.
 
     Args:
         name: ``openvino`` or ``onnxruntime``.
         precision: see :class:`pyiqa_amhp.model.runtime.Runner`.
 
     Raises:
-        AMHPError: a missing package, or a precision that this processor does not compute in.
+        AMHPError: a missing package, or a precision that this processor does not support.
     """
 
     def __init__(self, name: str, precision: str | None):
         self.name = name
         extra = {'openvino': 'openvino', 'onnxruntime': 'onnx'}[name]
         for package in (name, 'onnxscript'):
-            needs(package, extra)
-        self.precision = _openvino_precision(precision) if name == 'openvino' else precision
-        self.precision = self.precision or 'fp32'
+            import_extra(package, extra)
+        self.precision: str = precision or 'fp32'
+        if name == 'openvino':
+            self.precision = _openvino_precision(precision)
         self._weights: list = []
-        self._sessions: dict[Callable, Session] = {}
+        self._sessions: dict[Encode, Session] = {}
 
-    def __call__(self, encode, clip: nn.Module, x: torch.Tensor) -> torch.Tensor:
-        """Features ``(N, n)``, float32 on the CPU, of images or token ids of any number."""
+    def __call__(self, encode: Encode, clip: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        """Compute features ``(N, n)``, float32 on the CPU, of any number of images or texts."""
         weights = tensor_versions(clip.state_dict().values())
         if weights != self._weights:
             self._sessions.clear()
@@ -66,7 +55,7 @@ class Engine:
             self._sessions[encode] = self._build(encode, clip, x)
         return torch.from_numpy(self._sessions[encode](_array(x)))
 
-    def _build(self, encode, clip: nn.Module, x: torch.Tensor) -> Session:
+    def _build(self, encode: Encode, clip: nn.Module, x: torch.Tensor) -> Session:
         dims = {0: 'N'} if x.is_floating_point() else {0: 'N', 1: 'L'}
         example = torch.zeros(2, *x.shape[1:], dtype=torch.float32 if len(dims) == 1 else x.dtype)
         build = _openvino if self.name == 'openvino' else _onnxruntime
@@ -76,19 +65,21 @@ class Engine:
                 Encoder(encode, clip),
                 {'x': (example, dims)},
                 ['features'],
-                optimize=self.precision == 'int8',  # else few weights are found to be constant
+                optimize=self.precision == 'int8',  # quantisation needs constant weights
             )
-            # Else onnxruntime advises, by a warning, to run another package's tools first.
+            # Without this onnxruntime warns that the graph was not preprocessed by its own tool.
             program.model.metadata_props['onnx.quant.pre_process'] = 'onnxruntime.quant'
-            program.save(file, external_data=True)  # encoders of over 2 GB fit no other way
-            # A graph that is read wrongly shows in fp32, where rounding does not hide it.
+            program.save(file, external_data=True)  # one file holds at most 2 GB
+            # A wrong graph shows in fp32 first, where rounding does not hide it.
             for precision in dict.fromkeys(('fp32', self.precision)):
                 session = build(file, precision)
                 self._check(session, precision, encode, clip, x[:1])
         return session
 
-    def _check(self, session: Session, precision: str, encode, clip, x: torch.Tensor) -> None:
-        """Compare with torch once: an engine may read a graph differently, and say nothing."""
+    def _check(
+        self, session: Session, precision: str, encode: Encode, clip: nn.Module, x: torch.Tensor
+    ) -> None:
+        """Compare features with torch's: an engine may read a graph wrongly without an error."""
         with torch.no_grad():
             expected = encode(clip, x).float().cpu()
         error = (torch.from_numpy(session(_array(x))) - expected).norm() / expected.norm()
@@ -105,39 +96,44 @@ def _array(x: torch.Tensor) -> np.ndarray:
 
 
 class Encoder(nn.Module):
-    """``encode(clip, x)`` as a module of its own."""
+    """One of CLIP's encoders as a module of its own, which runs ``encode(clip, x)``."""
 
-    def __init__(self, encode, clip: nn.Module):
+    def __init__(self, encode: Encode, clip: nn.Module):
         super().__init__()
         self.encode, self.clip = encode, clip
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Images or token ids to features ``(N, n)``."""
+        """Encode images or token ids to features ``(N, n)``."""
         return self.encode(self.clip, x)
 
 
-def to_onnx(graph: nn.Module, inputs: dict[str, tuple], outputs: list[str], optimize: bool = False):
-    """An ONNX program of ``graph`` in evaluation, float32.
+def to_onnx(
+    graph: nn.Module,
+    inputs: dict[str, tuple[torch.Tensor, dict[int, str]]],
+    outputs: list[str],
+    optimize: bool = False,
+) -> Any:
+    """Convert a module to an ONNX program in evaluation mode and float32.
 
-    By torch's exporter on top of ``torch.export``: the older one, which needs no onnxscript, is
-    deprecated since torch 2.9.
+    It uses torch's exporter on top of ``torch.export``: the older one, which needs no onnxscript,
+    is deprecated since torch 2.9.
 
     Args:
-        graph: on any device; it is not changed.
-        inputs: names to an example each, and to the names of its free dimensions by their place.
-        outputs: their names.
-        optimize: tidy the graph up; engines do so by themselves, and here it takes time.
+        graph: module on any device; it is not changed.
+        inputs: an example of each input and the names of its free dimensions, by input name.
+        outputs: names of the outputs.
+        optimize: simplify the graph. The engines do so themselves, and here it takes time.
 
     Raises:
-        AMHPError: a missing package, or encoders that cannot be exported.
+        AMHPError: a missing package, or a module that cannot be converted.
     """
-    needs('onnxscript', 'onnx')
+    import_extra('onnxscript', 'onnx')
     examples = tuple(example for example, _ in inputs.values())
     with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # about the exporter's own code
+        warnings.simplefilter('ignore')  # they concern the exporter's own code
         try:
             return torch.onnx.export(
-                _plain(graph).eval(),
+                _exportable(graph).eval(),
                 examples,
                 input_names=list(inputs),
                 output_names=outputs,
@@ -146,7 +142,7 @@ def to_onnx(graph: nn.Module, inputs: dict[str, tuple], outputs: list[str], opti
                 optimize=optimize,
                 verbose=False,
             )
-        except Exception as error:  # of many kinds
+        except Exception as error:  # the exporter raises many kinds
             reason = str(error).strip().splitlines()[0]
             raise AMHPError(
                 f'these encoders cannot be exported to ONNX ({type(error).__name__}: {reason}); '
@@ -154,39 +150,46 @@ def to_onnx(graph: nn.Module, inputs: dict[str, tuple], outputs: list[str], opti
             ) from error
 
 
-def _plain(graph: nn.Module) -> nn.Module:
-    """``graph`` with float32 tensors on the CPU that autograd may see; itself where it has them."""
+def _exportable(graph: nn.Module) -> nn.Module:
+    """Return a copy with float32 tensors on the CPU that autograd can use, or ``graph`` itself."""
     tensors = [*graph.parameters(), *graph.buffers()]
-    plain = all(
+    is_exportable = all(
         t.device.type == 'cpu' and t.dtype in (torch.float32, torch.int64) and not t.is_inference()
         for t in tensors
     )
-    if plain:
+    if is_exportable:
         return graph
-    return copy.deepcopy(graph, {id(t): _plain_tensor(t) for t in tensors})
+    return copy.deepcopy(graph, {id(t): _exportable_tensor(t) for t in tensors})
+
+
+def _exportable_tensor(tensor: torch.Tensor) -> torch.Tensor:
+    copied = tensor.detach().cpu().clone()
+    copied = copied.float() if copied.is_floating_point() else copied
+    return nn.Parameter(copied, False) if isinstance(tensor, nn.Parameter) else copied
 
 
 @functools.cache
-def openvino_core():
-    """OpenVINO, once for the process.
+def openvino_core() -> Any:
+    """Return the process's only OpenVINO core.
 
-    Its second core, let go after the first, leaves the thread a signal stack in memory that is
-    gone (2026.4): Ctrl-C, or the end of a worker process, would crash.
+    When a second core is freed after the first, the thread keeps a signal stack in freed memory
+    (2026.4): Ctrl-C, or the end of a worker process, would crash.
     """
-    return needs('openvino', 'openvino').Core()
+    return import_extra('openvino', 'openvino').Core()
 
 
 def _openvino_precision(precision: str | None) -> str:
-    """The one that is asked for, or bf16 where OpenVINO itself would choose it, else fp32."""
-    ov, core = needs('openvino', 'openvino'), openvino_core()
+    """Check a precision, or choose bf16 where OpenVINO itself would choose it, else fp32."""
+    ov, core = import_extra('openvino', 'openvino'), openvino_core()
     if precision is None:
         native = core.get_property('CPU', 'INFERENCE_PRECISION_HINT') == ov.Type.bf16
         return 'bf16' if native else 'fp32'
-    able = core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
-    if precision.upper() not in able:
-        can = [p for p in OPENVINO_PRECISIONS if p.upper() in able]
+    capabilities = core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
+    if precision.upper() not in capabilities:
+        supported = [p for p in OPENVINO_PRECISIONS if p.upper() in capabilities]
         raise AMHPError(
-            f'precision={precision!r}: this processor computes in {", ".join(can)} with OpenVINO'
+            f'precision={precision!r}: this processor computes in {", ".join(supported)} with '
+            'OpenVINO'
         )
     return precision
 
@@ -195,42 +198,42 @@ def _openvino(file: Path, precision: str) -> Session:
     core = openvino_core()
     options = {
         'INFERENCE_PRECISION_HINT': OPENVINO_PRECISIONS[precision],
-        # Streams that share out a batch are a little faster, but leave a single image one core.
+        # Parallel streams are a little faster for batches, but give a single image one core only.
         'PERFORMANCE_HINT': 'LATENCY',
         'INFERENCE_NUM_THREADS': torch.get_num_threads(),
     }
     model = core.compile_model(core.read_model(file), 'CPU', options)
-    return lambda x: np.array(model(x)[0])  # a copy: the next call writes over its own
+    return lambda x: np.array(model(x)[0])  # a copy: the next call overwrites the output
 
 
 def _onnxruntime(file: Path, precision: str) -> Session:
-    ort = needs('onnxruntime', 'onnx')
-    if precision == 'int8':
-        file = _quantised(file)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
-    session = ort.InferenceSession(file, options, providers=['CPUExecutionProvider'])
+    session = onnxruntime_session(_quantised(file) if precision == 'int8' else file)
     return lambda x: session.run(None, {'x': x})[0]
 
 
+def onnxruntime_session(file: Path) -> Any:
+    """Load a graph by onnxruntime on the CPU, with as many threads as torch uses."""
+    ort = import_extra('onnxruntime', 'onnx')
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    return ort.InferenceSession(file, options, providers=['CPUExecutionProvider'])
+
+
 def _quantised(file: Path) -> Path:
-    """Weights of matrix products as int8, a scale for each channel; activations at run time."""
-    quantization = needs('onnxruntime.quantization', 'onnx')
+    """Quantise the weights of matrix products to int8, with a scale for each channel.
+
+    Activations are quantised at run time.
+    """
+    quantization = import_extra('onnxruntime.quantization', 'onnx')
     target = file.with_name('int8.onnx')
     quantization.quantize_dynamic(
         file,
         target,
-        op_types_to_quantize=['MatMul', 'Gemm'],  # as a convolution it is slower than fp32
+        op_types_to_quantize=['MatMul', 'Gemm'],  # int8 convolutions are slower than fp32
         per_channel=True,
-        reduce_range=True,  # 7 bits: without VNNI sums of 8 overflow, and with it speed is the same
+        reduce_range=True,  # 7 bits, at the same speed: without VNNI sums of 8 bits overflow
         weight_type=quantization.QuantType.QInt8,
         use_external_data_format=True,
     )
     return target
-
-
-def _plain_tensor(tensor: torch.Tensor) -> torch.Tensor:
-    plain = tensor.detach().cpu().clone()
-    plain = plain.float() if plain.is_floating_point() else plain
-    return nn.Parameter(plain, False) if isinstance(tensor, nn.Parameter) else plain

@@ -1,4 +1,7 @@
-"""From an image batch of any size to the encoders' input."""
+"""Preprocessing: images of any size to the encoders' input."""
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,11 +12,17 @@ from pyiqa_amhp.datasets.images import read_image
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model.config import AMHPConfig
 
-LONGEST = 32  # short sides that are looked at of a long one, with resize='shortest' (our choice)
+MAX_ASPECT = 32  # a longer image is cut before resize='shortest' (our choice)
 
 
-def check_images(x: torch.Tensor) -> torch.Tensor:
-    """Pass on a batch ``(N, 3, H, W)``, grey ones ``(N, 1, H, W)`` repeated to three channels.
+def check_images(x: object) -> torch.Tensor:
+    """Check a batch of images.
+
+    Args:
+        x: ``(N, 3, H, W)`` or grey ``(N, 1, H, W)``, floating point.
+
+    Returns:
+        The batch with three channels, ``(N, 3, H, W)``.
 
     Raises:
         TypeError: not a floating-point tensor.
@@ -31,31 +40,47 @@ def check_images(x: torch.Tensor) -> torch.Tensor:
     return x.expand(-1, 3, -1, -1)
 
 
-def odd_images(x: torch.Tensor) -> torch.Tensor:
-    """Which images to mirror, ``(N, 1, 1, 1)``: those whose 8-bit pixels have an odd sum.
+def should_mirror(x: torch.Tensor) -> torch.Tensor:
+    """Select the images to mirror, ``(N, 1, 1, 1)`` of bool: those with an odd sum of 8-bit pixels.
 
-    The authors' code mirrors test images at random. A toss that depends on nothing but the
-    image keeps that, and keeps a score the same from call to call, in any batch, on any device:
-    so it is made on the pixels as given, before any arithmetic that rounds.
+    The authors' code mirrors test images at random. This choice depends on nothing but the image,
+    so that a score is the same from call to call, in any batch, on any device. It is made on the
+    pixels as given, before any arithmetic that rounds.
+
+    Args:
+        x: images ``(N, 3, H, W)`` in [0, 1].
     """
     return (x.detach() * 255).round().long().sum(dim=(1, 2, 3), keepdim=True) % 2 == 1
 
 
 class Preprocess(nn.Module):
-    """Resize, crop and normalise, as ``AMHPConfig`` says.
+    """Resizes, crops and normalises images as ``AMHPConfig`` says.
 
     Args:
         size: side of the encoders' square input in pixels.
-        mean, std: of each channel.
-        resize: ``squash`` or ``shortest``; resize_size: in pixels.
-        crop: ``center`` or ``corner``.
-        flip: mirror the images of ``odd_images``.
+        mean, std: mean and standard deviation of each channel.
+        resize: ``squash`` (to a square) or ``shortest`` (the shorter side).
+        resize_size: length of the resized side in pixels.
+        crop: ``center`` or ``corner`` (top-left).
+        flip: whether to mirror the images that ``should_mirror`` selects.
 
     Raises:
         AMHPError: ``resize_size`` below ``size``.
     """
 
-    def __init__(self, size, mean, std, resize, resize_size, crop, flip):
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(
+        self,
+        size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        resize: str,
+        resize_size: int,
+        crop: str,
+        flip: bool,
+    ):
         super().__init__()
         if resize_size < size:
             raise AMHPError(f'resize_size={resize_size}: expected at least the input size, {size}')
@@ -68,6 +93,7 @@ class Preprocess(nn.Module):
     @classmethod
     def from_config(cls, config: AMHPConfig, size: int) -> 'Preprocess':
         """Build the preprocessing of a model with a square input of ``size`` pixels."""
+        assert config.image_mean and config.image_std  # resolve_clip sets both
         return cls(
             size=size,
             mean=config.image_mean,
@@ -79,49 +105,57 @@ class Preprocess(nn.Module):
         )
 
     def view(self, x: torch.Tensor) -> torch.Tensor:
-        """What the model sees of each image: ``(N, 3, H, W)`` to ``(N, 3, size, size)``."""
-        odd = odd_images(x) if self.flip else None
-        x = self._resized_and_cropped(x)
-        return torch.where(odd, x.flip(-1), x) if self.flip else x
+        """Mirror, resize and crop images ``(N, 3, H, W)`` to ``(N, 3, size, size)``."""
+        if self.flip:
+            mirror = should_mirror(x)
+            x = self._resize_and_crop(x)
+            return torch.where(mirror, x.flip(-1), x)
+        return self._resize_and_crop(x)
 
-    def quick_view(self, source, max_pixels: int | None = None) -> np.ndarray:
-        """The same of one image file, by Pillow, in whole numbers: ``(size, size, 3)``, uint8.
+    def view_file(self, source: Any, max_pixels: int | None = None) -> np.ndarray:
+        """Compute the view of an image file by Pillow: ``(size, size, 3)``, uint8.
 
         A large JPEG is decoded at a fraction of its size, at least twice ``resize_size`` on each
-        side (our choice): the mean pixel moves by less than 0.01 even in images that are noise
-        down to the pixel (``tests/test_preprocess.py``). ``normalised`` makes the encoders' input
-        of it.
+        side (our choice). The mean pixel moves by less than 0.01 even in images that are noise
+        down to the pixel (``tests/test_preprocess.py``). ``normalize`` makes the encoders' input
+        from a view.
 
         Args:
-            source, max_pixels: see ``read_image``, whose errors are raised.
+            source, max_pixels: see ``read_image``, which also documents the errors.
         """
-        # The toss for mirroring needs every pixel.
+        # should_mirror needs every pixel, so the image is not decoded at a smaller size.
         image = read_image(source, None if self.flip else 2 * self.resize_size, max_pixels)
-        odd = self.flip and int(np.asarray(image).sum(dtype=np.int64)) % 2
-        pixels = np.asarray(self._resized_and_cropped(image))
-        return np.array(pixels[:, ::-1] if odd else pixels)  # a copy that may be written to
+        mirror = self.flip and int(np.asarray(image).sum(dtype=np.int64)) % 2
+        pixels = np.asarray(self._resize_and_crop(image))
+        return np.array(pixels[:, ::-1] if mirror else pixels)  # a writable copy
 
-    def _resized_and_cropped(self, x):
-        """For tensors ``(N, 3, H, W)`` and Pillow's images."""
+    def _resize_and_crop(self, image: Any) -> Any:
+        """Resize and crop a tensor ``(N, 3, H, W)`` or a Pillow image."""
         side = [self.resize_size] * 2
         if self.resize == 'shortest':
-            x, side = self._without_far_ends(x), side[:1]
-        if TF.get_image_size(x) != [self.resize_size] * 2:
-            x = TF.resize(x, side, TF.InterpolationMode.BILINEAR, antialias=True)
+            image, side = self._crop_long_side(image), side[:1]
+        if TF.get_image_size(image) != [self.resize_size] * 2:
+            image = TF.resize(image, side, TF.InterpolationMode.BILINEAR, antialias=True)
         if self.crop == 'center':
-            return TF.center_crop(x, self.size)
-        return TF.crop(x, 0, 0, self.size, self.size)
+            return TF.center_crop(image, self.size)
+        return TF.crop(image, 0, 0, self.size, self.size)
 
-    def _without_far_ends(self, x):
-        """A strip 20,000 x 3 would grow to a million pixels a row, of which 224 are looked at."""
-        width, height = TF.get_image_size(x)
-        sides = [min(side, LONGEST * min(width, height)) for side in (height, width)]
+    def _crop_long_side(self, image: Any) -> Any:
+        """Cut an image to ``MAX_ASPECT``: resizing a strip of 20,000 x 3 would take much memory."""
+        width, height = TF.get_image_size(image)
+        sides = [min(side, MAX_ASPECT * min(width, height)) for side in (height, width)]
         if sides == [height, width]:
-            return x
-        return TF.center_crop(x, sides) if self.crop == 'center' else TF.crop(x, 0, 0, *sides)
+            return image
+        if self.crop == 'center':
+            return TF.center_crop(image, sides)
+        return TF.crop(image, 0, 0, *sides)
 
     def seen_region(self, height: int, width: int) -> tuple[float, float, float, float]:
-        """What a view shows of an image: (left, top, right, bottom) as shares of its sides."""
+        """Return the part of an image that its view shows.
+
+        Returns:
+            ``(left, top, right, bottom)`` as shares of the width and the height.
+        """
         sides = [self.resize_size] * 2  # width, height
         if self.resize == 'shortest':
             shortest = min(width, height)
@@ -131,16 +165,16 @@ class Preprocess(nn.Module):
         right, bottom = left + self.size, top + self.size
         return left / sides[0], top / sides[1], right / sides[0], bottom / sides[1]
 
-    def normalised(self, x: torch.Tensor) -> torch.Tensor:
-        """Views ``(N, 3, size, size)`` in [0, 1] as the encoders' input."""
+    def normalize(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalise views ``(N, 3, size, size)`` in [0, 1] to the encoders' input."""
         return (x - self.mean.to(x)) / self.std.to(x)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``(N, 3, H, W)`` in [0, 1] to normalised ``(N, 3, size, size)``.
+        """Turn images ``(N, 3, H, W)`` in [0, 1] into the encoders' input ``(N, 3, size, size)``.
 
-        In training, images that have the input's size already are the data set's own crops and
-        are only normalised, as in pyiqa's NIMA.
+        In training, images of the input's size are the data set's own crops and are only
+        normalised, as in pyiqa's NIMA.
         """
         if not (self.training and x.shape[-2:] == (self.size, self.size)):
             x = self.view(x)
-        return self.normalised(x)
+        return self.normalize(x)

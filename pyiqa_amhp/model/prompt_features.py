@@ -1,4 +1,4 @@
-"""The text side of an AMHP: which attribute prompt an image gets, and the features of prompts."""
+"""Prompts of an AMHP: where the attribute prompt of an image comes from, and prompts' features."""
 
 import torch
 from torch import nn
@@ -6,18 +6,19 @@ from torch import nn
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model.clip import Backbone
 from pyiqa_amhp.model.config import PROMPT_SOURCES, AMHPConfig
-from pyiqa_amhp.model.prompt_predictor import LevelPredictor, Prediction, Prompt
+from pyiqa_amhp.model.prompt_predictor import AttributePrompt, LevelPredictor, PredictedPrompt
 from pyiqa_amhp.weights.checkpoint import stored_config, tensor_versions
 
 
 class PromptFeatures(nn.Module):
-    """The part of AMHP that turns texts into features; ``AMHP`` adds Eq. 4 to 7 to it.
+    """Base class of ``AMHP``: turns texts into features; ``AMHP`` adds Eq. 4 to 7.
 
     Attributes:
         config: the configuration.
         backbone: CLIP's encoders.
-        predictor: predicts the attribute prompt of an image without a text; None: nothing does.
+        predictor: predictor of the attribute prompt of an image without a text, if there is one.
         level_sentences: the second-level prompts ``Ta``, ``k`` sentences.
+        level_vectors: learned vectors ``(k, n)`` in variants without quality levels.
     """
 
     config: AMHPConfig
@@ -28,18 +29,18 @@ class PromptFeatures(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        # Sentences to the state of the text encoder's weights, and the features it gave.
+        # Versions of the text encoder's weights and features ``(M, n)``, by M sentences.
         self._sentence_cache: dict[tuple[str, ...], tuple[list, torch.Tensor]] = {}
 
     def prompt_sources(self, texts: list[str], prompt_source: str | None = None) -> list[str]:
-        """Tell where the attribute prompt of each image comes from.
+        """Determine the source of each image's attribute prompt.
 
         Args:
-            texts: one for each of N images, ``''`` where there is none.
+            texts: texts of N images, ``''`` for an image without a text.
             prompt_source: ``given``, ``predicted`` or ``none``; None: as the configuration says.
 
         Returns:
-            N times ``given``, ``predicted`` or ``none``.
+            For each image, ``given``, ``predicted`` or ``none``.
 
         Raises:
             AMHPError: an unknown source, or ``predicted`` for a model without a predictor.
@@ -65,18 +66,19 @@ class PromptFeatures(nn.Module):
         Ft: torch.Tensor | None = None,
         predicted: torch.Tensor | None = None,
         prompt_source: str | None = None,
-    ) -> Prompt:
-        """Compute the first-level prompts of images with the features ``Fx (N, n)``.
+    ) -> AttributePrompt:
+        """Compute the attribute prompts of images.
 
         Args:
-            texts: one for each image, ``''`` where there is none.
-            Ft: features of the texts, where a frozen encoder has computed them before.
-            predicted: whose prompt is predicted, ``(N,)`` of bool; None: as ``prompt_sources``
-                says.
+            texts: texts of N images, ``''`` for an image without a text.
+            Fx: image features ``(N, n)``.
+            Ft: features of the texts, ``(N, n)``, that a frozen encoder has computed before.
+            predicted: images whose prompt is predicted, ``(N,)`` of bool; None: as
+                ``prompt_sources`` says.
             prompt_source: see ``prompt_sources``.
         """
         if not self.config.uses_attributes:
-            return Prompt(None)
+            return AttributePrompt(None)
         sources = self.prompt_sources(texts, prompt_source)
         if Ft is None or set(sources) == {'none'}:
             # In training the loss compares a predicted prompt with the given text.
@@ -86,13 +88,17 @@ class PromptFeatures(nn.Module):
         if predicted is None:
             predicted = torch.tensor([source == 'predicted' for source in sources])
         if self.predictor is None or not (self.training or predicted.any()):
-            return Prompt(Ft, Ft)
+            return AttributePrompt(Ft, Ft)
         prediction = self.predict_prompt(Fx)
         chosen = torch.where(predicted[:, None].to(Ft.device), prediction.Ft.to(Ft.dtype), Ft)
-        return Prompt(chosen, Ft, prediction)
+        return AttributePrompt(chosen, Ft, prediction)
 
-    def predict_prompt(self, Fx: torch.Tensor) -> Prediction:
-        """Predict what people would say about images with the features ``Fx (N, n)``."""
+    def predict_prompt(self, Fx: torch.Tensor) -> PredictedPrompt:
+        """Predict the attribute prompts of images with the features ``Fx (N, n)``.
+
+        Raises:
+            AMHPError: a model without a predictor.
+        """
         if self.predictor is None:
             raise AMHPError('this model has no predictor of attribute prompts')
         if isinstance(self.predictor, LevelPredictor):
@@ -101,7 +107,7 @@ class PromptFeatures(nn.Module):
         return self.predictor(Fx)
 
     def text_features(self, texts: list[str], Fx: torch.Tensor) -> torch.Tensor:
-        """``Ft`` of Eq. 1, ``(N, n)``: zeros where a text is ``''`` (our choice)."""
+        """Compute ``Ft`` of Eq. 1, ``(N, n)``: zeros where a text is ``''`` (our choice)."""
         rows = [i for i, text in enumerate(texts) if text]
         Ft = torch.zeros_like(Fx)
         if not rows:
@@ -110,16 +116,16 @@ class PromptFeatures(nn.Module):
         return Ft.index_copy(0, torch.tensor(rows, device=Ft.device), features.to(Ft.dtype))
 
     def level_features(self) -> torch.Tensor:
-        """``FTa`` of Eq. 3, ``(k, n)``; learned vectors in variants without quality levels."""
+        """Compute ``FTa`` of Eq. 3, ``(k, n)``; learned vectors in variants without levels."""
         if not self.config.uses_levels:
             return self.level_vectors
         return self.sentence_features(self.level_sentences)
 
     def sentence_features(self, sentences: list[str]) -> torch.Tensor:
-        """Features of sentences that never change, ``(M, n)``.
+        """Compute the features ``(M, n)`` of M sentences of the model.
 
-        They are cached in evaluation, and in training too if the text encoder is frozen, until
-        the weights of the text encoder change.
+        They are cached until the weights of the text encoder change: in evaluation, and also in
+        training if the text encoder is frozen.
         """
         parameters = self.backbone.text_parameters()
         learns = any(p.requires_grad for p in parameters)
@@ -140,14 +146,14 @@ class PromptFeatures(nn.Module):
         return super().train(mode)
 
     def get_extra_state(self) -> torch.Tensor:
-        """The configuration, so that every trainer's checkpoint carries it."""
+        """Return the configuration, which torch puts into every ``state_dict``."""
         return self.config.to_tensor()
 
     def set_extra_state(self, state: torch.Tensor) -> None:
-        """Refuse the weights of encoders that compute something else.
+        """Check that a ``state_dict`` comes from a model that computes the same.
 
         Raises:
-            AMHPError: another backbone, activation or variant.
+            AMHPError: the state of another backbone, activation or variant.
         """
         stored = stored_config(state)
         for name in ('backbone', 'quick_gelu', 'variant'):

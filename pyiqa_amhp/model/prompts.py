@@ -1,4 +1,4 @@
-"""Both levels of prompts as text: checked at the door; a level becomes a sentence."""
+"""Texts of the two levels of prompts: sentences of quality levels, and texts of images."""
 
 from collections.abc import Sequence
 
@@ -6,13 +6,13 @@ from pyiqa_amhp.errors import AMHPError
 
 
 def level_sentences(levels: Sequence[str], template: str, tuple_prompts: bool = False) -> list[str]:
-    """The second-level prompts ``Ta`` of Eq. 2.
+    """Write the second-level prompts ``Ta`` of Eq. 2.
 
     Args:
         levels: ``k`` words, worst first.
         template: a sentence with ``{level}`` in it.
-        tuple_prompts: as the authors' code ran, where the level reached the sentence as a
-            one-element tuple and CLIP read ``A photo with ('bad',) aesthetics.``
+        tuple_prompts: whether to write a level as the authors' code did, which inserted a
+            one-element tuple, so that CLIP read ``A photo with ('bad',) aesthetics.``
 
     Returns:
         ``k`` sentences.
@@ -22,11 +22,15 @@ def level_sentences(levels: Sequence[str], template: str, tuple_prompts: bool = 
 
 
 def image_texts(text: str | Sequence[str | None] | None, n: int) -> list[str]:
-    """The first-level prompts of ``n`` images, with ``''`` where an image has none.
+    """Check the texts of ``n`` images, from which their attribute prompts are computed.
 
     Args:
-        text: None, one string for one image, or a sequence of ``n`` strings or Nones. A blank
+        text: None, one string for one image, or a list or tuple of ``n`` strings or Nones. A blank
             string counts as no text.
+        n: number of images.
+
+    Returns:
+        ``n`` texts without white space at their ends; ``''`` for an image without a text.
 
     Raises:
         TypeError: not a string, a sequence of strings, or None.

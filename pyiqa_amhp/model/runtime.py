@@ -1,6 +1,6 @@
-"""How the two encoders run: in which precision, compiled or not, by which engine.
+"""How CLIP's encoders run: precision, ``torch.compile`` and engine.
 
-Nothing of it changes what is computed but for rounding, and nothing of it is in a checkpoint.
+These options change features by rounding only, and are not stored in checkpoints.
 """
 
 import functools
@@ -11,30 +11,31 @@ import torch
 from torch import nn
 
 from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.model.engines import Encode, Engine
 
 PRECISIONS = {
     'torch': ('fp32', 'bf16', 'fp16'),
     'openvino': ('fp32', 'bf16', 'fp16'),
     'onnxruntime': ('fp32', 'int8'),
 }
-"""What each engine offers."""
+"""Precisions by engine."""
 AUTOCAST = {'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 
 class Runner:
-    """Runs CLIP's encoders; Eq. 4 to 7 and the scores stay in the precision of the weights.
+    """Runs CLIP's encoders; Eq. 4 to 7 stay in the precision of the weights.
 
     Args:
         precision: ``fp32``, ``bf16``, ``fp16`` or ``int8``. None: fp32, but with
-            ``engine='openvino'`` bf16 where the processor computes in it. ``int8`` (dynamic
-            quantisation, onnxruntime only) is never the default: the activations of trained
-            CLIPs have outliers, which cost int8 more than random weights show. Compare its scores
+            ``engine='openvino'`` bf16 if the processor supports it. ``int8`` (dynamic
+            quantisation, onnxruntime only) is never the default: the activations of trained CLIPs
+            have outliers, so int8 loses more accuracy than with random weights. Compare its scores
             with those of fp32 on your own images first.
-        compile: use ``torch.compile`` for the encoders, which takes a C++ compiler and,
-            at the first batch, some time.
+        compile: whether to use ``torch.compile`` for the encoders, which needs a C++ compiler and
+            takes some time at the first batch.
         engine: ``torch``, ``openvino`` or ``onnxruntime``. The latter two run on the processor,
-            with as many threads as torch, are built at the first batch (seconds for ViT-B/16) and
-            built anew when weights change; they only judge, and have no gradients.
+            with as many threads as torch. They are built at the first batch (seconds for ViT-B/16)
+            and again when weights change, and compute no gradients.
 
     Raises:
         AMHPError: an unknown value, a combination that is not possible, or a missing package.
@@ -60,44 +61,39 @@ class Runner:
                 f'precision={precision!r} with engine={self.engine!r}: expected one of '
                 f'{", ".join(possible)}{hint}'
             )
-        self.precision = precision or 'fp32'
+        self.precision: str = precision or 'fp32'
         self._compiled: dict[Callable, Callable] = {}
-        self._engine = None
+        self._engine: Engine | None = None
         if self.engine != 'torch':
-            from pyiqa_amhp.model.engines import Engine
-
             self._engine = Engine(self.engine, precision)
             self.precision = self._engine.precision
 
     def __reduce__(self):
-        """A copy of a model compiles, and builds its engine, for itself."""
+        """Copy the options only: each copy compiles its encoders, or builds its engine, itself."""
         return Runner, self._given
 
-    def __call__(
-        self,
-        encode: Callable[[nn.Module, torch.Tensor], torch.Tensor],
-        clip: nn.Module,
-        x: torch.Tensor,
-    ) -> torch.Tensor:
-        """``encode(clip, x)``: features ``(N, n)`` in the precision of the weights.
+    def __call__(self, encode: Encode, clip: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        """Run ``encode(clip, x)``; returns features ``(N, n)`` in the precision of the weights.
 
         Raises:
-            AMHPError: gradients or training with an engine that has none; a precision that the
-                device cannot compute in; no compiler.
+            AMHPError: gradients or training with an engine that has no gradients; a precision that
+                the device does not support; no compiler.
         """
         dtype = next(clip.parameters()).dtype
         if self._engine is not None:
-            self._check_only_judges(clip, x)
+            self._check_no_gradient(clip, x)
             return self._engine(encode, clip, x).to(x.device, dtype)
         with self._autocast(x.device.type):
             return self._encode(encode, clip, x).to(dtype)
 
-    def _check_only_judges(self, clip: nn.Module, x: torch.Tensor) -> None:
-        wanted = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *clip.parameters()))
-        if clip.training or wanted:
-            why = 'the model is in training mode' if clip.training else 'a gradient is asked for'
+    def _check_no_gradient(self, clip: nn.Module, x: torch.Tensor) -> None:
+        wants_gradient = torch.is_grad_enabled() and any(
+            t.requires_grad for t in (x, *clip.parameters())
+        )
+        if clip.training or wants_gradient:
+            reason = 'the model is in training mode' if clip.training else 'a gradient is needed'
             raise AMHPError(
-                f'engine={self.engine!r} only judges, but {why}; use net.eval() and '
+                f'engine={self.engine!r} computes no gradients, but {reason}; use net.eval() and '
                 "torch.no_grad(), or engine='torch' to train and as a loss"
             )
 
@@ -111,13 +107,13 @@ class Runner:
             )
         return torch.autocast(device, AUTOCAST[self.precision])
 
-    def _encode(self, encode, clip: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    def _encode(self, encode: Encode, clip: nn.Module, x: torch.Tensor) -> torch.Tensor:
         if not self.compile:
             return encode(clip, x)
         from torch._dynamo.exc import TorchDynamoException
 
         if encode not in self._compiled:
-            # A function, not the module: torch would rename the keys of its state_dict.
+            # The function, since compiling the module would rename the keys of its state_dict.
             self._compiled[encode] = torch.compile(encode)
         try:
             return self._compiled[encode](clip, x)
@@ -131,7 +127,7 @@ class Runner:
 
 @functools.cache
 def _has_autocast(device: str, dtype: torch.dtype) -> bool:
-    """Whether autocast is in force there: some versions of torch only warn where it is not."""
+    """Whether autocast works on a device: some versions of torch only warn where it does not."""
     one = torch.ones(1, 1, device=device)
     try:
         with torch.autocast(device, dtype):

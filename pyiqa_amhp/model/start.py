@@ -1,4 +1,4 @@
-"""What an AMHP starts from: trained weights, CLIP's own weights, or random ones."""
+"""The weights that a new AMHP starts from: trained ones, CLIP's own, or random ones."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,8 +7,11 @@ from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model.clip import check_architecture
 from pyiqa_amhp.model.clip_weights import ClipSource, resolve_clip
 from pyiqa_amhp.model.config import AMHPConfig
-from pyiqa_amhp.weights.checkpoint import Checkpoint
+from pyiqa_amhp.model.prompt_features import PromptFeatures
+from pyiqa_amhp.weights.checkpoint import CONFIG_KEY, Checkpoint, check_keys
 from pyiqa_amhp.weights.store import find_checkpoint
+
+PREDICTOR = 'predictor.'  # prefix of the predictor's tensors in a state_dict
 
 
 @dataclass(frozen=True)
@@ -52,3 +55,26 @@ def find_start(
     if checkpoint:
         check_architecture(source, checkpoint.path)
     return Start(source, checkpoint, zero_shot)
+
+
+def load_into(net: PromptFeatures, checkpoint: Checkpoint) -> None:
+    """Load a checkpoint into a model that was built from its configuration.
+
+    The model may have another predictor than the checkpoint, if that needs no training.
+
+    Raises:
+        AMHPError: keys that do not fit, by name, or a predictor that needs training.
+    """
+    state = dict(checkpoint.state)
+    trained_with = checkpoint.config.get('predictor', 'none')
+    if trained_with != net.config.predictor:
+        if net.config.predictor == 'feature':
+            raise AMHPError(
+                f"{checkpoint.path}: trained with predictor={trained_with!r}; predictor='feature' "
+                "works only where it was trained, predictor='levels' everywhere"
+            )
+        state = {key: value for key, value in state.items() if not key.startswith(PREDICTOR)}
+        own = net.state_dict()
+        state |= {key: own[key] for key in own if key.startswith(PREDICTOR)}
+    check_keys(net, state, checkpoint.path, ignore=(CONFIG_KEY,))
+    net.load_state_dict({**state, CONFIG_KEY: net.get_extra_state()})

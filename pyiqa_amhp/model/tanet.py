@@ -1,35 +1,36 @@
-"""TANet: what a photograph shows decides how it is judged.
+"""TANet: the theme of a photograph decides how its aesthetics are scored.
 
 Reference:
     He et al.: "Rethinking Image Aesthetics Assessment: Models, Datasets and Benchmarks",
     IJCAI 2022.
 
-Written afresh. Sizes, the order of the steps and the names of the modules are those of the
-authors' public code for AVA (github: woshidandan/TANet-image-aesthetics-and-quality-assessment),
-so that a checkpoint of theirs loads. ``tygertnet`` is their spelling.
+An independent implementation. Sizes, the order of the steps and the names of the modules are those
+of the authors' public code for AVA (github:
+woshidandan/TANet-image-aesthetics-and-quality-assessment), so that a checkpoint of theirs loads.
+``tygertnet`` is their spelling.
 
-**Where it differs from the authors' code.** There, the generated layer mixes the images of a
-batch: entry (i, j) of an N x N square is image i's features by image j's generated weight, plus
-image i's bias. A batch norm made anew at every call normalises each column over the batch, in
-testing too, and each row is pooled to ten numbers. So a score depends on the batch that the image
-is in, and a single image is an error. Here each image meets its own generated weight and bias (the
-diagonal of that square), the batch norm is a layer with running statistics over that one number,
-and pooling one number to ten repeats it. A score depends on nothing but the image. Scores are
-therefore not the authors' to the digit, and cannot be: theirs have no value for an image by itself.
+**Where it differs from the authors' code.** There, the generated layer mixes the images of a batch:
+entry (i, j) of an N x N matrix is image i's features by image j's generated weight, plus image i's
+bias. A batch norm made at every call normalises each column over the batch, in testing too, and
+each row is pooled to ten numbers. So a score depends on the batch that the image is in, and a
+single image is an error. Here each image uses its own generated weight and bias (the diagonal of
+that matrix), the batch norm is a layer with running statistics over that one number, and pooling
+one number to ten repeats it. A score depends on the image only. Scores therefore differ from the
+authors', who have no score for an image by itself.
 
-The statistics are learned in training. A checkpoint of the authors has none: `amhp tanet
-calibrate` estimates them from images, and until then the metric says that it is uncalibrated.
+The statistics are learned in training. A checkpoint of the authors has none:
+``amhp tanet calibrate`` estimates them from images, and until then the metric warns that it is
+uncalibrated.
 
 **What is not known.** The paper does not say how an image becomes 224 x 224. The authors' code
-squashes it with Pillow's default filter, which is bicubic from Pillow 7 on (and was nearest
-before; which one they had is not stated). Their checkpoint file was not at hand when this was
-written: the names are read from their code. Their code for TAD66K is another network (one output,
-a softmax over the batch in place of the batch norm), which has no meaning for an image by itself:
-its checkpoint is refused.
+squashes it with Pillow's default filter, which is bicubic from Pillow 7 on and was nearest before;
+their version is not stated. Their checkpoint file was not available when this was written: the
+names are read from their code. Their code for TAD66K is another network (one output, a softmax over
+the batch in place of the batch norm), which is undefined for an image by itself: its checkpoint is
+refused.
 """
 
 import logging
-from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -43,13 +44,13 @@ from pyiqa_amhp.model.preprocess import check_images
 from pyiqa_amhp.weights.checkpoint import check_keys, read_tensors
 
 SCORES = 10  # AVA's votes, 1..10
-SCENES = 365  # outputs of a network trained on Places365
+SCENES = 365  # classes of Places365, on which the theme network was trained
 HIDDEN = 100
-GRID = 12  # the RGB branch looks at 12 x 12 patches
+GRID = 12  # the RGB branch compares 12 x 12 patches
 SIZE = 224
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # authors' code
 
-# MobileNet-V2's blocks: expansion, channels, how many, stride of the first.
+# MobileNet-V2's stages: expansion, channels, number of blocks, stride of the first block.
 STAGES = (
     (1, 16, 1, 1),
     (6, 24, 2, 2),
@@ -61,28 +62,36 @@ STAGES = (
 )
 
 logger = logging.getLogger('pyiqa_amhp')
-_said: set[str] = set()
+_warned: set[str] = set()
 
 
 def self_similarity(x: torch.Tensor) -> torch.Tensor:
-    """How alike the colours of an image's patches are: ``(N, 3, H, W)`` to ``(N, 20736)``.
+    """Compare the colours of an image's patches: ``(N, 3, H, W)`` to ``(N, 20736)``.
 
-    The mean colours of 12 x 12 patches, and the cosine of each of the 144 with each.
+    These are the cosines of the mean colours of each pair of 12 x 12 patches, 144 x 144 numbers.
     """
     patches = adaptive_avg_pool2d(x, GRID).flatten(2)  # (N, 3, 144)
-    length = patches.norm(dim=1)  # (N, 144)
+    norm = patches.norm(dim=1)  # (N, 144)
     products = patches.transpose(1, 2) @ patches  # (N, 144, 144)
-    lengths = length.unsqueeze(2) * length.unsqueeze(1)
-    return (products / lengths.clamp(min=1e-8)).flatten(1)
+    norms = norm.unsqueeze(2) * norm.unsqueeze(1)
+    return (products / norms.clamp(min=1e-8)).flatten(1)
 
 
 def generated_layer(q: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """Features ``(N, 100)``, each by its own image's weight ``(N, 100)`` and bias: ``(N, 1)``."""
+    """Apply each image's own linear layer to its features.
+
+    Args:
+        q: features ``(N, 100)``.
+        weight, bias: generated weights ``(N, 100)`` and biases ``(N, 1)``.
+
+    Returns:
+        ``(N, 1)``.
+    """
     return (q * weight).sum(dim=1, keepdim=True) + bias
 
 
 class HyperNet(nn.Module):
-    """From what is in the image ``(N, 365)`` to a layer's weight ``(N, 100)``, bias ``(N, 1)``."""
+    """Generates the weight and bias of a linear layer from the theme of an image."""
 
     def __init__(self):
         super().__init__()
@@ -90,14 +99,14 @@ class HyperNet(nn.Module):
         self.last_out_b = nn.Linear(SCENES, 1)
 
     def forward(self, scene: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The generated weight and bias."""
+        """Generate ``weight (N, 100)`` and ``bias (N, 1)`` from theme scores ``(N, 365)``."""
         return self.last_out_w(scene), self.last_out_b(scene)
 
 
 class TargetNet(nn.Module):
-    """The target branch, with the generated layer in it.
+    """The branch that applies the generated layer.
 
-    ``bn7`` has no weights of its own, as the one that the authors' code makes at each call.
+    ``bn7`` has no weights, like the batch norm that the authors' code makes at each call.
     """
 
     def __init__(self):
@@ -109,13 +118,17 @@ class TargetNet(nn.Module):
         self.bn7 = nn.BatchNorm1d(1, affine=False)
         self.relu7 = nn.PReLU()
 
-    def response(self, scene, weight, bias) -> torch.Tensor:
-        """What the generated layer gives, before ``bn7``: ``(N, 1)``."""
+    def response(
+        self, scene: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
+    ) -> torch.Tensor:
+        """Compute the output of the generated layer, before ``bn7``: ``(N, 1)``."""
         q = self.drop1(self.relu1(self.bn1(self.fc1(scene))))  # (N, 100)
         return generated_layer(q, weight, bias)
 
-    def forward(self, scene, weight, bias) -> torch.Tensor:
-        """``(N, 10)``: one number for each image, ten times."""
+    def forward(
+        self, scene: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
+    ) -> torch.Tensor:
+        """Compute ``(N, 10)``: one number for each image, ten times."""
         q = self.relu7(self.bn7(self.response(scene, weight, bias)))  # (N, 1)
         return q.expand(-1, SCORES)
 
@@ -128,7 +141,7 @@ def _conv_norm(inputs: int, outputs: int, kernel: int = 1, stride: int = 1, grou
 
 
 class Block(nn.Module):
-    """MobileNet-V2's block. Unlike torchvision's it expands even where ``expansion`` is 1."""
+    """Block of MobileNet-V2. Unlike torchvision's it has an expanding layer for expansion 1 too."""
 
     def __init__(self, inputs: int, outputs: int, expansion: int, stride: int):
         super().__init__()
@@ -140,15 +153,15 @@ class Block(nn.Module):
             nn.ReLU6(inplace=True),
             *_conv_norm(inner, outputs),
         )
-        self.adds = stride == 1 and inputs == outputs
+        self.is_residual = stride == 1 and inputs == outputs
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``(N, inputs, H, W)`` to ``(N, outputs, H / stride, W / stride)``."""
-        return x + self.conv(x) if self.adds else self.conv(x)
+        """Map ``(N, inputs, H, W)`` to ``(N, outputs, H / stride, W / stride)``."""
+        return x + self.conv(x) if self.is_residual else self.conv(x)
 
 
 class MobileNet(nn.Module):
-    """The aesthetics branch: a MobileNet-V2 of ReLU6 blocks between two plain ReLU layers."""
+    """The aesthetics branch: a MobileNet-V2 with ReLU6 in its blocks, ReLU before and after."""
 
     def __init__(self):
         super().__init__()
@@ -163,22 +176,26 @@ class MobileNet(nn.Module):
         self.head = nn.Sequential(nn.ReLU(), nn.Dropout(0.75), nn.Linear(last, SCORES))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``(N, 3, 224, 224)`` to ``(N, 10)``."""
+        """Map images ``(N, 3, 224, 224)`` to ``(N, 10)``."""
         return self.head(self.base_model(x).flatten(1))
 
 
 class TANet(nn.Module):
-    """The arch ``TANet`` of pyiqa: an image to a score on AVA's scale, 1..10.
+    """The arch ``TANet`` of pyiqa: scores an image on AVA's scale, 1..10.
 
     Args:
-        pretrained: False: random weights, the start of training. True asks for
-            ``pretrained_model_path``: no weights come with this package.
+        pretrained: False: random weights, the start of training. True needs
+            ``pretrained_model_path``, since no weights come with this package.
         pretrained_model_path: a checkpoint, ``.pth`` or ``.safetensors``: the authors' for AVA, or
             one of this arch. It loads without running code.
 
     Raises:
         AMHPError: no weights to load, or weights that do not fit.
     """
+
+    level_values: torch.Tensor
+    mean: torch.Tensor
+    std: torch.Tensor
 
     def __init__(self, pretrained: bool = True, pretrained_model_path: str | Path | None = None):
         super().__init__()
@@ -209,11 +226,11 @@ class TANet(nn.Module):
         if pretrained_model_path is not None:
             load_checkpoint(self, pretrained_model_path)
             if not self.calibrated:
-                _say_uncalibrated(pretrained_model_path)
+                _warn_uncalibrated(pretrained_model_path)
 
     @property
     def calibrated(self) -> bool:
-        """Whether the batch norm after the generated layer has seen any image."""
+        """Whether the batch norm after the generated layer has statistics of any images."""
         return bool(self.tygertnet.bn7.num_batches_tracked)
 
     def forward(
@@ -223,50 +240,50 @@ class TANet(nn.Module):
         return_dist: bool = False,
         text: str | list[str | None] | None = None,
     ) -> torch.Tensor | list[torch.Tensor]:
-        """Judge a batch.
+        """Score a batch.
 
         Args:
             x: ``(N, 3, H, W)`` or grey ``(N, 1, H, W)``, values in [0, 1], any size.
-            return_mos: give the scores, ``(N, 1)``, in 1..10.
-            return_dist: give the distributions over the votes 1..10, ``(N, 10)``.
-            text: ignored; ``AMHPModel``, which can train this arch too, gives one.
+            return_mos: return the scores, ``(N, 1)``, in 1..10.
+            return_dist: return the distributions over the votes 1..10, ``(N, 10)``.
+            text: ignored; ``AMHPModel``, which can train this arch too, passes one.
 
         Returns:
             One tensor, or ``[mos, dist]`` as in pyiqa's NIMA.
 
         Raises:
-            AMHPError, TypeError: images that are not of this form.
+            AMHPError, TypeError: images of another shape or type, see ``check_images``.
         """
         if not (return_mos or return_dist):
             raise AMHPError('nothing to return: return_mos and return_dist are both False')
         x = self.preprocess(x)
         scene = self.res365_last(x)  # (N, 365)
-        tens = (
+        branches = (
             self.mobileNet(x),
             self.tygertnet(scene, *self.hypernet(scene)),
             self.head_rgb(self_similarity(x)),
         )
-        dist = self.head(torch.cat(tens, dim=1))
+        dist = self.head(torch.cat(branches, dim=1))
         mos = (dist * self.level_values).sum(dim=1, keepdim=True)
         outputs = [mos] * return_mos + [dist] * return_dist
         return outputs if len(outputs) > 1 else outputs[0]
 
     def preprocess(self, x: torch.Tensor) -> torch.Tensor:
-        """Check, squash to 224 x 224 (bicubic; not where it is so already) and normalise."""
+        """Check images, squash them to 224 x 224 (bicubic) if they have another size, normalise."""
         x = check_images(x).to(self.mean.dtype)
         if x.shape[-2:] != (SIZE, SIZE):
             x = TF.resize(x, [SIZE, SIZE], TF.InterpolationMode.BICUBIC, antialias=True)
-            x = x.clamp(0, 1)  # bicubic overshoots; Pillow, which the authors use, clips too
+            x = x.clamp(0, 1)  # bicubic overshoots; Pillow, which the authors use, clips it too
         return (x - self.mean) / self.std
 
     def response(self, x: torch.Tensor) -> torch.Tensor:
-        """What the generated layer gives for images, before the batch norm: ``(N, 1)``."""
+        """Compute the output of the generated layer, before the batch norm: ``(N, 1)``."""
         scene = self.res365_last(self.preprocess(x))
         return self.tygertnet.response(scene, *self.hypernet(scene))
 
 
 def load_checkpoint(net: TANet, path: str | Path) -> None:
-    """Load a checkpoint; one without statistics for ``bn7`` leaves the network uncalibrated.
+    """Load a checkpoint; the network stays uncalibrated if it has no statistics for ``bn7``.
 
     Raises:
         AMHPError: see ``read_tensors``; or keys that do not fit, by name.
@@ -275,7 +292,7 @@ def load_checkpoint(net: TANet, path: str | Path) -> None:
     if 'head.2.bias' in state and state['head.2.bias'].shape == (1,):
         raise AMHPError(
             f'{path}: a TANet with one output, as the authors trained for TAD66K; expected the '
-            'one for AVA, with ten (theirs for TAD66K cannot judge an image by itself)'
+            'one for AVA, with ten (theirs for TAD66K cannot score an image by itself)'
         )
     net.tygertnet.bn7.reset_running_stats()
     statistics = {f'tygertnet.bn7.{k}': v for k, v in net.tygertnet.bn7.state_dict().items()}
@@ -285,47 +302,14 @@ def load_checkpoint(net: TANet, path: str | Path) -> None:
     net.load_state_dict(state)
 
 
-@torch.no_grad()
-def calibrate(net: TANet, images: Iterable[torch.Tensor]) -> int:
-    """Estimate the statistics of the batch norm after the generated layer.
-
-    Args:
-        net: changed in place, and left in evaluation.
-        images: batches ``(N, 3, H, W)`` in [0, 1], of any sizes.
-
-    Returns:
-        How many images there were. Their mean and (unbiased, as in PyTorch's batch norm) variance
-        are now the network's.
-
-    Raises:
-        AMHPError: fewer than two images, or images that are all the same to the network.
-    """
-    net.eval()
-    responses = [net.response(x).flatten().double().cpu() for x in images]
-    responses = torch.cat(responses) if responses else torch.empty(0)
-    if len(responses) < 2:
-        raise AMHPError(f'{len(responses)} images: a variance needs two at least, better hundreds')
-    mean, variance = responses.mean(), responses.var()
-    if not (torch.isfinite(variance) and variance > 0):
-        raise AMHPError(
-            f'the generated layer gives {len(responses)} images the variance {variance:g}: '
-            'expected a positive number; give images that differ, or other weights'
-        )
-    bn7 = net.tygertnet.bn7
-    bn7.running_mean.fill_(mean.item())
-    bn7.running_var.fill_(variance.item())
-    bn7.num_batches_tracked.fill_(1)
-    return len(responses)
-
-
-def _say_uncalibrated(path: str | Path) -> None:
-    """Say, once in a process for each file, what scores without statistics are worth."""
-    if str(path) not in _said:
-        _said.add(str(path))
+def _warn_uncalibrated(path: str | Path) -> None:
+    """Warn once per process and file that scores without statistics are wrong."""
+    if str(path) not in _warned:
+        _warned.add(str(path))
         logger.warning(
             'TANet is uncalibrated: %s has no statistics for the batch norm of the generated layer '
-            "(the authors' code takes those of each batch), so its scores are off. Estimate them "
-            'once, from some hundred images: amhp tanet calibrate %s IMAGES --out FILE.pth',
+            "(the authors' code computes them from each batch), so its scores are wrong. Estimate "
+            'them once, from a few hundred images: amhp tanet calibrate %s IMAGES --out FILE.pth',
             path,
             path,
         )

@@ -1,6 +1,6 @@
-"""From a checkpoint of TANet's authors and image files to a checkpoint that can judge."""
+"""Calibration of TANet: the batch-norm statistics that the authors' checkpoint lacks."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,15 +9,22 @@ from torchvision.transforms.functional import to_tensor
 
 from pyiqa_amhp.datasets.images import read_image
 from pyiqa_amhp.errors import AMHPError, ImageReadError
-from pyiqa_amhp.model.tanet import TANet, calibrate, load_checkpoint
-from pyiqa_amhp.weights.checkpoint import write_safetensors, write_torch
+from pyiqa_amhp.model.tanet import TANet, load_checkpoint
+from pyiqa_amhp.utils.files import check_output
+from pyiqa_amhp.weights.checkpoint import write_state
 
 SUFFIXES = ('.pth', '.pt', '.safetensors')
 
 
 @dataclass
 class Calibration:
-    """What was estimated: of how many images, and what was wrong with the others."""
+    """Result of a calibration.
+
+    Attributes:
+        images: number of images that were used.
+        mean, variance: the new statistics.
+        errors: one message for each image that could not be read.
+    """
 
     images: int
     mean: float
@@ -25,42 +32,63 @@ class Calibration:
     errors: list[str]
 
 
-def check_target(path: str | Path) -> Path:
-    """The new checkpoint's path, before any work is done for it.
+@torch.no_grad()
+def calibrate(net: TANet, images: Iterable[torch.Tensor]) -> int:
+    """Estimate the statistics of the batch norm after the generated layer.
+
+    They become the mean and the (unbiased, as in PyTorch's batch norm) variance over the images.
+
+    Args:
+        net: network that is changed in place, and left in evaluation mode.
+        images: batches ``(N, 3, H, W)`` in [0, 1], of any sizes.
+
+    Returns:
+        The number of images.
 
     Raises:
-        AMHPError: a suffix that is not one of ``SUFFIXES``, or a folder of that name.
+        AMHPError: fewer than two images, or images with equal responses.
     """
-    path = Path(path).expanduser()
-    if path.suffix not in SUFFIXES:
-        raise AMHPError(f'{path}: expected a name that ends in {", ".join(SUFFIXES)}')
-    if path.is_dir():
-        raise AMHPError(f'{path}: is a folder, expected a file')
-    return path
+    net.eval()
+    batches = [net.response(x).flatten().double().cpu() for x in images]
+    responses = torch.cat(batches) if batches else torch.empty(0)
+    if len(responses) < 2:
+        raise AMHPError(f'{len(responses)} images: a variance needs two at least, better hundreds')
+    mean, variance = responses.mean(), responses.var()
+    if not (torch.isfinite(variance) and variance > 0):
+        raise AMHPError(
+            f'the generated layer gives {len(responses)} images the variance {variance:g}: '
+            'expected a positive number; give images that differ, or other weights'
+        )
+    bn7 = net.tygertnet.bn7
+    bn7.running_mean.fill_(mean.item())
+    bn7.running_var.fill_(variance.item())
+    bn7.num_batches_tracked.fill_(1)
+    return len(responses)
 
 
 def calibrate_tanet(
     checkpoint: str | Path, files: Iterable[str | Path], out: str | Path, device: str | None = None
 ) -> Calibration:
-    """Estimate TANet's batch-norm statistics from image files, and store them with its weights.
+    """Calibrate a TANet from image files, and save its weights with the statistics.
 
     Args:
-        checkpoint: the authors' for AVA, or one of ours (whose statistics are replaced).
-        files: images. Those that cannot be read are left out and told.
+        checkpoint: the authors' for AVA, or one of ours, whose statistics are replaced.
+        files: image files. Those that cannot be read are skipped and reported.
         out: the new checkpoint, ``.pth`` or ``.safetensors``: written whole or not at all.
         device: ``cpu``, ``cuda`` ...; None: a GPU if there is one.
 
     Raises:
-        AMHPError: a checkpoint that does not fit, or images that are too few or all the same.
+        AMHPError: a checkpoint that does not fit, an output that cannot be written, or images that
+            are too few or all the same.
     """
-    out = check_target(out)
+    out = check_output(out, SUFFIXES)
     net = TANet(pretrained=False)
     load_checkpoint(net, checkpoint)
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
     net.to(device)
     errors: list[str] = []
 
-    def images():
+    def images() -> Iterator[torch.Tensor]:
         for file in files:
             try:
                 image = read_image(file)
@@ -75,14 +103,6 @@ def calibrate_tanet(
         if not errors:
             raise
         raise AMHPError(f'{error} ({len(errors)} cannot be read: {errors[0]})') from error
-    _save(out, net.state_dict())
+    write_state(out, net.state_dict())
     bn7 = net.tygertnet.bn7
     return Calibration(count, bn7.running_mean.item(), bn7.running_var.item(), errors)
-
-
-def _save(path: Path, state: dict[str, torch.Tensor]) -> None:
-    state = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-    if path.suffix == '.safetensors':
-        write_safetensors(path, state)
-    else:  # pyiqa's form
-        write_torch(path, {'params': state})

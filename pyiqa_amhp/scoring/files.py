@@ -63,7 +63,7 @@ def score_images(
         raise AMHPError(f'{len(texts)} texts for {len(paths)} images: give one for each')
     scorer = metric if isinstance(metric, Scorer) else Scorer(metric)
     quick = scorer.amhp is not None and not exact
-    read: Callable = scorer.amhp.preprocess.quick_view if scorer.amhp and quick else read_image
+    read: Callable = scorer.amhp.preprocess.view_file if scorer.amhp and quick else read_image
     read = partial(read, max_pixels=max_pixels)
     size = batch_size if scorer.amhp else 1
     # What AMHP sees is small; a whole photograph may take 100 MB and more.

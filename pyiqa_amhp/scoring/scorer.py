@@ -196,7 +196,7 @@ class Scorer:
 
         Args:
             image: a Pillow image, a tensor ``(1, 3, H, W)`` in [0, 1], or the uint8 array that
-                ``Preprocess.quick_view`` of AMHP returns.
+                ``Preprocess.view_file`` of AMHP returns.
 
         Returns:
             For AMHP the network's input ``(3, size, size)``, normalised, or uint8
@@ -239,7 +239,7 @@ class Scorer:
     def _fill_amhp(self, net: AMHP, results, x: torch.Tensor, texts, prompt_source) -> None:
         if x.dtype == torch.uint8:
             x = x.to(net.logit_scale.device).permute(0, 3, 1, 2)
-            x = net.preprocess.normalised(x.float() / 255)
+            x = net.preprocess.normalize(x.float() / 255)
         with torch.inference_mode():
             mos, dist = net.predict(x, list(texts), prompt_source)
         sources = net.prompt_sources(list(texts), prompt_source)

@@ -29,7 +29,7 @@ from pyiqa_amhp.weights.hub import (
     MODEL_TYPE,
     WEIGHTS_FILE,
     HubId,
-    hub_errors_as_sentences,
+    explain_hub_errors,
     hub_problem,
     read_config,
 )
@@ -111,7 +111,7 @@ def push(folder: Path, model: HubId, private: bool = False, message: str | None 
             f'({endpoint}/settings/tokens)'
         )
     api = HfApi(library_name='pyiqa-amhp', library_version=version_of('pyiqa-amhp'))
-    with hub_errors_as_sentences(model):
+    with explain_hub_errors(model):
         api.create_repo(model.repo, private=private or None, exist_ok=True)
         info = api.model_info(model.repo)
         _check_repository(info, model, private)

@@ -1,1 +1,1 @@
-"""Trained weights: files, the user's store, the hub."""
+"""Trained weights: files, the user's store, the Hugging Face hub."""

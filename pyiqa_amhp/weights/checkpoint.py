@@ -1,4 +1,4 @@
-"""Checkpoints: read safely, checked, saved whole. Nothing that is read can run code."""
+"""Checkpoints: reading without running code, checking, saving, digests of weights."""
 
 import json
 import os
@@ -7,6 +7,7 @@ import re
 import shutil
 import zipfile
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -17,75 +18,81 @@ import torch
 
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.utils.files import write_atomically
-from pyiqa_amhp.weights import hub
-from pyiqa_amhp.weights.hub import is_hub_id
+from pyiqa_amhp.weights.hub import check_config, fetch_model, hub_id, is_hub_id
 from pyiqa_amhp.weights.torchscript import is_torchscript, read_archive
 
-CONFIG_KEY = '_extra_state'  # where torch keeps what AMHP.get_extra_state gives
-PREDICTOR = 'predictor.'
-# How checkpoints wrap their tensors: pyiqa, open_clip, and others.
+CONFIG_KEY = '_extra_state'  # where torch stores the result of AMHP.get_extra_state
+# Keys under which pyiqa, open_clip and others store the tensors of a checkpoint.
 WRAPPERS = ('params', 'state_dict', 'model_state_dict', 'model')
-DIGEST_SAMPLE = 4096  # numbers of each tensor that count in a digest
+DIGEST_SAMPLE = 4096  # numbers of each tensor that go into a digest
+VERSION_SAMPLE = 16  # numbers of each tensor that ``tensor_versions`` compares
 MAX_TIMES = 4
-"""A file holds at most this many times its own size: PyTorch and safetensors do not compress, so
-more is a bomb. Tensors that share memory count each (our choice)."""
+"""Largest content of a file, in times its size. PyTorch and safetensors do not compress, so more is
+a zip bomb. Tensors that share memory count once each (our choice)."""
+
+
+# Reading
 
 
 def safe_load(path: str | Path, by_torch: bool = False) -> Any:
-    """What a ``.safetensors`` file or a PyTorch file holds, tensors on the CPU.
+    """Read a ``.safetensors`` or PyTorch file without running code; tensors are on the CPU.
 
-    Of TorchScript archives, OpenAI's form, only tensors are read and no code is run.
+    A TorchScript archive (the format of OpenAI's files) is read for its tensors only.
 
     Args:
-        by_torch: take only what ``torch.load`` reads, whatever the file's name, to know that
-            others may do so.
+        path: a local file.
+        by_torch: accept only what ``torch.load`` reads, whatever the file's name is; used where
+            another program will load the file by ``torch.load``.
 
     Raises:
-        AMHPError: no such file, a damaged one, or one that holds more than tensors and plain
-            values (pickles with code in them are refused, never run) or more of them than its
-            size can (``MAX_TIMES``).
+        AMHPError: a file that does not exist, is damaged, holds other objects than tensors and
+            plain values (such pickles are refused, never run), or declares more content than its
+            size allows (``MAX_TIMES``).
     """
     if is_hub_id(path):
-        raise AMHPError(f'{path}: of the hub only AMHP is read, and not here; give a local file')
+        raise AMHPError(f'{path}: only AMHP loads weights from the hub; give a local file')
     path = Path(path).expanduser()
     if not path.is_file():
         raise AMHPError(f'{path}: no such file')
     if not path.stat().st_size:
         raise AMHPError(f'{path}: the file is empty')
     if zipfile.is_zipfile(path):
-        _check_size(path, _declared(path))
+        _check_size(path, _declared_sizes(path))
     try:
         if path.suffix == '.safetensors' and not by_torch:
             return safetensors.torch.load_file(path)
         if not by_torch and is_torchscript(path):
             return read_archive(path)
         return torch.load(path, map_location='cpu', weights_only=True)
-    except pickle.UnpicklingError as error:  # its text advises weights_only=False: not passed on
+    except pickle.UnpicklingError as error:  # its text advises weights_only=False: not repeated
         if found := re.search(r'GLOBAL (\S+)', str(error)):
             raise AMHPError(
                 f'{path}: refused, since it holds more than tensors ({found[1]}) and loading it '
                 'could run code'
             ) from error
         raise AMHPError(f'{path}: damaged, or not a file of weights') from error
-    except Exception as error:  # damaged files fail in many ways
+    except Exception as error:  # a damaged file can raise nearly any exception
         reason = f'{type(error).__name__}: {error}'.splitlines()[0]
         raise AMHPError(f'{path}: damaged, or not a file of weights ({reason})') from error
 
 
 def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
-    """The named tensors of a file of weights, on the CPU.
+    """Read the named tensors of a weights file, on the CPU.
+
+    The prefix ``module.`` of distributed training is removed from the names.
 
     Raises:
-        AMHPError: see ``safe_load``; or there are no named tensors.
+        AMHPError: see ``safe_load``; or a file without named tensors.
     """
     content = safe_load(path)
     path = Path(path).expanduser()
     for key in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
-    tensors = isinstance(content, Mapping) and {
+    named = content if isinstance(content, Mapping) else {}
+    tensors = {
         str(key).removeprefix('module.'): value
-        for key, value in content.items()
+        for key, value in named.items()
         if isinstance(value, torch.Tensor)
     }
     if not tensors:
@@ -94,63 +101,33 @@ def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def _declared(path: Path) -> list[int]:
-    """The sizes that a zip file's parts say they have."""
+def _declared_sizes(path: Path) -> list[int]:
+    """Read the sizes of a zip file's members from its directory; none if it is damaged."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return [part.file_size for part in archive.infolist()]
+            return [member.file_size for member in archive.infolist()]
     except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
-        return []  # damaged: reading it will tell
+        return []  # reading the file reports the damage
 
 
 def _check_size(path: Path, sizes: Iterable[int]) -> None:
-    here, inside = path.stat().st_size, sum(sizes)
-    if inside > MAX_TIMES * here:
+    file_size, content_size = path.stat().st_size, sum(sizes)
+    if content_size > MAX_TIMES * file_size:
         raise AMHPError(
-            f'{path}: refused, since its {here:,} bytes say that they hold {inside:,}; weights are '
-            f'stored uncompressed (at most {MAX_TIMES} times the size of the file)'
+            f'{path}: refused, since its {file_size:,} bytes say that they hold {content_size:,}; '
+            f'weights are stored uncompressed (at most {MAX_TIMES} times the size of the file)'
         )
-
-
-def check_keys(
-    module: torch.nn.Module,
-    state: Mapping[str, torch.Tensor],
-    path: str | Path,
-    ignore: tuple[str, ...] = (),
-) -> None:
-    """Compare names and shapes with what ``module`` expects.
-
-    Raises:
-        AMHPError: naming the keys that are missing, unexpected, or of another shape.
-    """
-    expected = {k: v for k, v in module.state_dict().items() if k not in ignore}
-    problems = []
-    for title, keys in (
-        ('missing', expected.keys() - state.keys()),
-        ('unexpected', state.keys() - expected.keys()),
-    ):
-        if keys:
-            problems.append(f'{len(keys)} {title}: {_some(sorted(keys))}')
-    shapes = [
-        f'{key} is {list(state[key].shape)}, expected {list(expected[key].shape)}'
-        for key in expected
-        if key in state and state[key].shape != expected[key].shape
-    ]
-    if shapes:
-        problems.append(f'{len(shapes)} of another shape: {_some(shapes)}')
-    if problems:
-        raise AMHPError(f'{path}: the weights do not fit the model ({"; ".join(problems)})')
-
-
-def _some(items: list[str], most: int = 5) -> str:
-    return ', '.join(items[:most]) + (', ...' if len(items) > most else '')
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Trained weights as read from a file: ``config`` as stored, ``state`` without it.
+    """A trained AMHP as read from a file.
 
-    ``name`` is what people call them: the file's name, or an id of the hub.
+    Attributes:
+        path: the local file.
+        config: the configuration that is stored in it; options newer than the file are missing.
+        state: the tensors, without the configuration.
+        name: name for users: the file's name without its folder, or an id of the hub.
     """
 
     path: Path
@@ -160,26 +137,25 @@ class Checkpoint:
 
 
 def read_checkpoint(path: str | Path, newest: bool = False) -> Checkpoint:
-    """Read a checkpoint of AMHP, ``.pth`` (pyiqa's form) or ``.safetensors``.
+    """Read a checkpoint of AMHP, ``.pth`` (pyiqa's format) or ``.safetensors``.
 
     Args:
-        path: a file, or ``hf-hub:owner/name``, maybe with ``@revision``: read from the cache if
-            it is there, else fetched.
-        newest: of the hub: look for a newer commit first.
+        path: a file, or ``hf-hub:owner/name`` with or without ``@revision``, which is read from
+            the local cache or else downloaded.
+        newest: look for a newer commit on the hub before the cache is used.
 
     Raises:
-        AMHPError: see ``read_tensors`` and ``fetch_model``; or the file has no AMHP
+        AMHPError: see ``read_tensors`` and ``fetch_model``; or a file without an AMHP
             configuration.
     """
-    if hub.is_hub_id(path):
-        model = hub.hub_id(path)
-        checkpoint = read_checkpoint(hub.fetch_model(model, newest))
-        hub.check_config(checkpoint.path, model, checkpoint.config)
+    if is_hub_id(path):
+        model = hub_id(path)
+        checkpoint = read_checkpoint(fetch_model(model, newest))
+        check_config(checkpoint.path, model, checkpoint.config)
         return replace(checkpoint, name=str(model))
-    state = dict(read_tensors(path))
-    raw = state.pop(CONFIG_KEY, None)
+    state = read_tensors(path)
     try:
-        config = stored_config(raw)
+        config = stored_config(state.pop(CONFIG_KEY, None))
     except AMHPError as error:
         raise AMHPError(
             f'{path}: no AMHP configuration in it; expected a checkpoint that AMHP was saved to '
@@ -188,32 +164,40 @@ def read_checkpoint(path: str | Path, newest: bool = False) -> Checkpoint:
     return Checkpoint(Path(path).expanduser(), config, state, Path(path).name)
 
 
+# Saving
+
+
 def save_checkpoint(path: str | Path, state: dict[str, torch.Tensor]) -> Path:
-    """Write an AMHP's ``state_dict()``, atomically, in the form that the suffix names.
+    """Save the ``state_dict()`` of an AMHP; the suffix decides the format.
 
-    ``.safetensors`` also gets the configuration as readable metadata; any other suffix gets
-    pyiqa's form, ``{'params': ...}``.
-    """
-    state = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-    if Path(path).suffix == '.safetensors':
-        metadata = {'format': 'pt', 'pyiqa_amhp': json.dumps(stored_config(state[CONFIG_KEY]))}
-        return write_safetensors(path, state, metadata)
-    return write_torch(path, {'params': state})
-
-
-def write_safetensors(
-    path: str | Path, state: dict[str, torch.Tensor], metadata: dict[str, str] | None = None
-) -> Path:
-    """``safetensors.torch.save_file``, atomically.
+    ``.safetensors`` also gets the configuration as readable metadata. Any other suffix means
+    pyiqa's format, ``{'params': ...}``.
 
     Raises:
-        AMHPError: it could not be written; what was there before is as it was.
+        AMHPError: the file could not be written; an earlier file is unchanged.
     """
+    metadata = None
+    if Path(path).suffix == '.safetensors':
+        metadata = {'format': 'pt', 'pyiqa_amhp': json.dumps(stored_config(state[CONFIG_KEY]))}
+    return write_state(path, state, metadata)
+
+
+def write_state(
+    path: str | Path, state: dict[str, torch.Tensor], metadata: dict[str, str] | None = None
+) -> Path:
+    """Write tensors as ``.safetensors`` (with ``metadata``), else in pyiqa's format.
+
+    Raises:
+        AMHPError: the file could not be written; an earlier file is unchanged.
+    """
+    state = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+    if Path(path).suffix != '.safetensors':
+        return write_torch(path, {'params': state})
 
     def write(file: Path) -> None:
         try:
             safetensors.torch.save_file(state, file, metadata=metadata)
-        except safetensors.SafetensorError as error:  # what the system said is in its text alone
+        except safetensors.SafetensorError as error:  # only its text has the system's error number
             if number := re.search(r'os error (\d+)', str(error)):
                 raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
             raise
@@ -222,16 +206,16 @@ def write_safetensors(
 
 
 def write_torch(path: str | Path, content: dict[str, Any]) -> Path:
-    """``torch.save``, atomically.
+    """Write a file by ``torch.save``, whole or not at all.
 
     Raises:
-        AMHPError: it could not be written; what was there before is as it was.
+        AMHPError: the file could not be written; an earlier file is unchanged.
     """
 
     def write(file: Path) -> None:
         try:
             torch.save(content, file)
-        except RuntimeError as error:  # torch's own writer does not say what the system said
+        except RuntimeError as error:  # torch's writer hides the system's error
             raise AMHPError(
                 f'{path}: could not be written; is the disk full, or the size of files limited? '
                 f'({shutil.disk_usage(file.parent).free / 2**20:,.0f} MB are free)'
@@ -240,56 +224,79 @@ def write_torch(path: str | Path, content: dict[str, Any]) -> Path:
     return write_atomically(path, write)
 
 
-def load_into(net: torch.nn.Module, checkpoint: Checkpoint) -> None:
-    """Load a checkpoint into a model built from its configuration.
-
-    A model may have another predictor of texts than the checkpoint, if that needs no training.
-
-    Raises:
-        AMHPError: names the keys that do not fit.
-    """
-    state = dict(checkpoint.state)
-    stored = checkpoint.config.get('predictor', 'none')
-    if stored != net.config.predictor:
-        state = {key: value for key, value in state.items() if not key.startswith(PREDICTOR)}
-        if net.config.predictor == 'feature':
-            raise AMHPError(
-                f"{checkpoint.path}: trained with predictor={stored!r}; predictor='feature' works "
-                "only where it was trained, predictor='levels' everywhere"
-            )
-        own = net.state_dict()
-        state |= {key: own[key] for key in own if key.startswith(PREDICTOR)}
-    check_keys(net, state, checkpoint.path, ignore=(CONFIG_KEY,))
-    net.load_state_dict({**state, CONFIG_KEY: net.get_extra_state()})
+# Configuration
 
 
 def config_to_tensor(config: Mapping[str, Any]) -> torch.Tensor:
-    """Pack a configuration into a uint8 tensor of JSON, which every checkpoint format can carry."""
+    """Pack a configuration into a uint8 tensor of JSON, which every checkpoint format can hold."""
     text = json.dumps(config, sort_keys=True)
     return torch.tensor(list(text.encode()), dtype=torch.uint8)
 
 
-def stored_config(tensor: torch.Tensor) -> dict[str, Any]:
+def stored_config(tensor: torch.Tensor | None) -> dict[str, Any]:
     """Unpack the configuration that ``config_to_tensor`` packed.
 
     Raises:
-        AMHPError: something else.
+        AMHPError: None, or a tensor that holds something else.
     """
-    try:
-        # bytes(tensor.tolist()) of a single number n would be n zeros
-        config = json.loads(tensor.cpu().numpy().tobytes()) if tensor.dtype == torch.uint8 else None
-    except (AttributeError, ValueError, TypeError, RecursionError):
-        config = None
+    config = None
+    if isinstance(tensor, torch.Tensor) and tensor.dtype == torch.uint8:
+        with suppress(ValueError, RecursionError):
+            # Not bytes(tensor.tolist()), which would make n zeros of a single number n.
+            config = json.loads(tensor.cpu().numpy().tobytes())
     if not isinstance(config, dict):
         raise AMHPError('not an AMHP configuration')
     return config
 
 
-def weights_digest(state: Mapping[str, torch.Tensor]) -> str:
-    """Which weights these are, whatever file they are in and whatever it says of them.
+# Checks and digests
+
+
+def check_keys(
+    module: torch.nn.Module,
+    state: Mapping[str, torch.Tensor],
+    path: str | Path,
+    ignore: tuple[str, ...] = (),
+) -> None:
+    """Check that a state has the names and shapes that ``module`` expects.
 
     Args:
-        state: of a network or a checkpoint; of its configuration nothing counts.
+        module: the module that will load the state.
+        state: tensors by name.
+        path: the file of the state, for the error message.
+        ignore: names in ``module`` that the state does not hold.
+
+    Raises:
+        AMHPError: missing or unexpected keys, or tensors of another shape; some are named.
+    """
+    expected = {k: v for k, v in module.state_dict().items() if k not in ignore}
+    problems = []
+    for title, keys in (
+        ('missing', expected.keys() - state.keys()),
+        ('unexpected', state.keys() - expected.keys()),
+    ):
+        if keys:
+            problems.append(f'{len(keys)} {title}: {_first_five(sorted(keys))}')
+    shapes = [
+        f'{key} is {list(state[key].shape)}, expected {list(expected[key].shape)}'
+        for key in expected
+        if key in state and state[key].shape != expected[key].shape
+    ]
+    if shapes:
+        problems.append(f'{len(shapes)} of another shape: {_first_five(shapes)}')
+    if problems:
+        raise AMHPError(f'{path}: the weights do not fit the model ({"; ".join(problems)})')
+
+
+def _first_five(items: list[str]) -> str:
+    return ', '.join(items[:5]) + (', ...' if len(items) > 5 else '')
+
+
+def weights_digest(state: Mapping[str, torch.Tensor]) -> str:
+    """Compute a digest that identifies weights, whatever file they are in.
+
+    Args:
+        state: tensors of a network or a checkpoint; the configuration does not count.
     """
     digest = blake2b(digest_size=16)
     for name in sorted(state.keys() - {CONFIG_KEY}):
@@ -298,6 +305,7 @@ def weights_digest(state: Mapping[str, torch.Tensor]) -> str:
 
 
 def digest_tensor(digest, name: str, value: Any) -> None:
+    """Add a name and a tensor (evenly spaced numbers of it), or another value, to a digest."""
     digest.update(name.encode())
     if isinstance(value, torch.Tensor):
         digest.update(f'{value.dtype}{tuple(value.shape)}'.encode())
@@ -309,15 +317,17 @@ def digest_tensor(digest, name: str, value: Any) -> None:
 
 
 def tensor_versions(tensors: Iterable[torch.Tensor]) -> list:
-    """Marks that differ once any of these tensors was changed or replaced.
+    """Return marks that differ after any of these tensors was changed or replaced.
 
-    Where a tensor lies and its version tell most changes. Those through ``tensor.data``, or of
-    tensors made in ``torch.inference_mode``, have no version: 16 evenly spaced numbers of each
-    tensor tell those.
+    The memory address and torch's version counter show most changes. Changes through
+    ``tensor.data``, and of tensors made in ``torch.inference_mode``, do not count as a version;
+    evenly spaced numbers of each tensor (``VERSION_SAMPLE``) show those.
     """
     tensors = [tensor.detach() for tensor in tensors]
     marks: list = [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors]
-    samples = [t.reshape(-1)[:: max(1, t.numel() // 16)].to(torch.float64) for t in tensors]
+    samples = [
+        t.reshape(-1)[:: max(1, t.numel() // VERSION_SAMPLE)].to(torch.float64) for t in tensors
+    ]
     if samples:
         marks.append(torch.cat(samples).cpu().numpy().tobytes())
     return marks

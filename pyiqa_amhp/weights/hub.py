@@ -1,4 +1,4 @@
-"""The Hugging Face hub: ids of models, what its cache holds, and its refusals in sentences."""
+"""The Hugging Face hub: ids of models, cached files, downloads, and its errors in plain words."""
 
 import json
 import os
@@ -24,11 +24,11 @@ from huggingface_hub.utils import validate_repo_id
 
 from pyiqa_amhp.errors import AMHPError
 
-PREFIX = 'hf-hub:'
+HUB_PREFIX = 'hf-hub:'
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = 'config.json', 'model.safetensors', 'README.md'
 MODEL_TYPE = 'amhp'
-MAX_CONFIG = 2**20  # bytes of a config.json; ours have some thousand (our choice)
-# A revision becomes the name of a file in the cache, so it must not climb.
+MAX_CONFIG_BYTES = 2**20  # of a config.json; ours have a few thousand (our choice)
+# A revision becomes a file name in the cache, so it must not hold `..`.
 REVISION = re.compile(r'[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)*')
 LOG_IN = '`hf auth login`, or the environment variable HF_TOKEN'
 
@@ -38,43 +38,50 @@ class HubId:
     """A model on the hub.
 
     Attributes:
-        repo: ``owner/name``. revision: a branch, tag or commit; None: what ``main`` is.
+        repo: the repository, ``owner/name``.
+        revision: a branch, tag or commit; None: the branch ``main``.
     """
 
     repo: str
     revision: str | None = None
 
     def __str__(self) -> str:
-        return f'{PREFIX}{self.repo}' + (f'@{self.revision}' if self.revision else '')
+        return f'{HUB_PREFIX}{self.repo}' + (f'@{self.revision}' if self.revision else '')
 
 
 def is_hub_id(weights: Any) -> bool:
-    """Whether ``weights`` names a model of the hub rather than a file."""
-    return isinstance(weights, str | os.PathLike) and os.fspath(weights).startswith(PREFIX)
+    """Whether ``weights`` is the id of a model on the hub rather than a file."""
+    return isinstance(weights, str | os.PathLike) and os.fspath(weights).startswith(HUB_PREFIX)
 
 
 def hub_id(text: str | os.PathLike) -> HubId:
-    """Read ``hf-hub:owner/name`` or ``hf-hub:owner/name@revision``.
+    """Parse ``hf-hub:owner/name`` or ``hf-hub:owner/name@revision``.
 
     Raises:
-        AMHPError: another form.
+        AMHPError: text of another format.
     """
-    repo, at, revision = os.fspath(text).removeprefix(PREFIX).partition('@')
+    repo, at, revision = os.fspath(text).removeprefix(HUB_PREFIX).partition('@')
     try:
         validate_repo_id(repo)
-        good = is_hub_id(text) and repo.count('/') == 1
+        is_valid = is_hub_id(text) and repo.count('/') == 1
     except HFValidationError:
-        good = False
-    if not good or (at and not REVISION.fullmatch(revision)):
+        is_valid = False
+    if not is_valid or (at and not REVISION.fullmatch(revision)):
         raise AMHPError(
-            f'{os.fspath(text)!r}: expected {PREFIX}owner/name, maybe with @revision (a branch, '
-            'tag or commit); names are of letters, digits, "-", "_" and "."'
+            f'{os.fspath(text)!r}: expected {HUB_PREFIX}owner/name, with or without @revision (a '
+            'branch, tag or commit); names have letters, digits, "-", "_" and "."'
         )
     return HubId(repo, revision or None)
 
 
-def cached(repo: str, names: Sequence[str], revision: str | None = None) -> Path | None:
-    """The first of these files that Hugging Face's cache holds."""
+def cached_file(repo: str, names: Sequence[str], revision: str | None = None) -> Path | None:
+    """Return the first of these files that Hugging Face's local cache holds; None: it holds none.
+
+    Args:
+        repo: ``owner/name``; an empty string means that there is no repository.
+        names: file names in the repository, the preferred one first.
+        revision: a branch, tag or commit; None: ``main``.
+    """
     for name in names if repo else ():
         path = huggingface_hub.try_to_load_from_cache(repo, name, revision=revision)
         if isinstance(path, str):
@@ -83,23 +90,26 @@ def cached(repo: str, names: Sequence[str], revision: str | None = None) -> Path
 
 
 def cached_model(model: HubId) -> Path | None:
-    """The weights of an AMHP, if this machine has them and what describes them."""
-    files = [cached(model.repo, (name,), model.revision) for name in (CONFIG_FILE, WEIGHTS_FILE)]
-    return files[1] if all(files) else None
+    """Return the cached weights of an AMHP; None unless its ``config.json`` is cached too."""
+    config, weights = (
+        cached_file(model.repo, (name,), model.revision) for name in (CONFIG_FILE, WEIGHTS_FILE)
+    )
+    return weights if config else None
 
 
 def fetch_model(model: HubId, newest: bool = False) -> Path:
-    """The weights of an AMHP, from the cache or else from the hub.
+    """Return the weights of an AMHP from the local cache, or download them.
 
-    Only ``config.json`` and ``model.safetensors`` are ever fetched, of one commit, and the former
-    says first whether the latter is worth it.
+    Only ``config.json`` and ``model.safetensors`` are downloaded, both of the same commit. The
+    weights are downloaded only if ``config.json`` describes an AMHP.
 
     Args:
-        newest: ask the hub, if it is in reach, whether there is a newer commit.
+        model: the id on the hub.
+        newest: whether to look for a newer commit on the hub, if the hub is in reach.
 
     Raises:
-        AMHPError: an id that is not on this machine and cannot be fetched, with the reason, or
-            a repository that holds something else.
+        AMHPError: weights that are not cached and cannot be downloaded, with the reason, or a
+            repository of another kind of model.
     """
     path = cached_model(model)
     if path is not None and not (newest and not hub_problem()):
@@ -114,68 +124,78 @@ def fetch_model(model: HubId, newest: bool = False) -> Path:
             '`amhp weights add model.safetensors --as ava`',
         ),
     )
-    with hub_errors_as_sentences(model):
+    with explain_hub_errors(model):
         config = Path(
             huggingface_hub.hf_hub_download(model.repo, CONFIG_FILE, revision=model.revision)
         )
         read_config(config, model)
-        commit = config.parent.name  # so that both files are of one
+        commit = config.parent.name  # the weights come from the same commit
         return Path(huggingface_hub.hf_hub_download(model.repo, WEIGHTS_FILE, revision=commit))
 
 
 def read_config(path: Path, model: HubId) -> dict[str, Any]:
-    """What the ``config.json`` of an AMHP on the hub says of its configuration.
+    """Read the configuration from the ``config.json`` of an AMHP on the hub.
 
     Raises:
-        AMHPError: of another model, or not JSON.
+        AMHPError: the file of another model, not JSON, or too large.
     """
     try:
-        if path.stat().st_size > MAX_CONFIG:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
             raise ValueError('too large')
-        described = json.loads(path.read_text(encoding='utf-8'))
-        kind, config = described.get('model_type'), described.get(MODEL_TYPE)
+        content = json.loads(path.read_text(encoding='utf-8'))
+        model_type, config = content.get('model_type'), content.get(MODEL_TYPE)
     except (ValueError, AttributeError, RecursionError):
-        kind = config = None
-    if kind != MODEL_TYPE or not isinstance(config, dict):
-        said = f'its model_type is {kind!r}' if isinstance(kind, str) else 'it says no model_type'
+        model_type = config = None
+    if model_type != MODEL_TYPE or not isinstance(config, dict):
+        found = f'model_type {model_type!r}' if isinstance(model_type, str) else 'no model_type'
         raise AMHPError(
-            f'{model}: not an AMHP; its {CONFIG_FILE} is not one that `amhp weights push` wrote '
-            f'({said})'
+            f'{model}: not an AMHP; expected a {CONFIG_FILE} that `amhp weights push` wrote, found '
+            f'one with {found}'
         )
     return config
 
 
 def check_config(path: Path, model: HubId, config: dict[str, Any]) -> None:
-    """Refuse weights beside a ``config.json`` that says something else than they do.
+    """Check that ``config.json`` agrees with the configuration stored in the weights beside it.
+
+    Args:
+        path: the weights.
+        model: the id on the hub, for the error message.
+        config: the configuration stored in the weights.
 
     Raises:
-        AMHPError: names what differs.
+        AMHPError: they differ; the message names some of the options.
     """
     described = read_config(path.with_name(CONFIG_FILE), model)
-    both = described.keys() | config.keys()
-    if wrong := sorted(name for name in both if described.get(name) != config.get(name)):
+    names = described.keys() | config.keys()
+    if wrong := sorted(name for name in names if described.get(name) != config.get(name)):
         raise AMHPError(
-            f'{model}: refused, since its {CONFIG_FILE} says something else than its weights '
-            f'({", ".join(wrong[:5])}); who pushed it can mend that with `amhp weights push`'
+            f'{model}: refused, since its {CONFIG_FILE} has other values than its weights '
+            f'({", ".join(wrong[:5])}); its owner can repair that with `amhp weights push`'
         )
 
 
 def download_hint(repo: str) -> str:
-    """The way out that is the same for everything of the hub."""
+    """Describe how to get a repository onto a machine that cannot reach the hub."""
     return (
         f'fetch it where there is a network (`hf download {repo}`) and copy that cache here '
         '(HF_HOME), or point HF_ENDPOINT at a mirror'
     )
 
 
-def require_network(what: str, ways: Sequence[str], timeout: float = 5.0) -> None:
-    """Raise in a few seconds where the hub cannot be reached, however slow the resolver is.
+def require_network(what: str, alternatives: Sequence[str], timeout: float = 5.0) -> None:
+    """Check that the hub is in reach; takes a few seconds at most, however slow the resolver is.
 
     Args:
-        ways: three ways out.
+        what: what is to be downloaded, for the error message.
+        alternatives: three things that a user can do without the hub.
+        timeout: seconds to wait for an answer.
+
+    Raises:
+        AMHPError: the hub is out of reach.
     """
     if problem := hub_problem(timeout):
-        listed = ';\n'.join(f'  {i}. {way}' for i, way in enumerate(ways, 1))
+        listed = ';\n'.join(f'  {i}. {text}' for i, text in enumerate(alternatives, 1))
         raise AMHPError(
             f'{what}: not on this machine, and {huggingface_hub.constants.ENDPOINT} is out of '
             f'reach ({problem}). Three ways out:\n{listed}.'
@@ -183,44 +203,46 @@ def require_network(what: str, ways: Sequence[str], timeout: float = 5.0) -> Non
 
 
 def hub_problem(timeout: float = 5.0) -> str:
-    """Why the hub is out of reach, '' if it is not; known within ``timeout`` and a second."""
+    """Return the reason why the hub is out of reach, '' if it is in reach.
+
+    The answer comes within ``timeout`` and one second.
+    """
     if huggingface_hub.constants.HF_HUB_OFFLINE:
         return 'HF_HUB_OFFLINE is set'
     problem = ['no answer in time']
 
-    def ask():
+    def request():
         try:
             session = huggingface_hub.utils.get_session()
             session.head(huggingface_hub.constants.ENDPOINT, timeout=timeout)
             problem[:] = ['']
         except Exception as error:
-            problem[:] = [first_line(error)]
+            problem[:] = [_first_line(error)]
 
-    thread = threading.Thread(target=ask, daemon=True)
+    thread = threading.Thread(target=request, daemon=True)
     thread.start()
     thread.join(timeout + 1)
     return problem[0]
 
 
 @contextmanager
-def hub_errors_as_sentences(model: HubId) -> Iterator[None]:
-    """Turn what the hub and its client say into an ``AMHPError`` that says what to do."""
+def explain_hub_errors(model: HubId) -> Iterator[None]:
+    """Turn errors of the hub and its client into an ``AMHPError`` that tells what to do."""
     try:
         yield
     except AMHPError:
         raise
     except Exception as error:
-        refusal = _refusal(error)
-        if refusal is not None:
-            raise AMHPError(f'{model}: {_advice(refusal, model)}') from error
-        gone = isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled)
-        reason = first_line(error)
-        reason = f'the hub is out of reach ({reason})' if gone else reason
+        if (response := _find_http_error(error)) is not None:
+            raise AMHPError(f'{model}: {_explain(response, model)}') from error
+        reason = _first_line(error)
+        if isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled):
+            reason = f'the hub is out of reach ({reason})'
         raise AMHPError(f'{model}: {reason}') from error
 
 
-def _refusal(error: BaseException | None) -> HfHubHTTPError | None:
-    """What the hub answered, be it wrapped in other errors."""
+def _find_http_error(error: BaseException | None) -> HfHubHTTPError | None:
+    """Find the hub's own error among the causes of an error; None: there is none."""
     for _ in range(10):
         if error is None or isinstance(error, HfHubHTTPError):
             return error
@@ -228,41 +250,42 @@ def _refusal(error: BaseException | None) -> HfHubHTTPError | None:
     return None
 
 
-def _advice(error: HfHubHTTPError, model: HubId) -> str:
+def _explain(error: HfHubHTTPError, model: HubId) -> str:
+    """Explain an HTTP error of the hub, and tell what to do."""
     status = getattr(error.response, 'status_code', None)
-    said = ' '.join(str(error.server_message or '').split())[:200]
+    message = ' '.join(str(error.server_message or '').split())[:200]
     has_token = bool(huggingface_hub.get_token())
     if isinstance(error, GatedRepoError):
         page = f'{huggingface_hub.constants.ENDPOINT}/{model.repo}'
-        return f'access has to be asked for at {page}, and then needs you to log in ({LOG_IN})'
+        return f'ask for access at {page}, then log in ({LOG_IN})'
     if isinstance(error, RevisionNotFoundError):
         return f'there is no revision {model.revision or "main"!r}'
     if isinstance(error, EntryNotFoundError):
         return (
-            f'no AMHP is there: it takes {CONFIG_FILE} and {WEIGHTS_FILE}, as `amhp weights push` '
-            'writes them (other files of weights are never read from the hub)'
+            f'no AMHP is there: expected {CONFIG_FILE} and {WEIGHTS_FILE}, as `amhp weights push` '
+            'writes them (other weights files are never read from the hub)'
         )
-    if status == 401 and ('credentials' in said or 'token' in said):
-        return f'your token is not valid (mistyped, expired or revoked); log in anew ({LOG_IN})'
+    if status == 401 and ('credentials' in message or 'token' in message):
+        return f'your token is not valid (mistyped, expired or revoked); log in again ({LOG_IN})'
     if status in (401, 404):
         if has_token:
-            return 'there is no such repository, or it is private and your token may not see it'
+            return 'there is no such repository, or it is private and your token may not read it'
         return f'there is no such repository, or it is private and you are not logged in ({LOG_IN})'
     if status == 403:
         owner = model.repo.split('/')[0]
         return (
-            f'your token may not do this ({said or "HTTP 403"}); to push, it needs the permission '
-            f'to write, and {owner!r} must be you or an organisation that lets you'
+            f'your token may not do this ({message or "HTTP 403"}); to push, it needs the '
+            f'permission to write, and {owner!r} must be you or an organisation that lets you'
         )
     if status in (409, 412):
-        return f'it was changed by somebody else meanwhile ({said or status}); run it again'
+        return f'somebody else changed it meanwhile ({message or status}); run the command again'
     if status == 429:
-        return 'the hub says that these are too many requests; wait some minutes'
+        return 'too many requests to the hub; wait some minutes'
     if status is not None and status >= 500:
-        return f'the hub has trouble of its own (HTTP {status}); try again later'
-    return f'the hub refused it (HTTP {status}: {said or "without a reason"})'
+        return f'the hub has an internal problem (HTTP {status}); try again later'
+    return f'the hub refused it (HTTP {status}: {message or "without a reason"})'
 
 
-def first_line(error: BaseException) -> str:
-    """An error in one line."""
+def _first_line(error: BaseException) -> str:
+    """Return the type and the first line of an error."""
     return f'{type(error).__name__}: {error}'.splitlines()[0][:300]

@@ -1,4 +1,4 @@
-"""Which trained weights are used, and the user's store of them."""
+"""The user's store of trained weights, and which weights are used by default."""
 
 import logging
 import os
@@ -20,14 +20,22 @@ WEIGHTS_VARIABLE = 'PYIQA_AMHP_WEIGHTS'
 HOME_VARIABLE = 'PYIQA_AMHP_HOME'
 
 logger = logging.getLogger('pyiqa_amhp')
-_said: set[str] = set()
+_warned: set[str] = set()
 
 
 def find_checkpoint(dataset: str, pretrained: bool | str, path: str | None) -> Checkpoint | None:
-    """The trained weights to use: ``path``, else ``default_weights``; None where there are none.
+    """Read the trained weights to use: ``path``, else ``default_weights``.
+
+    Args:
+        dataset: data set whose scale the score is on; names the entry of the store.
+        pretrained: as in ``AMHP``; only True looks for the default weights.
+        path: a file or an id of the hub, if the user gave one.
+
+    Returns:
+        The weights; None if there are none.
 
     Raises:
-        AMHPError: a file that is named but cannot be used.
+        AMHPError: weights that were given but cannot be used.
     """
     if pretrained not in (True, False, 'clip'):
         raise AMHPError(f"pretrained={pretrained!r}: expected True, False or 'clip'")
@@ -48,16 +56,16 @@ def default_weights(dataset: str) -> str | Path | None:
 
 
 def warn_zero_shot(config) -> None:
-    """Warn, once in a process, that no trained weights are in use.
+    """Warn once per process that no trained weights are in use.
 
     Args:
         config: the ``AMHPConfig`` of the model.
     """
-    if 'zero-shot' not in _said:
-        _said.add('zero-shot')
+    if 'zero-shot' not in _warned:
+        _warned.add('zero-shot')
         logger.warning(
             'AMHP has no trained weights here and runs zero-shot on CLIP (%s, %s): the quality '
-            'prompts alone judge the image and a text changes nothing. Train it (amhp train), or '
+            'prompts alone score the image and a text changes nothing. Train it (amhp train), or '
             'give trained weights: pretrained_model_path=FILE or `amhp weights add FILE --as %s`.',
             config.backbone if isinstance(config.backbone, str) else 'a model of your own',
             config.clip_weights,
@@ -66,10 +74,10 @@ def warn_zero_shot(config) -> None:
 
 
 def store_path(name: str | None = None) -> Path:
-    """The user's store of trained weights, or the place of ``name`` in it.
+    """Return the folder of the store, or the file of the entry ``name`` in it.
 
     Raises:
-        AMHPError: a name that is not lower-case letters, digits, ``-`` and ``_``.
+        AMHPError: a name with other characters than lower-case letters, digits, ``-``, ``_``.
     """
     home = os.environ.get(HOME_VARIABLE) or platformdirs.user_data_dir('pyiqa_amhp', False)
     folder = Path(home).expanduser() / 'weights'
@@ -81,20 +89,21 @@ def store_path(name: str | None = None) -> Path:
 
 
 def add_to_store(checkpoint: Checkpoint, name: str) -> Path:
-    """Copy a checkpoint into the store, as safetensors, under ``name``.
+    """Copy a checkpoint into the store as the entry ``name``, in the format safetensors.
 
     Args:
-        checkpoint: checked and completed by ``pyiqa_amhp.model.config.complete_checkpoint``.
+        checkpoint: checkpoint that ``pyiqa_amhp.model.config.complete_checkpoint`` returned.
+        name: name of the entry; ``ava``, ``para`` and ``aadb`` are what the metrics look for.
 
     Raises:
-        AMHPError: a name that is not allowed, or the store cannot be written.
+        AMHPError: a name that is not allowed, or a store that cannot be written.
     """
     state = {**checkpoint.state, CONFIG_KEY: config_to_tensor(checkpoint.config)}
     return save_checkpoint(store_path(name), state)
 
 
 def remove_from_store(name: str) -> Path:
-    """Delete ``name`` from the store.
+    """Delete an entry of the store, and return its file.
 
     Raises:
         AMHPError: there is no such entry.
@@ -108,5 +117,5 @@ def remove_from_store(name: str) -> Path:
 
 
 def stored() -> dict[str, Path]:
-    """What the store holds, by name."""
+    """Return the files in the store by the names of their entries."""
     return {path.stem: path for path in sorted(store_path().glob('*.safetensors'))}

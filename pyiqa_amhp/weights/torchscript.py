@@ -1,7 +1,7 @@
-"""OpenAI's TorchScript archives, read for their tensors alone.
+"""Tensors of TorchScript archives, the format of OpenAI's weights, without running their code.
 
 ``torch.jit.load`` would run the archive's own ``__setstate__``, and a script can write files
-(``torch.from_file``). Here nothing of its code is read: classes become plain nodes.
+(``torch.from_file``). This reader ignores the code and replaces objects by plain nodes.
 """
 
 import pickle
@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-MAX_NAMES = 100_000  # of tensors; the largest CLIP has some hundreds
+MAX_TENSORS = 100_000  # the largest CLIP has a few hundred (our choice)
 STORAGES = {
     'FloatStorage': torch.float32, 'HalfStorage': torch.float16, 'BFloat16Storage': torch.bfloat16,
     'DoubleStorage': torch.float64, 'LongStorage': torch.int64, 'IntStorage': torch.int32,
@@ -26,14 +26,14 @@ def is_torchscript(path: Path) -> bool:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith('/constants.pkl') for name in archive.namelist())
     except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
-        return False  # another form, or a damaged file: reading it will tell
+        return False  # another format, or damaged, which reading it reports
 
 
 def read_archive(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a TorchScript archive by their names, as its ``state_dict()`` has them.
+    """Read the tensors of a TorchScript archive, named as in its ``state_dict()``.
 
     Raises:
-        Exception: of nearly any kind where the archive is damaged or holds something else.
+        Exception: of nearly any kind, if the archive is damaged or holds something else.
     """
     with zipfile.ZipFile(path) as archive:
         (name,) = (n for n in archive.namelist() if n.endswith('/data.pkl') and n.count('/') == 1)
@@ -44,22 +44,22 @@ def read_archive(path: Path) -> dict[str, torch.Tensor]:
         with archive.open(name) as file:
             root = _Reader(file, archive, folder).load()
     state: dict[str, torch.Tensor] = {}
-    left = [('', root)]
-    while left:
-        prefix, node = left.pop()
+    remaining = [('', root)]
+    while remaining:
+        prefix, node = remaining.pop()
         values = node.values if isinstance(node, _Node) else {}
         for key, value in reversed(values.items()):
             if isinstance(value, _Node):
-                left.append((f'{prefix}{key}.', value))
+                remaining.append((f'{prefix}{key}.', value))
             elif isinstance(value, torch.Tensor):
                 state[prefix + str(key)] = value
-        if len(state) + len(left) > MAX_NAMES or len(prefix) > MAX_NAMES:
-            raise ValueError('modules within modules without end')
+        if max(len(state) + len(remaining), len(prefix)) > MAX_TENSORS:
+            raise ValueError('too many modules within modules')
     return state
 
 
 class _Node:
-    """What stands in for an object of a class in the archive."""
+    """Stand-in for an object of any class in the archive; keeps its attributes."""
 
     values: dict[str, Any]
 
@@ -67,8 +67,10 @@ class _Node:
         self.values = values if isinstance(values, dict) else {}
 
 
-# Python's own reader in Python: the one in C makes room for any number a file names.
+# The unpickler written in Python: the one in C allocates as much memory as a file asks for.
 class _Reader(pickle._Unpickler):
+    """Unpickler that knows tensors and plain containers only."""
+
     def __init__(self, file, archive: zipfile.ZipFile, folder: str):
         super().__init__(file)
         self._archive, self._folder = archive, folder
@@ -87,12 +89,12 @@ class _Reader(pickle._Unpickler):
         raise pickle.UnpicklingError(f'GLOBAL {module}.{name}')
 
     def persistent_load(self, pid) -> torch.Tensor:
-        """``('storage', type, key, device, numbers)`` to a flat tensor."""
-        _, dtype, key, _, numbers = pid
+        """Read the flat tensor of a storage, ``('storage', type, key, device, length)``."""
+        _, dtype, key, _, length = pid
         data = self._archive.read(f'{self._folder}data/{key}')
-        if not numbers:
+        if not length:
             return torch.empty(0, dtype=dtype)
-        return torch.frombuffer(bytearray(data), dtype=dtype, count=numbers)
+        return torch.frombuffer(bytearray(data), dtype=dtype, count=length)
 
 
 def _first(value, *_):

@@ -199,7 +199,7 @@ def test_a_metric_that_is_no_amhp_is_told_to_take_a_file(amhp, shared_rated_imag
     folder = shared_rated_images.parent / 'images'
     code, _, err = amhp('score', folder, '--metric', metric, '--weights', ID, '--device', 'cpu')
     assert code == 1
-    assert 'of the hub only AMHP is read' in err
+    assert 'only AMHP loads weights from the hub' in err
 
 
 # What the hub says
@@ -209,7 +209,7 @@ def test_a_metric_that_is_no_amhp_is_told_to_take_a_file(amhp, shared_rated_imag
     ('token', 'message'),
     [
         (None, 'to push you must be logged in: `hf auth login`'),
-        ('hf_wrong', 'your token is not valid (mistyped, expired or revoked); log in anew'),
+        ('hf_wrong', 'your token is not valid (mistyped, expired or revoked); log in again'),
         (READER, 'it needs the permission to write'),
         (STRANGER, f'{OWNER!r} must be you or an organisation that lets you'),
     ],
@@ -229,13 +229,17 @@ def test_a_token_that_may_not_push_is_told_what_to_do(hub, written, monkeypatch,
 @pytest.mark.parametrize(
     ('refused', 'status', 'message'),
     [
-        ('POST /api/repos/create', 500, 'trouble of its own (HTTP 500); try again later'),
+        (
+            'POST /api/repos/create',
+            500,
+            'the hub has an internal problem (HTTP 500); try again later',
+        ),
         ('POST .*/preupload/', 404, 'there is no such repository'),
         ('POST .*/objects/batch', 400, 'the hub refused it (HTTP 400: refused by the test)'),
         ('PUT /storage/', 400, 'the hub refused it (HTTP 400'),
-        ('POST .*/commit/main', 409, 'changed by somebody else meanwhile'),
+        ('POST .*/commit/main', 409, 'somebody else changed it meanwhile'),
         ('POST .*/commit/main', 429, 'too many requests; wait some minutes'),
-        ('POST .*/commit/main', 503, 'trouble of its own (HTTP 503); try again later'),
+        ('POST .*/commit/main', 503, 'the hub has an internal problem (HTTP 503); try again later'),
     ],
 )
 def test_a_push_that_breaks_off_leaves_nothing_that_loads(hub, written, refused, status, message):
@@ -264,7 +268,9 @@ def test_a_push_that_breaks_off_leaves_the_model_before_as_it_was(hub, written):
 def test_who_pushed_in_between_is_not_written_over(hub, written):
     _, folder = written()
     hub.when = {'POST .*/commit/main': lambda: hub.add(MODEL.repo, {'README.md': b'theirs'})}
-    with pytest.raises(AMHPError, match=r'changed by somebody else meanwhile.*run it again'):
+    with pytest.raises(
+        AMHPError, match=r'somebody else changed it meanwhile.*run the command again'
+    ):
         push(folder, MODEL)
     assert hub.repos[MODEL.repo].files()[1] == {'README.md': b'theirs'}
 
@@ -289,7 +295,7 @@ def test_what_shall_be_private_is(hub, written, monkeypatch):
     monkeypatch.delenv('HF_TOKEN')
     assert 'it is private and you are not logged in (`hf auth login`' in cannot_load()
     monkeypatch.setenv('HF_TOKEN', STRANGER)
-    assert 'it is private and your token may not see it' in cannot_load()
+    assert 'it is private and your token may not read it' in cannot_load()
     monkeypatch.setenv('HF_TOKEN', READER)
     assert torch.equal(score(AMHP(pretrained_model_path=ID)), score(net))
 
@@ -375,9 +381,9 @@ def test_ids_with_and_without_a_revision():
 XET = """
 import sys
 from pathlib import Path
-from pyiqa_amhp.hub.push import push
-from pyiqa_amhp.model import weights
-from pyiqa_amhp.model.hub import HubId
+from pyiqa_amhp.sharing.push import push
+from pyiqa_amhp.weights.checkpoint import read_checkpoint
+from pyiqa_amhp.weights.hub import HubId
 model = HubId(sys.argv[1])
 push(Path(sys.argv[2]), model)
 print(read_checkpoint(str(model)).path)

@@ -7,7 +7,8 @@ import torch
 
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model.amhp import AMHP
-from pyiqa_amhp.model.clip import Backbone, resolve_clip
+from pyiqa_amhp.model.clip import Backbone
+from pyiqa_amhp.model.clip_weights import resolve_clip
 from pyiqa_amhp.model.config import AMHPConfig
 
 TEXTS = [

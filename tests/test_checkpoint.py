@@ -52,7 +52,7 @@ def clip_file(tiny, tmp_path):
 @pytest.fixture
 def zero_shot(tiny, clip_file, monkeypatch):
     """Build an AMHP that finds no trained weights, unless it does; nothing was said yet."""
-    monkeypatch.setattr(weights, '_said', set())
+    monkeypatch.setattr(weights, '_warned', set())
 
     def build(pretrained=True, **options):
         given = {'backbone': tiny, 'clip_weights': clip_file, 'quick_gelu': True, **options}
