@@ -1,4 +1,4 @@
-"""Attribute labels to level words and sentences."""
+"""Attribute labels become level words and sentences."""
 
 import numpy as np
 import pytest
@@ -28,16 +28,16 @@ def test_sentences_keep_the_order_of_the_labels_and_leave_out_missing_ones():
 
 
 @pytest.mark.parametrize('labels', [{}, {'light': '', 'color': ''}])
-def test_without_a_label_there_is_no_sentence(labels):
+def test_no_label_gives_no_sentence(labels):
     assert attribute_sentences(labels) == ''
 
 
-def test_a_template_of_ones_own():
+def test_a_template_can_be_chosen():
     template = '{attribute}: {level} ({attribute})'
     assert attribute_sentences({'light': 'fair'}, template) == 'light: fair (light)'
 
 
-def test_braces_of_any_other_kind_are_kept():
+def test_other_braces_are_kept():
     assert attribute_sentences({'light': '{x}'}, '{{level} {attribute} {0}') == '{{x} light {0}'
 
 
@@ -51,7 +51,7 @@ def test_a_template_without_both_fields_is_refused(template):
 SENTENCE = '{color} color, {light} light; {color}!'
 
 
-def test_a_sentence_that_names_attributes_has_its_own_order():
+def test_a_sentence_that_names_attributes_keeps_its_order():
     levels = {'light': 'fair', 'color': 'good'}
     assert attribute_sentences(levels, SENTENCE) == 'good color, fair light; good!'
 
@@ -103,21 +103,21 @@ def test_numbers_fall_into_bins_of_equal_width(values, lo, hi, expected):
     assert attribute_levels(values, lo, hi) == [LEVELS[i] for i in expected]
 
 
-def test_whole_numbers_of_a_scale_of_five_are_its_five_levels():
+def test_whole_numbers_from_1_to_5_are_the_five_levels():
     assert attribute_levels([1, 2, 3, 4, 5], 1, 5) == list(LEVELS)
 
 
-def test_a_missing_number_is_no_label():
+def test_a_missing_number_gives_no_label():
     assert attribute_levels([np.nan, 5, np.nan], 1, 5) == ['', 'perfect', '']
 
 
-def test_any_number_of_level_words():
+def test_the_number_of_level_words_is_free():
     words = ['weak', 'strong']
     assert attribute_levels([0, 4.9, 5.1, 10], 0, 10, words) == ['weak', 'weak', 'strong', 'strong']
 
 
 @pytest.mark.parametrize(('value', 'row'), [(5.01, 1), (0.99, 1), (np.inf, 1)])
-def test_a_number_off_the_scale_is_named_with_its_row(value, row):
+def test_a_number_outside_the_scale_is_named_with_its_row(value, row):
     with pytest.raises(AMHPError, match=rf'row {row}: attribute value {value:g} is outside'):
         attribute_levels([3, value, 100], 1, 5)
 
@@ -128,14 +128,14 @@ def test_a_scale_that_does_not_rise_is_refused(lo, hi):
         attribute_levels([1], lo, hi)
 
 
-def test_a_value_on_a_cut_is_of_the_level_below():
+def test_a_value_on_a_cut_has_the_level_below():
     values = [-3, 1, 1.001, 2, 3, 3.2, 4, 4.001, np.nan, 9]
     words = levels_by_cuts(values, [1, 2, 3, 4])
     assert words == [LEVELS[i] for i in (0, 0, 1, 1, 2, 3, 3, 4)] + ['', 'perfect']
 
 
 @pytest.mark.parametrize('cuts', [[1, 2, 3], [1, 2, 3, 4, 5], [1, 2, 2, 4], [4, 3, 2, 1], 1])
-def test_cuts_that_do_not_part_the_levels_are_refused(cuts):
+def test_cuts_of_a_wrong_number_or_order_are_refused(cuts):
     with pytest.raises(AMHPError, match=r'attr_cuts .*: expected 4 rising numbers'):
         levels_by_cuts([1], cuts)
 
@@ -146,7 +146,7 @@ def test_cuts_that_do_not_part_the_levels_are_refused(cuts):
     st.floats(1e-3, 1e3),
     st.integers(2, 9),
 )
-def test_more_is_never_worse_and_the_ends_are_the_outer_levels(shares, lo, width, k):
+def test_levels_rise_with_values_and_the_ends_are_the_outer_levels(shares, lo, width, k):
     hi, words = lo + width, [str(i) for i in range(k)]
     values = np.clip(lo + np.sort(shares) * (hi - lo), lo, hi)
     levels = [int(word) for word in attribute_levels([lo, *values, hi], lo, hi, words)]

@@ -1,4 +1,4 @@
-"""The one text that an image gets from its comments, in training and in testing."""
+"""Texts chosen from the comments of an image, in training and in testing."""
 
 import os
 import pickle
@@ -28,7 +28,7 @@ ROWS = [
     (9, 'hard light', LIGHT),
 ]
 ABOUT_5 = ['soft light', 'light and color', 'dim light']
-IDS = [9, 8, 7, 5]  # in the order of some data set
+IDS = [9, 8, 7, 5]  # in the order of a data set
 
 
 @pytest.fixture(scope='module')
@@ -62,7 +62,7 @@ def many(make_store):
 
 @pytest.mark.parametrize('training', [True, False])
 @pytest.mark.parametrize('mode', ['one', 'join'])
-def test_attribute_comments_come_first_then_any_other_then_nothing(store, mode, training):
+def test_attribute_comments_are_preferred_to_others_and_others_to_none(store, mode, training):
     texts = CommentSampler(store, IDS, mode=mode, training=training)
     assert len(texts) == 4
     for _ in range(20):
@@ -74,16 +74,16 @@ def test_attribute_comments_come_first_then_any_other_then_nothing(store, mode, 
         assert 'wow' not in five
 
 
-def test_training_takes_every_attribute_comment_about_equally_often(store):
+def test_training_chooses_attribute_comments_equally_often(store):
     torch.manual_seed(0)
     texts = CommentSampler(store, IDS, training=True)
-    drawn = Counter(texts[3] for _ in range(600))
-    assert drawn.keys() == set(ABOUT_5)
-    assert min(drawn.values()) > 150
+    counts = Counter(texts[3] for _ in range(600))
+    assert counts.keys() == set(ABOUT_5)
+    assert min(counts.values()) > 150
 
 
 @pytest.mark.parametrize('mode', ['one', 'join'])
-def test_training_repeats_with_torchs_seed(many, mode):
+def test_training_depends_on_torchs_seed(many, mode):
     texts = CommentSampler(many, range(200), mode=mode, training=True)
 
     def epoch(seed):
@@ -94,7 +94,7 @@ def test_training_repeats_with_torchs_seed(many, mode):
     assert epoch(1) != epoch(2)
 
 
-def test_the_one_other_comment_is_the_same_in_training_and_testing(many, make_store):
+def test_another_comment_is_the_same_in_training_and_testing(many, make_store):
     others = make_store([(n, f'wow {i}', 0) for n in range(100) for i in range(4)])
     expected = [CommentSampler(others, [n])[0] for n in range(100)]
     for mode in ('one', 'join'):
@@ -104,13 +104,13 @@ def test_the_one_other_comment_is_the_same_in_training_and_testing(many, make_st
     assert set(expected) == {f'wow {i}' for i in range(4)}
 
 
-def test_testing_picks_by_seed_and_image_on_every_machine(many):
-    """Written down once: another Python, platform or version must not pick other comments."""
+def test_testing_chooses_by_seed_and_image_id_alone(many):
+    """The choices are written down, so that no other version or platform changes them."""
     picks = [CommentSampler(many, range(8), seed=seed)[n][-1] for seed in (0, 1) for n in range(8)]
     assert ''.join(picks) == '1020224143042034'
 
 
-def test_testing_picks_the_same_wherever_the_image_stands(many, make_store):
+def test_testing_chooses_the_same_in_any_data_set(many, make_store):
     texts = CommentSampler(many, range(200))
     backwards = CommentSampler(many, range(199, -1, -1))
     assert [backwards[199 - n] for n in range(200)] == [texts[n] for n in range(200)]
@@ -118,19 +118,19 @@ def test_testing_picks_the_same_wherever_the_image_stands(many, make_store):
     assert CommentSampler(alone, [77])[0] == texts[77]
 
 
-def test_testing_picks_spread_over_the_comments(many):
+def test_testing_chooses_all_comments_about_equally_often(many):
     texts = CommentSampler(many, range(200), seed=3)
-    places = Counter(texts[n][-1] for n in range(200))
-    assert len(places) == 5
-    assert min(places.values()) > 20
+    picks = Counter(texts[n][-1] for n in range(200))
+    assert len(picks) == 5
+    assert min(picks.values()) > 20
 
 
-def test_testing_joins_in_the_order_of_the_file(store):
+def test_testing_joins_comments_in_the_order_of_the_file(store):
     texts = CommentSampler(store, IDS, mode='join')
     assert [texts[i] for i in (0, 3)] == ['fine color hard light', ' '.join(ABOUT_5)]
 
 
-def test_training_joins_in_every_order(store):
+def test_training_joins_comments_in_every_order(store):
     torch.manual_seed(0)
     texts = CommentSampler(store, IDS, mode='join', training=True)
     assert {texts[0] for _ in range(30)} == {'fine color hard light', 'hard light fine color'}
@@ -156,12 +156,12 @@ def test_a_full_text_takes_75_tokens_and_no_more(make_store):
     assert CommentSampler(make_store(rows), [1], mode='join')[0].split() == ['light'] * 40
 
 
-def test_a_first_comment_that_is_too_long_stands_alone(make_store):
+def test_a_first_comment_that_is_too_long_is_not_cut(make_store):
     store = make_store([(1, 'light ' * 100 + 'end', LIGHT), (1, 'color', COLOR)])
     assert CommentSampler(store, [1], mode='join')[0] == 'light ' * 100 + 'end'
 
 
-def test_tokens_are_counted_as_asked(store):
+def test_the_counter_of_tokens_can_be_chosen(store):
     texts = CommentSampler(store, IDS, mode='join', count_tokens=lambda text: 5 * len(text))
     assert texts[3] == 'soft light'
     texts = CommentSampler(store, IDS, mode='join', count_tokens=lambda text: 75)
@@ -190,7 +190,7 @@ def test_an_image_without_the_named_attributes_gets_one_of_all_its_comments(make
     assert texts[0] == texts[0]
 
 
-def test_no_comments_at_all_is_no_text(make_store):
+def test_no_comments_give_no_text(make_store):
     texts = CommentSampler(make_store([]), [1, 2], training=True)
     assert [texts[0], texts[1]] == ['', '']
 
@@ -203,7 +203,7 @@ def test_unknown_attributes_and_modes_are_refused(store):
 
 
 class Texts(Dataset):
-    """What a data loader sees."""
+    """A data set of texts and the process that read them."""
 
     def __init__(self, texts):
         self.texts = texts
@@ -220,7 +220,7 @@ def epoch(loader):
     return list(texts), set(workers)
 
 
-def test_forked_workers_and_epochs_draw_differently(make_store):
+def test_forked_workers_and_epochs_choose_differently(make_store):
     same = make_store([(n, f'light {i}', LIGHT) for n in range(40) for i in range(50)])
     loader = DataLoader(
         Texts(CommentSampler(same, range(40), training=True)),

@@ -1,4 +1,4 @@
-"""Comments on disk: there and back, mapped, and refused when they are something else."""
+"""Comments on disk: written, mapped into memory, and refused when the file is damaged."""
 
 import os
 import pickle
@@ -55,7 +55,7 @@ def test_comments_are_sorted_by_image_and_keep_their_order(store):
     assert store.attributes == ('light', 'color')
 
 
-def test_rows_of_an_image_without_comments_are_none(store):
+def test_an_image_without_comments_has_no_rows(store):
     start, stop = store.rows(np.array([7, 8, 5, 9, 10, 0]))
     assert (stop - start).tolist() == [3, 0, 4, 2, 0, 0]
     assert start.tolist()[:3:2] == [4, 0]
@@ -78,7 +78,7 @@ def test_a_row_outside_the_store_is_an_index_error(store, row):
         )
     )
 )
-def test_any_comments_come_back_as_they_were(tmp_path_factory, rows):
+def test_comments_are_read_as_they_were_written(tmp_path_factory, rows):
     path = write(tmp_path_factory.getbasetemp() / 'any.arrow', rows, [f'a{i}' for i in range(16)])
     store = CommentStore(path)
     expected = sorted(rows, key=lambda row: row[0])
@@ -87,23 +87,23 @@ def test_any_comments_come_back_as_they_were(tmp_path_factory, rows):
     assert found == expected
 
 
-def test_a_table_in_pieces_is_written_as_one(tmp_path):
+def test_a_table_of_several_chunks_is_written(tmp_path):
     table = pa.concat_tables([as_table(ROWS[:4]), as_table(ROWS[4:])])
     path = write_store(tmp_path / 's.arrow', table, np.array([row[2] for row in ROWS]), ['a', 'b'])
     assert CommentStore(path).text(3) == 'dim light'
 
 
 def test_the_store_names_its_source(tmp_path):
-    published = tmp_path / 'AVA_Comments_Full.txt'
-    published.write_text('1#5#soft light#wow\n')
-    table, _ = read_comments(published)
-    lexicon = AttributeKeywords()
+    file = tmp_path / 'AVA_Comments_Full.txt'
+    file.write_text('1#5#soft light#wow\n')
+    table, _ = read_comments(file)
+    keywords = AttributeKeywords()
     path = write_store(
-        tmp_path / 's.arrow', table, lexicon.masks(table['text']), lexicon.attributes
+        tmp_path / 's.arrow', table, keywords.masks(table['text']), keywords.attributes
     )
     store = CommentStore(path)
     assert store.source == 'AVA_Comments_Full.txt'
-    assert store.attributes == lexicon.attributes
+    assert store.attributes == keywords.attributes
     assert store.masks.tolist() == [store.bits(['light']), 0]
 
 
@@ -112,7 +112,7 @@ def test_masks_of_another_length_are_refused(tmp_path):
         write_store(tmp_path / 's.arrow', as_table(ROWS), np.zeros(1, np.uint16), ['light'])
 
 
-def test_a_store_that_cannot_be_finished_leaves_the_old_one(tmp_path):
+def test_a_failed_write_keeps_the_old_file(tmp_path):
     resource = pytest.importorskip('resource', reason='limits the size of files')
     path = write(tmp_path / 's.arrow', ROWS)
     before = path.read_bytes()
@@ -133,7 +133,7 @@ def test_a_store_is_mapped_not_read(tmp_path):
     store = CommentStore(path)
     assert store.text(999) == '<999>' * 1000
     assert pa.total_allocated_bytes() - before < 10_000
-    with path.open('r+b') as file:  # what changes in the file changes in the store
+    with path.open('r+b') as file:  # a change of the file is seen in the store
         file.seek(path.read_bytes().index(b'<7>'))
         file.write(b'!')
     assert store.text(7) == '!7>' + '<7>' * 999
@@ -220,7 +220,7 @@ def test_a_file_that_is_not_arrow_is_refused(tmp_path, content):
         CommentStore(path)
 
 
-def test_a_missing_store_says_who_writes_it(tmp_path):
+def test_a_missing_store_is_an_error_with_the_command(tmp_path):
     with pytest.raises(AMHPError, match='no such file; `amhp prepare ava`'):
         CommentStore(tmp_path / 's.arrow')
     with pytest.raises(AMHPError, match='cut, damaged, or not an Arrow file'):

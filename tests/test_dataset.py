@@ -1,4 +1,4 @@
-"""Rated images as pyiqa's trainer gets them: tensors, texts, and what cannot be read."""
+"""``AMHPDataset``: samples, phases, kinds of images, unreadable images, augmentation, pyiqa."""
 
 import io
 import pickle
@@ -18,7 +18,7 @@ FIVE = [1, 2, 3, 4, 5]
 
 @pytest.fixture
 def make(tmp_path):
-    """An ``AMHPDataset`` of images by their names: pictures are saved, bytes are written."""
+    """An ``AMHPDataset`` of files by name: images are saved, bytes are written as they are."""
 
     def make(files, save_options=None, **options):
         folder = tmp_path / 'images'
@@ -55,7 +55,7 @@ def close_to(image, rgb):
 # A sample
 
 
-def test_a_sample_has_what_the_model_needs(shared_rated_images):
+def test_a_sample_has_the_tensors_and_the_text_of_an_image(shared_rated_images):
     dataset = AMHPDataset(options_of(shared_rated_images))
     table = pd.read_csv(shared_rated_images)
     assert len(dataset) == len(dataset.paths_mos) == 24
@@ -77,7 +77,7 @@ def test_a_sample_has_what_the_model_needs(shared_rated_images):
     assert dataset.paths_mos[7] == [str(path), pytest.approx(sample['mos_label'].item())]
 
 
-def test_an_image_without_a_text_has_an_empty_one(shared_rated_images):
+def test_an_image_without_text_has_an_empty_text(shared_rated_images):
     assert AMHPDataset(options_of(shared_rated_images))[5]['text'] == ''
 
 
@@ -119,7 +119,7 @@ def test_a_pickled_split_file_is_refused_unread(shared_rated_images, tmp_path):
     assert not touched.exists()
 
 
-def test_a_split_column_that_is_not_there_is_an_error(make):
+def test_a_missing_split_column_is_an_error(make):
     with pytest.raises(AMHPError, match='is not a split column'):
         make({'a.png': Image.new('RGB', (4, 4))}, split_index='split')
 
@@ -149,7 +149,7 @@ def red(mode='RGB'):
          {'save_all': True, 'append_images': [Image.new('RGB', (32, 24), 'blue')]}, RED),
     ],
 )  # fmt: skip
-def test_every_kind_of_image_arrives_as_rgb(make, name, image, options, colour):
+def test_every_kind_of_image_becomes_rgb(make, name, image, options, colour):
     sample = make({name: image}, options)[0]
     assert sample['img'].shape == (3, 24, 32)
     assert sample['img'].dtype == torch.float32
@@ -167,7 +167,7 @@ def test_a_rotated_image_is_turned_upright(make):
     assert turned[0, :, :14].mean() < 0.1
 
 
-# What cannot be read
+# Unreadable images
 
 GOOD = Image.effect_noise((32, 24), 80).convert('RGB')
 
@@ -196,7 +196,7 @@ def test_an_unreadable_image_is_an_error_with_its_path(make, tmp_path, name):
     assert str(caught.value).startswith(str(tmp_path / 'images' / name))
 
 
-def test_by_option_unreadable_images_are_samples_that_say_so(make, tmp_path):
+def test_unreadable_images_can_be_samples_with_an_error(make, tmp_path):
     contents = {name: content for name, (content, _) in BAD.items()}
     augment = {'resize': [20, 20]}
     dataset = make({**contents, 'good.png': GOOD}, skip_bad_images=True, augment=augment)
@@ -209,7 +209,7 @@ def test_by_option_unreadable_images_are_samples_that_say_so(make, tmp_path):
     assert dataset[4]['read_error'] == ''
 
 
-def test_a_wrong_folder_is_found_before_training(make, tmp_path):
+def test_a_wrong_folder_is_an_error_before_training(make, tmp_path):
     with pytest.raises(AMHPError, match=r'first image is not there.*dataroot_target') as caught:
         make({'a.png': GOOD}, dataroot_target=str(tmp_path / 'elsewhere'))
     assert str(caught.value).startswith(str(tmp_path / 'elsewhere' / 'a.png'))
@@ -219,7 +219,7 @@ def test_a_wrong_folder_is_found_before_training(make, tmp_path):
 
 
 def coordinates(width, height):
-    """An image whose pixels say where they are."""
+    """An image whose pixels are their own coordinates."""
     y, x = np.mgrid[0:height, 0:width]
     return Image.fromarray(np.stack([x, y, x * 0], axis=-1).astype(np.uint8))
 
@@ -236,7 +236,7 @@ def test_the_windows_of_a_grid_crop_are_the_authors_5_by_5():
     assert crop(coordinates(256, 256)).size == (224, 224)
 
 
-def test_a_grid_reaches_only_as_far_as_whole_windows_do():
+def test_windows_of_a_grid_crop_stay_in_the_image():
     found = corners(GridCrop(10, 4), coordinates(19, 10))
     assert found == {(0, 0), (4, 0), (8, 0)}
 
@@ -247,13 +247,13 @@ def test_grid_crop_in_a_data_set(make):
     assert make({'a.png': GOOD}, augment={'grid_crop': 24})[0]['img'].shape == (3, 24, 24)
 
 
-def test_grid_crop_of_too_small_an_image_says_what_to_do(make):
+def test_grid_crop_of_too_small_an_image_is_an_error(make):
     dataset = make({'a.png': GOOD}, augment={'grid_crop': {'size': 32, 'step': 4}})
     with pytest.raises(AMHPError, match='grid_crop of 32 pixels from 24: resize to more first'):
         dataset[0]
 
 
-def test_the_order_of_the_steps_is_that_of_the_options():
+def test_the_transforms_are_in_the_order_of_the_options():
     steps = build_augments({'resize': [40, 40], 'hflip': True, 'grid_crop': 32})
     assert [type(step).__name__ for step in steps] == [
         'PairedResize',
@@ -272,7 +272,7 @@ def test_an_unknown_augmentation_is_refused(make, key):
 # Through pyiqa
 
 
-def test_pyiqa_builds_it_and_loads_it_with_workers(shared_rated_images):
+def test_pyiqa_builds_and_loads_it_with_workers(shared_rated_images):
     options = options_of(
         shared_rated_images,
         split_index='split',
@@ -296,13 +296,13 @@ def test_pyiqa_builds_it_and_loads_it_with_workers(shared_rated_images):
         assert (text, mos) == (dataset[row]['text'], dataset[row]['mos_label'])
 
 
-def test_in_validation_every_row_comes_in_order(shared_rated_images):
+def test_validation_reads_every_row_in_order(shared_rated_images):
     options = options_of(shared_rated_images, phase='val', split_index='split')
     loader = build_dataloader(build_dataset(options), options)
     assert [batch['img_path'][0][-6:] for batch in loader] == [f'{i}.png' for i in range(12, 18)]
 
 
-def test_awkward_texts_come_through_a_loader_whole(rated_images):
+def test_texts_are_unchanged_by_a_data_loader(rated_images):
     texts = ['a, b', 'say "hi"', 'two\nlines', 'ünï 美 📷', "it's; #1\t!", '']
     table = pd.read_csv(rated_images).head(6).assign(text=texts)
     table.to_csv(rated_images, index=False)

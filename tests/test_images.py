@@ -1,3 +1,5 @@
+"""Reading image files as upright RGB, and finding them in folders and globs."""
+
 import io
 import threading
 import warnings
@@ -35,14 +37,15 @@ def noisy_jpeg(**options):
 
 
 @pytest.fixture
-def pillow_setting():
+def keep_pillow_setting():
+    """Restore Pillow's setting for truncated images."""
     before = ImageFile.LOAD_TRUNCATED_IMAGES
     yield
     ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
 @pytest.mark.parametrize('orientation', range(1, 9))
-def test_every_exif_orientation_comes_upright(orientation):
+def test_images_of_every_exif_orientation_are_upright(orientation):
     undo = {
         2: Image.Transpose.FLIP_LEFT_RIGHT,
         3: Image.Transpose.ROTATE_180,
@@ -60,7 +63,7 @@ def test_every_exif_orientation_comes_upright(orientation):
     np.testing.assert_array_equal(pixels(image), pixels(photo()))
 
 
-def test_damaged_exif_data_does_not_spoil_a_good_image():
+def test_an_image_with_damaged_exif_data_is_read():
     data = saved(photo(), '.jpg', exif=b'Exif\x00\x00II*\x00\xff\xff\xff\x7f')
     assert read_image(data).size == (32, 24)
 
@@ -154,20 +157,13 @@ def test_other_modes_become_rgb(mode, suffix):
     assert read_image(saved(photo().convert(mode), suffix, **options)).size == (32, 24)
 
 
-def test_lab_becomes_the_colour_that_it_stands_for():
+def test_lab_is_converted_to_rgb():
     # whether a and b are signed differs between versions of Pillow, so it makes them itself
     srgb, lab_profile = ImageCms.createProfile('sRGB'), ImageCms.createProfile('LAB')
     to_lab = ImageCms.buildTransform(srgb, lab_profile, 'RGB', 'LAB')
     lab = ImageCms.applyTransform(Image.new('RGB', (2, 2), RED), to_lab)
     red = pixels(read_image(saved(lab, '.tif')))[0, 0]
     assert np.abs(red - [255, 0, 0]).max() < 12
-
-
-def test_hsv_becomes_rgb():
-    # no common file holds HSV, so it is put in place of the decoder's result
-    from pyiqa_amhp.datasets.images import _to_rgb
-
-    assert _to_rgb(Image.new('RGB', (1, 1), RED).convert('HSV')).getpixel((0, 0)) == RED
 
 
 @pytest.mark.parametrize('suffix', ['.gif', '.png', '.webp', '.tif'])
@@ -210,8 +206,8 @@ def test_another_type_of_source_is_a_type_error():
     ],
 )
 @pytest.mark.parametrize('tolerant', [False, True])
-def test_an_unreadable_file_is_reported_whatever_pillow_was_told(
-    content, reason, tolerant, tmp_path, pillow_setting
+def test_an_unreadable_file_is_reported_whatever_the_setting_of_pillow(
+    content, reason, tolerant, tmp_path, keep_pillow_setting
 ):
     ImageFile.LOAD_TRUNCATED_IMAGES = tolerant
     path = tmp_path / 'photo.img'
@@ -241,7 +237,7 @@ def test_an_image_with_too_many_pixels_is_reported(monkeypatch):
             read_image(saved(photo(), '.png'))
 
 
-def test_the_limit_on_pixels_is_ours_whatever_pillow_was_told(monkeypatch):
+def test_the_limit_on_pixels_does_not_depend_on_pillow(monkeypatch):
     monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', None)
     width, height = photo().size
     with pytest.raises(ImageReadError, match=f'{width} x {height} are .* pixels, and 10 the limit'):
@@ -253,11 +249,11 @@ def test_the_limit_on_pixels_is_ours_whatever_pillow_was_told(monkeypatch):
 
 
 @pytest.mark.parametrize('size', [(1, 1), (20_000, 3), (3, 20_000)])
-def test_odd_shapes_are_images_all_the_same(size):
+def test_images_of_extreme_shapes_are_read(size):
     assert read_image(saved(Image.new('RGB', size), '.png')).size == size
 
 
-def test_readers_in_many_threads_leave_pillow_as_it_was(pillow_setting):
+def test_readers_in_threads_restore_the_setting_of_pillow(keep_pillow_setting):
     ImageFile.LOAD_TRUNCATED_IMAGES = True
     good, bad = noisy_jpeg(), noisy_jpeg()[:-200]
     outcomes = []
@@ -310,17 +306,17 @@ def test_globs_are_expanded(tree):
     assert names(find_images(['photos/s*'])) == ALL[2:]
 
 
-def test_order_is_kept_and_nothing_comes_twice(tree):
+def test_order_is_kept_and_each_file_comes_once(tree):
     given = ['photos/sub/c.webp', 'photos', './photos/a.png', str(tree / 'photos/b.JPG')]
     assert names(find_images(given)) == [ALL[2], ALL[0], ALL[1], ALL[3]]
 
 
-def test_a_file_that_is_named_is_kept_even_if_missing_or_no_image(tree):
+def test_a_file_that_is_given_is_kept_even_if_missing_or_no_image(tree):
     given = ['missing.jpg', 'photos/notes.txt']
     assert names(find_images(given)) == given
 
 
-def test_a_name_with_brackets_is_a_file_if_it_exists(tree):
+def test_a_name_with_brackets_is_a_file_if_there_is_one(tree):
     (tree / 'photo[1].jpg').touch()
     assert names(find_images(['photo[1].jpg'])) == ['photo[1].jpg']
 
@@ -331,7 +327,7 @@ def test_a_folder_or_glob_without_images_is_an_error(tree, path):
         find_images([path])
 
 
-def test_a_link_that_leads_back_ends(tree):
+def test_a_link_to_a_parent_folder_is_followed_once(tree):
     (tree / 'photos' / 'loop').symlink_to(tree / 'photos', target_is_directory=True)
     assert names(find_images(['photos'])) == ALL
 
@@ -352,7 +348,7 @@ def test_a_link_that_leads_back_ends(tree):
         ((5000, 100), 60, (5000, 100)),
     ],
 )
-def test_a_jpeg_is_decoded_smaller_where_enough_pixels_are_left(size, at_least, expected):
+def test_a_jpeg_is_decoded_smaller_if_enough_pixels_remain(size, at_least, expected):
     assert read_image(saved(Image.new('RGB', size), '.jpg'), at_least).size == expected
 
 
@@ -367,7 +363,7 @@ def test_jpegs_of_other_modes_are_decoded_smaller_too(mode):
     assert image.size == (200, 160) and image.mode == 'RGB'
 
 
-def test_a_smaller_jpeg_comes_upright_too():
+def test_a_jpeg_that_is_decoded_smaller_is_upright():
     exif = Image.Exif()
     exif[0x0112] = 6  # lies on its side
     assert read_image(saved(Image.new('RGB', (800, 640)), '.jpg', exif=exif), 160).size == (
@@ -376,7 +372,7 @@ def test_a_smaller_jpeg_comes_upright_too():
     )
 
 
-def test_a_truncated_jpeg_is_reported_at_a_fraction_of_its_size_too():
+def test_a_truncated_jpeg_that_is_decoded_smaller_is_reported():
     whole = saved(Image.effect_noise((800, 640), 90), '.jpg')
     with pytest.raises(ImageReadError, match='truncated'):
         read_image(whole[: len(whole) // 2], 160)

@@ -1,4 +1,4 @@
-"""Which comments are about which attributes."""
+"""The attributes that comments are about, by their keywords."""
 
 import numpy as np
 import pyarrow as pa
@@ -12,13 +12,13 @@ from pyiqa_amhp.errors import AMHPError
 
 
 @pytest.fixture(scope='module')
-def lexicon():
+def keywords():
     return AttributeKeywords()
 
 
 @pytest.fixture
-def keywords(tmp_path):
-    """Write a lexicon of one's own."""
+def put(tmp_path):
+    """Write a YAML file of keywords; returns its path."""
 
     def write(text):
         path = tmp_path / 'mine.yml'
@@ -28,13 +28,13 @@ def keywords(tmp_path):
     return write
 
 
-def named(lexicon, text):
-    (mask,) = lexicon.masks([text])
-    return {name for bit, name in enumerate(lexicon.attributes) if mask >> bit & 1}
+def attributes_of(keywords, text):
+    (mask,) = keywords.masks([text])
+    return {name for bit, name in enumerate(keywords.attributes) if mask >> bit & 1}
 
 
-def test_the_package_knows_ten_attributes(lexicon):
-    assert lexicon.attributes == (
+def test_the_package_has_keywords_of_ten_attributes(keywords):
+    assert keywords.attributes == (
         'color', 'light', 'composition', 'theme', 'focus', 'depth_of_field', 'contrast', 'motion',
         'perspective', 'detail',
     )  # fmt: skip
@@ -73,8 +73,8 @@ def test_the_package_knows_ten_attributes(lexicon):
         ('out of focus background', {'focus', 'composition', 'depth_of_field'}),
     ],
 )
-def test_words_and_phrases_tell_the_attribute(lexicon, text, expected):
-    assert named(lexicon, text) == expected
+def test_words_and_phrases_match_their_attribute(keywords, text, expected):
+    assert attributes_of(keywords, text) == expected
 
 
 @pytest.mark.parametrize(
@@ -87,18 +87,18 @@ def test_words_and_phrases_tell_the_attribute(lexicon, text, expected):
         'eyes wide open', 'good luck in the challenge', 'dofs', 'subb&w',
     ],
 )  # fmt: skip
-def test_other_words_tell_nothing(lexicon, text):
-    assert named(lexicon, text) == set()
+def test_other_words_match_no_attribute(keywords, text):
+    assert attributes_of(keywords, text) == set()
 
 
-def test_empty_praise_is_about_no_attribute(lexicon):
-    assert not lexicon.masks(list(PRAISE)).any()
+def test_empty_praise_is_about_no_attribute(keywords):
+    assert not keywords.masks(list(PRAISE)).any()
 
 
 @pytest.mark.parametrize('attribute', ['light', 'color', 'focus'])
-def test_what_the_demos_critics_write_is_about_an_attribute(lexicon, attribute):
+def test_what_the_demos_critics_write_is_about_an_attribute(keywords, attribute):
     causes = [phrases for level in PHRASES[attribute].values() for phrases in level.values()]
-    assert lexicon.masks([phrase for phrases in causes for phrase in phrases]).all()
+    assert keywords.masks([phrase for phrases in causes for phrase in phrases]).all()
 
 
 # Up to Cyrillic: there RE2 and Python agree on what a letter is, of whatever Unicode version.
@@ -110,7 +110,7 @@ others = st.characters(
 
 @pytest.fixture(scope='module')
 def lit(tmp_path_factory):
-    """A lexicon of one word, which is fast."""
+    """Keywords of one word, which match fast."""
     path = tmp_path_factory.mktemp('lit') / 'lit.yml'
     path.write_text('light: [lit]')
     return AttributeKeywords(path)
@@ -127,23 +127,23 @@ def test_a_word_is_found_between_any_signs(lit, before, after):
     assert lit.masks([f'{before}LIT{after}']).tolist() == [1]
 
 
-def test_bit_i_belongs_to_the_ith_attribute_of_up_to_16(keywords):
-    mine = AttributeKeywords(keywords('\n'.join(f'a{i}: [w{i}]' for i in range(16))))
+def test_bit_i_is_the_ith_attribute_of_up_to_16(put):
+    mine = AttributeKeywords(put('\n'.join(f'a{i}: [w{i}]' for i in range(16))))
     masks = mine.masks([f'W{i} and w15' for i in range(16)])
     assert masks.dtype == np.uint16
     assert masks.tolist() == [1 << i | 1 << 15 for i in range(16)]
 
 
-def test_arrow_texts_in_pieces_have_the_masks_of_a_list(lexicon):
+def test_chunked_arrow_texts_have_the_masks_of_a_list(keywords):
     texts = ['good light', 'hm', 'sharp', 'color']
     chunks = pa.chunked_array([texts[:1], [], texts[1:]], pa.large_string())
-    assert lexicon.masks(chunks).tolist() == lexicon.masks(texts).tolist()
-    assert lexicon.masks(pa.array(texts)).tolist() == lexicon.masks(texts).tolist()
-    assert lexicon.masks([]).shape == (0,)
+    assert keywords.masks(chunks).tolist() == keywords.masks(texts).tolist()
+    assert keywords.masks(pa.array(texts)).tolist() == keywords.masks(texts).tolist()
+    assert keywords.masks([]).shape == (0,)
 
 
-def test_signs_in_a_users_words_are_taken_literally(keywords):
-    mine = AttributeKeywords(keywords("aperture: ['f/2.8', 'f(8)', 'a*']"))
+def test_signs_in_a_users_words_are_taken_literally(put):
+    mine = AttributeKeywords(put("aperture: ['f/2.8', 'f(8)', 'a*']"))
     assert mine.masks(['at f/2.8.', 'f/208', 'f(8)', 'a*', 'aa']).tolist() == [1, 0, 1, 1, 0]
 
 
@@ -161,13 +161,13 @@ def test_signs_in_a_users_words_are_taken_literally(keywords):
         ('\n'.join(f'a{i}: [w]' for i in range(17)), '17 attributes, expected at most 16'),
     ],
 )
-def test_a_lexicon_of_another_format_is_refused(keywords, text, message):
-    path = keywords(text)
+def test_a_file_of_another_format_is_refused(put, text, message):
+    path = put(text)
     with pytest.raises(AMHPError, match=message) as caught:
         AttributeKeywords(path)
     assert str(path) in str(caught.value)
 
 
-def test_a_missing_lexicon_is_named(tmp_path):
+def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(AMHPError, match=r'none\.yml: cannot be read'):
         AttributeKeywords(tmp_path / 'none.yml')

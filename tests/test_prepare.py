@@ -135,6 +135,19 @@ def test_an_interrupted_check_resumes(ava_copy, tmp_path, monkeypatch):
     assert report.corrupt == 2
 
 
+def test_lines_of_the_journal_after_a_damaged_one_are_checked_again(ava_copy, tmp_path):
+    out = tmp_path / 'out'
+    out.mkdir()
+    names = sorted(file.name for file in (ava_copy / 'images').iterdir())[:3]
+    sizes = [(ava_copy / 'images' / name).stat().st_size for name in names]
+    entries = [[name, size, 'damaged'] for name, size in zip(names, sizes, strict=True)]
+    lines = [json.dumps(entry) for entry in entries]
+    lines.insert(1, '["1000.jpg", 5')
+    (out / '.verified_ava.txt').write_text('\n'.join(lines) + '\n')
+    assert prepare('ava', ava_copy, out, verify_images=True).corrupt == 1
+    assert not (out / '.verified_ava.txt').exists()
+
+
 @pytest.mark.parametrize('name', WRITERS)
 def test_a_wrong_folder_is_an_error_that_names_the_option(tmp_path, name):
     with pytest.raises(AMHPError, match='--root'):

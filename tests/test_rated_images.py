@@ -1,4 +1,4 @@
-"""Rated images from a CSV: which columns mean what, and what becomes of the ratings."""
+"""Rated images from a CSV: names, ratings, splits and texts."""
 
 import logging
 from pathlib import Path
@@ -18,7 +18,7 @@ OASIS = Path(__file__).parents[2] / 'shared' / 'data' / 'oasis' / 'ratings.csv'
 
 @pytest.fixture
 def read(tmp_path):
-    """Write a CSV and read it with the options given."""
+    """Write a CSV and read it with options."""
 
     def read(content, **options):
         file = tmp_path / 'rated.csv'
@@ -49,19 +49,19 @@ def test_names_are_relative_to_the_folder(read):
     assert images.path(1) == str(Path('images/sub/b.png'))
 
 
-def test_a_home_folder_is_found(read, monkeypatch):
+def test_a_tilde_is_expanded(read, monkeypatch):
     monkeypatch.setenv('HOME', '/home/of/somebody')
     images = read({**TWO, 'MOS': [1, 2]}, level_values=FIVE, dataroot_target='~/photos')
     assert images.path(0) == str(Path('/home/of/somebody/photos/a.png'))
 
 
-def test_names_of_digits_stay_as_they_are_written(read):
+def test_names_of_digits_stay_text(read):
     images = read('img_name,MOS\n0042,1\n7,2\n', level_values=FIVE)
     assert images.names.tolist() == ['0042', '7']
 
 
 @pytest.mark.parametrize('name', ['/data/a.png', '../a.png', 'sub/../../a.png', '~/a.png'])
-def test_names_may_leave_the_folder_where_that_is_allowed(read, name):
+def test_names_may_leave_the_folder_if_allowed(read, name):
     images = read({'img_name': [name], 'MOS': [1]}, level_values=FIVE, allow_outside_root=True)
     assert images.names.tolist() == [name]
 
@@ -73,7 +73,7 @@ def test_scores_are_read_from_either_spelling(read, column):
     np.testing.assert_allclose(images.dist, [[0.5, 0.5, 0, 0, 0], [0, 0, 0, 1, 0]])
 
 
-def test_columns_of_other_names_and_orders_do_not_matter(read):
+def test_other_columns_and_their_order_are_ignored(read):
     content = {'note': ['x', None], 'MOS': [2, 4], 'n_raters': [9, 8], 'img_name': ['a', 'b']}
     images = read(content, level_values=FIVE)
     assert images.names.tolist() == ['a', 'b']
@@ -81,12 +81,12 @@ def test_columns_of_other_names_and_orders_do_not_matter(read):
     assert images.text(0) == ''
 
 
-def test_a_byte_order_mark_and_windows_line_ends_are_fine(read):
+def test_a_byte_order_mark_and_windows_line_ends_are_read(read):
     images = read(b'\xef\xbb\xbfimg_name,MOS\r\na.png,1\r\nb.png,2\r\n', level_values=FIVE)
     assert images.names.tolist() == ['a.png', 'b.png']
 
 
-def test_a_comma_after_the_last_value_of_each_row_is_fine(read):
+def test_a_comma_after_the_last_value_of_each_row_is_read(read):
     images = read('img_name,MOS\na.png,1,\nb.png,2,\n', level_values=FIVE)
     assert images.names.tolist() == ['a.png', 'b.png']
     np.testing.assert_array_equal(images.mos, [1, 2])
@@ -103,7 +103,7 @@ def test_votes_become_mean_and_levels(read, prefix):
     np.testing.assert_allclose(images.dist, by_hand)
 
 
-def test_vote_columns_are_ordered_by_number_not_by_place(read):
+def test_vote_columns_are_ordered_by_their_number(read):
     shuffled = dict(reversed(votes(counts=((5, 0, 0, 0, 0, 0, 0, 0, 0, 0),) * 2).items()))
     images = read({**shuffled, **TWO})
     np.testing.assert_allclose(images.mos, 1)
@@ -145,7 +145,7 @@ def test_level_values_come_from_the_options_the_data_set_or_the_votes(
         np.testing.assert_allclose(expected_score(images.dist, values), expected)
 
 
-def test_half_votes_of_para_go_half_to_each_neighbour(read):
+def test_half_step_votes_of_para_are_split_between_their_neighbours(read):
     images = read({'img_name': ['a.png'], **votes(counts=[[0, 0, 0, 0, 0, 0, 0, 4, 0]])},
                   dataset='para')  # fmt: skip
     np.testing.assert_allclose(images.dist, [[0, 0, 0, 0.5, 0.5]])
@@ -167,7 +167,7 @@ def test_the_reference_protocol_has_the_authors_level_values_for_means_too(read)
     np.testing.assert_allclose(images.dist, [[0.25, 0.75, 0, 0, 0]])
 
 
-def test_elsewhere_the_reference_protocol_counts_as_usual(read):
+def test_the_reference_protocol_changes_only_para(read):
     content = {**TWO, **votes()}
     as_usual = read(content, dataset='ava')
     np.testing.assert_array_equal(
@@ -175,7 +175,7 @@ def test_elsewhere_the_reference_protocol_counts_as_usual(read):
     )
 
 
-def test_scores_beside_votes_are_kept_and_the_levels_come_from_the_votes(read, caplog):
+def test_a_mos_beside_votes_is_kept_and_the_levels_come_from_the_votes(read, caplog):
     with caplog.at_level(logging.WARNING, 'pyiqa_amhp'):
         images = read({**TWO, 'MOS': [5.45, 5.5], **votes()})
     np.testing.assert_allclose(images.mos, [5.45, 5.5])
@@ -183,14 +183,14 @@ def test_scores_beside_votes_are_kept_and_the_levels_come_from_the_votes(read, c
     assert not caplog.records
 
 
-def test_a_row_without_votes_has_its_mean(read):
+def test_a_row_without_votes_is_read_by_its_mean(read):
     mos, counts = [0.3, 0.8125], [(None,) * 5, (0, 1, 0, 0, 3)]
     images = read({**TWO, 'MOS': mos, **votes(counts=counts)}, dataset='aadb')
     assert images.mos.tolist() == mos
     np.testing.assert_allclose(images.dist, [[0, 0.8, 0.2, 0, 0], [0, 0.25, 0, 0, 0.75]])
 
 
-def test_scores_that_contradict_their_votes_are_said(read, caplog):
+def test_a_mos_that_differs_from_its_votes_is_warned_of(read, caplog):
     with caplog.at_level(logging.WARNING, 'pyiqa_amhp'):
         read({**TWO, 'MOS': [5.5, 6.5], **votes()})
     assert 'MOS of 1 rows differs' in caplog.text
@@ -217,7 +217,7 @@ def test_a_missing_deviation_is_the_default_one(read):
     np.testing.assert_allclose(filled[1], narrow[0])
 
 
-def test_the_default_deviation_serves_a_file_without_that_column(read):
+def test_the_default_deviation_is_used_without_a_column(read):
     content = {**TWO, 'MOS': [3.2, 3.2]}
     with_column = read({**content, 'std': [0.9, 0.9]}, level_values=FIVE).dist
     np.testing.assert_allclose(read(content, level_values=FIVE, default_std=0.9).dist, with_column)
@@ -290,7 +290,7 @@ def test_a_phase_takes_its_rows_of_every_column(read):
 
 # Texts
 
-SAID = {**TWO, 'MOS': [1, 2], 'text': ['soft light', None], 'theme': ['sea', 'sky']}
+COMMENTS = {**TWO, 'MOS': [1, 2], 'text': ['soft light', None], 'theme': ['sea', 'sky']}
 LABELS = {'attr_color': ['good', None], 'attr_depth_of_field': ['bad', 'perfect']}
 
 
@@ -301,10 +301,10 @@ def texts(images):
 @pytest.mark.parametrize(
     ('columns', 'options', 'expected'),
     [
-        (SAID, {}, ['soft light', '']),
-        ({**SAID, **LABELS}, {}, ['soft light', '']),
-        (SAID, {'text_source': 'none'}, ['', '']),
-        (SAID, {'text_column': 'theme'}, ['sea', 'sky']),
+        (COMMENTS, {}, ['soft light', '']),
+        ({**COMMENTS, **LABELS}, {}, ['soft light', '']),
+        (COMMENTS, {'text_source': 'none'}, ['', '']),
+        (COMMENTS, {'text_column': 'theme'}, ['sea', 'sky']),
         ({**TWO, 'MOS': [1, 2]}, {}, ['', '']),
         (
             {**TWO, 'MOS': [1, 2], **LABELS},
@@ -315,7 +315,7 @@ def texts(images):
             ],
         ),
         (
-            {**SAID, **LABELS},
+            {**COMMENTS, **LABELS},
             {
                 'text_source': 'labels',
                 'attributes': ['color'],
@@ -324,7 +324,7 @@ def texts(images):
             ['good color', ''],
         ),
         (
-            {**SAID, **LABELS},
+            {**COMMENTS, **LABELS},
             {
                 'text_source': 'labels',
                 'attributes': ['depth_of_field', 'color'],
@@ -334,7 +334,7 @@ def texts(images):
         ),
     ],
 )
-def test_what_is_said_about_an_image(read, columns, options, expected):
+def test_the_text_of_an_image(read, columns, options, expected):
     assert texts(read(columns, level_values=FIVE, **options)) == expected
 
 
@@ -346,7 +346,7 @@ def test_numeric_labels_become_level_words(read):
     assert texts(images) == ['bad light', 'fair light perfect color']
 
 
-def test_labels_in_words_of_ones_own(read):
+def test_level_words_can_be_chosen(read):
     options = {'levels': ['weak', 'strong'], 'level_values': [1, 5], 'text_source': 'labels'}
     content = {**TWO, 'MOS': [1, 2], 'attr_x': ['weak', 'strong'], 'attr_y': [0, 9]}
     images = read(content, attr_range=[0, 10], attr_template='{level} {attribute}', **options)
@@ -362,18 +362,18 @@ def test_a_label_column_may_be_empty(read):
 AWKWARD = 'Comma, "quotes",\nnew\r\nlines; ünï-çødé 美しい 📷 #tag\ttab'
 
 
-def test_a_text_survives_commas_quotes_line_breaks_and_unicode(read):
+def test_a_text_keeps_commas_quotes_line_breaks_and_unicode(read):
     images = read({**TWO, 'MOS': [1, 2], 'text': [AWKWARD, 'plain']}, level_values=FIVE)
     assert texts(images) == [AWKWARD, 'plain']
     assert all(type(text) is str for text in texts(images))
 
 
-def test_texts_of_digits_stay_as_they_are_written(read):
+def test_texts_of_digits_stay_text(read):
     images = read('img_name,MOS,text\na,1,007\nb,2,\nc,3,10\n', level_values=FIVE)
     assert texts(images) == ['007', '', '10']
 
 
-# Data that nobody here wrote
+# Real data
 
 
 @pytest.mark.skipif(not OASIS.is_file(), reason='the OASIS ratings are not beside the project')

@@ -1,3 +1,5 @@
+"""Ratings become level distributions, and distributions become scores."""
+
 import subprocess
 import sys
 
@@ -30,7 +32,7 @@ def rising_levels(draw):
     return draw(st.floats(-100, 100)) + np.concatenate([[0], np.cumsum(steps)])
 
 
-places = st.one_of(
+shares = st.one_of(
     st.floats(0, 1),
     st.sampled_from([0, 1, 0.5]),
     st.floats(-16, -1).map(lambda e: 10**e),
@@ -39,13 +41,13 @@ places = st.one_of(
 deviations = st.one_of(st.just(0.0), st.just(np.nan), st.floats(-12, 12).map(lambda e: 10**e))
 
 
-def place(levels, where):
-    return float(np.clip(levels[0] + where * (levels[-1] - levels[0]), levels[0], levels[-1]))
+def score_at(levels, share):
+    return float(np.clip(levels[0] + share * (levels[-1] - levels[0]), levels[0], levels[-1]))
 
 
-@given(rising_levels(), st.lists(st.tuples(places, deviations), min_size=1, max_size=8))
+@given(rising_levels(), st.lists(st.tuples(shares, deviations), min_size=1, max_size=8))
 def test_any_mean_and_deviation_give_a_distribution_with_that_mean(levels, rows):
-    mean = np.array([place(levels, where) for where, _ in rows])
+    mean = np.array([score_at(levels, share) for share, _ in rows])
     std = np.array([deviation for _, deviation in rows])
     dist = distribution_from_mean(mean, std, levels)
     assert (dist >= 0).all()
@@ -110,7 +112,7 @@ def test_ava_votes_merge_in_pairs():
     )
 
 
-def test_a_half_step_vote_of_para_goes_half_and_half():
+def test_a_half_step_vote_of_para_is_split_evenly():
     matrix = vote_matrix(PARA.vote_values, PARA.level_values)
     np.testing.assert_allclose(matrix[0], [1, 0, 0, 0, 0])
     np.testing.assert_allclose(matrix[7], [0, 0, 0, 0.5, 0.5])
@@ -122,8 +124,8 @@ def test_aadb_votes_are_the_levels():
 
 
 @given(rising_levels(), st.lists(st.floats(0, 1), min_size=2, max_size=12, unique=True))
-def test_splitting_votes_keeps_their_score(levels, where):
-    votes = np.unique([place(levels, w) for w in where])
+def test_splitting_votes_keeps_their_score(levels, shares):
+    votes = np.unique([score_at(levels, share) for share in shares])
     if len(votes) < 2:
         return
     matrix = vote_matrix(votes, levels)
@@ -162,7 +164,7 @@ def test_the_authors_para_votes_drop_those_at_4_5():
         (['many', 1], 'row 1: .*many.*expected numbers'),
     ],
 )
-def test_votes_that_make_no_distribution_name_their_row(row, message):
+def test_a_row_of_unusable_votes_is_named(row, message):
     with pytest.raises(RatingError, match=message) as caught:
         distribution_from_votes([[1, 2], row], np.eye(2))
     assert caught.value.row == 1
@@ -196,7 +198,7 @@ def test_the_score_is_the_expected_level_value():
         expected_score([[0.5, 0.5]], AVA.level_values)
 
 
-def test_importing_it_needs_neither_torch_nor_pyiqa():
+def test_ratings_imports_neither_torch_nor_pyiqa():
     code = 'import sys, pyiqa_amhp.datasets.ratings; print({"torch", "pyiqa"} & set(sys.modules))'
     result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert result.stdout.strip() == 'set()', result.stderr
