@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from layouts import write_ava
 
 from pyiqa_amhp.datasets import ava
 from pyiqa_amhp.datasets.ava import read_ava, read_ava_txt, read_id_list
