@@ -1,4 +1,4 @@
-"""Every way to start a training or a test, and option files that cannot be used."""
+"""Every way to start a training or a test: pyiqa's commands, ``amhp``, and from Python."""
 
 import json
 import logging
@@ -12,9 +12,9 @@ import pyiqa
 import pytest
 import torch
 import yaml
+from train_helpers import load_weights, same_weights, write_options
 
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.train.options import read_options
 from pyiqa_amhp.train.pipeline import run_test, run_train
 
 SHIPPED = Path(__file__).parents[1] / 'options'
@@ -36,74 +36,81 @@ def options(training_options, shared_rated_images, tmp_path_factory):
         num_worker_per_gpu=0,
     )
     test['network']['pretrained_model_path'] = str(BEST)  # relative to the current folder
-    files = {}
-    for name, opt in (('train', train), ('test', test)):
-        files[name] = folder / f'{name}.yml'
-        files[name].write_text(yaml.safe_dump(opt, sort_keys=False))
-    return SimpleNamespace(**files)
+    return SimpleNamespace(
+        train=write_options(folder / 'train.yml', train),
+        test=write_options(folder / 'test.yml', test),
+    )
 
 
 @pytest.fixture(scope='module')
 def expected(options, tmp_path_factory):
-    """What the same options give in this process."""
+    """The weights and the results that these options give in this process."""
     root = tmp_path_factory.mktemp('expected')
     run_train(options.train, [], root)
-    said = [f'network:pretrained_model_path={root / BEST}']
-    run_test(options.test, ['--force_yml', *said], root)
+    run_test(options.test, ['--force_yml', f'network:pretrained_model_path={root / BEST}'], root)
     return SimpleNamespace(
-        best=weights(root / BEST), result=json.loads((root / RESULT).read_text())
+        best=load_weights(root / BEST), result=json.loads((root / RESULT).read_text())
     )
 
 
-def weights(path):
-    return torch.load(path, weights_only=True)['params']
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
-
-
 def python(*arguments, cwd):
-    """Run Python as a user would; what it printed is shown where it fails."""
+    """Run Python in a process of its own; its output is shown if it fails."""
     command = [sys.executable, *map(str, arguments)]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    process = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+    assert process.returncode == 0, process.stdout + process.stderr
+    return process.stdout + process.stderr
 
 
 @pytest.fixture
 def linked_pyiqa(tmp_path):
-    """pyiqa unmodified, with a root of this test's own.
+    """A link to pyiqa in a folder of this test.
 
-    Its train.py and test.py write beside the package that they lie in. By a link to the package
-    that is here, while the files, and all that Python finds beside a script, are the real ones.
+    pyiqa's train.py and test.py write beside the package that they are in. With the link that is
+    this folder, while the scripts, and what Python finds beside them, are the installed ones.
     """
     link = tmp_path / 'pyiqa'
     link.symlink_to(Path(pyiqa.__file__).parent, target_is_directory=True)
     return link
 
 
+@pytest.mark.slow
 def test_pyiqas_trainer_as_a_module(linked_pyiqa, options, expected, tmp_path):
     python('-m', 'pyiqa.train', '-opt', options.train, cwd=tmp_path)
-    assert same(weights(tmp_path / BEST), expected.best)
+    assert same_weights(load_weights(tmp_path / BEST), expected.best)
     assert list((tmp_path / 'tb_logger' / 'tiny').iterdir())
 
 
+# Scripts one after the other, each with its folder as the first to import from, as Python sets it.
+RUN_SCRIPTS = """
+import os, runpy, sys
+arguments = sys.argv[1:]
+for script, options in zip(arguments[::2], arguments[1::2]):
+    sys.path[0] = os.path.dirname(script)
+    sys.argv = [script, '-opt', options]
+    runpy.run_path(script, run_name='__main__')
+"""
+
+
+@pytest.mark.slow
 def test_pyiqas_trainer_and_tester_as_plain_scripts(linked_pyiqa, options, expected, tmp_path):
-    python(linked_pyiqa / 'train.py', '-opt', options.train, cwd=tmp_path)
-    assert same(weights(tmp_path / BEST), expected.best)
-    python(linked_pyiqa / 'test.py', '-opt', options.test, cwd=tmp_path)
+    scripts = (linked_pyiqa / 'train.py', options.train, linked_pyiqa / 'test.py', options.test)
+    python('-c', RUN_SCRIPTS, *scripts, cwd=tmp_path)
+    assert same_weights(load_weights(tmp_path / BEST), expected.best)
     assert json.loads((tmp_path / RESULT).read_text()) == pytest.approx(expected.result)
 
 
-def test_amhp_train_and_test_write_to_the_current_folder(options, expected, tmp_path):
-    said = python('-m', 'pyiqa_amhp', 'train', '-opt', options.train, cwd=tmp_path)
-    assert 'Validation custom_val' in said
-    assert same(weights(tmp_path / BEST), expected.best)
-    # further arguments are pyiqa's
-    force = ['--force_yml', 'name=renamed']
-    python('-m', 'pyiqa_amhp', 'test', '-opt', options.test, *force, cwd=tmp_path)
+@pytest.mark.slow
+def test_amhp_train_and_test_write_to_the_current_folder(
+    options, expected, tmp_path, amhp, monkeypatch
+):
+    output = python('-m', 'pyiqa_amhp', 'train', '-opt', options.train, cwd=tmp_path)
+    assert 'Validation custom_val' in output
+    assert same_weights(load_weights(tmp_path / BEST), expected.best)
+    # Further arguments are pyiqa's.
+    monkeypatch.chdir(tmp_path)
+    code, _, _ = amhp('test', '-opt', options.test, '--force_yml', 'name=renamed')
     result = tmp_path / 'results' / 'renamed' / 'custom_test.json'
+    assert code == 0
     assert json.loads(result.read_text()) == pytest.approx(expected.result)
 
 
@@ -125,28 +132,7 @@ def test_each_run_has_a_log_file_of_its_own(options, expected, tmp_path):
         assert log.count('End of training') == 1
 
 
-# Option files
-
-
-@pytest.mark.parametrize('kind', ['train', 'test'])
-def test_the_shipped_options_are_complete(kind):
-    options = read_options(SHIPPED / f'{kind}_amhp_custom.yml', kind)
-    assert options['model_type'] == 'AMHPModel'
-    assert options['network']['type'] == 'AMHP'
-    assert list(options['val']['metrics']) == ['acc', 'srcc', 'plcc', 'krcc', 'mse', 'emd1', 'emd2']
-
-
-def test_the_shipped_training_is_the_papers():
-    options = read_options(SHIPPED / 'train_amhp_custom.yml', 'train')
-    train, data = options['train'], options['datasets']['train']
-    assert (train['optim']['type'], train['optim']['weight_decay']) == ('AdamW', 1e-3)
-    assert (train['total_epoch'], data['batch_size_per_gpu']) == (5, 72)
-    assert train['mos_loss_opt'] == {'type': 'AMHPEMDLoss', 'r': 2, 'protocol': 'paper'}
-    assert (options['network']['backbone'], options['network']['clip_weights']) == (
-        'ViT-B-16',
-        'openai',
-    )
-    assert options['network']['level_values'] == data['level_values']
+# Mistakes
 
 
 @pytest.mark.parametrize('kind', ['train', 'test'])
@@ -189,59 +175,7 @@ def test_options_that_would_run_code_are_refused(start, tmp_path):
     assert not touched.exists()
 
 
-TRAIN = ['name', 'model_type', 'num_gpu', 'datasets', 'network', 'path', 'train', 'logger']
-TEST = ['name', 'model_type', 'num_gpu', 'datasets', 'network', 'path', 'val']
-
-
-@pytest.mark.parametrize(
-    ('kind', 'section'),
-    [*(('train', name) for name in TRAIN), *(('test', name) for name in TEST)],
-)
-def test_a_missing_section_is_named(options, kind, section, tmp_path):
-    content = yaml.safe_load(getattr(options, kind).read_text())
-    del content[section]
-    file = tmp_path / 'options.yml'
-    file.write_text(yaml.safe_dump(content))
-    with pytest.raises(AMHPError) as caught:
-        read_options(file, kind)
-    assert str(caught.value) == f'{file}: no section {section}; see options/ for examples'
-
-
-@pytest.mark.parametrize('value', [None, 3, ['a']])
-@pytest.mark.parametrize('section', ['datasets', 'network', 'path', 'train', 'logger'])
-def test_a_section_without_options_is_named(options, section, value, tmp_path):
-    content = yaml.safe_load(options.train.read_text())
-    content[section] = value
-    file = tmp_path / 'options.yml'
-    file.write_text(yaml.safe_dump(content))
-    with pytest.raises(AMHPError) as caught:
-        read_options(file, 'train')
-    assert str(caught.value) == f'{file}: {section} is {value!r}, expected a section with options'
-
-
-def test_training_needs_a_training_set(options, tmp_path):
-    content = yaml.safe_load(options.train.read_text())
-    del content['datasets']['train']
-    file = tmp_path / 'options.yml'
-    file.write_text(yaml.safe_dump(content))
-    with pytest.raises(AMHPError, match='no data set `train` under `datasets`'):
-        read_options(file, 'train')
-
-
-ALIASES = '\n'.join(f'a{n + 1}: &a{n + 1} [{", ".join([f"*a{n}"] * 10)}]' for n in range(9))
-
-
-@pytest.mark.parametrize(
-    'content', [f'a0: &a0 [x]\n{ALIASES}', 'a: &a [*a]', 'date: 2001-99-99', 'a: ' + '[' * 1000]
-)
-def test_yaml_that_would_grow_too_large_is_refused(tmp_path, content):
-    path = tmp_path / 'bomb.yml'
-    path.write_text(content)
-    with pytest.raises(AMHPError, match='aliases written out|not a plain YAML'):
-        read_options(path, 'train')
-
-
-def test_weights_to_begin_with_run_no_code(options, tmp_path):
+def test_initial_weights_run_no_code(options, tmp_path):
     class Evil:
         def __reduce__(self):
             return (open, (str(tmp_path / 'ran'), 'w'))
@@ -253,19 +187,7 @@ def test_weights_to_begin_with_run_no_code(options, tmp_path):
     assert not (tmp_path / 'ran').exists()
 
 
-@pytest.mark.parametrize('file', sorted(SHIPPED.glob('*.yml')), ids=lambda file: file.stem)
-def test_pyiqa_itself_reads_the_shipped_files(file, tmp_path, monkeypatch):
-    from pyiqa.utils.options import parse_options
-
-    is_train = file.name.startswith('train')
-    monkeypatch.setattr(sys, 'argv', ['train.py', '-opt', str(file)])
-    opt, _ = parse_options(str(tmp_path), is_train)
-    expected = read_options(file, 'train' if is_train else 'test')
-    for phase, data in expected['datasets'].items():
-        assert opt['datasets'][phase] == {**data, 'phase': phase.split('_')[0]}
-
-
-def test_what_pyiqa_cannot_read_is_said(options, tmp_path):
+def test_merges_which_pyiqa_cannot_read_are_refused(options, tmp_path):
     path = tmp_path / 'merge.yml'
     text = options.train.read_text()
     path.write_text(text.replace('datasets:', 'common: &common {a: 1}\ndatasets:\n  <<: *common'))

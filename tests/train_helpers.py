@@ -1,0 +1,67 @@
+"""What the tests of training share: weights and logs of a run, option files, a forked command."""
+
+import os
+import signal
+import sys
+import traceback
+
+import torch
+import yaml
+
+
+def load_weights(path):
+    """Load the weights of a checkpoint."""
+    return torch.load(path, weights_only=True)['params']
+
+
+def same_weights(a, b):
+    """Whether two sets of weights are equal, bit for bit."""
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def read_log(root, name='tiny'):
+    """Read the log of the training ``name``, which wrote to ``root``."""
+    return next((root / 'experiments' / name).glob('train_*.log')).read_text()
+
+
+def write_options(path, opt):
+    """Write an option file."""
+    path.write_text(yaml.safe_dump(opt, sort_keys=False))
+    return path
+
+
+def fork_amhp(*arguments, folder):
+    """Run ``amhp`` in ``folder`` in a forked process, which needs no time for imports.
+
+    Returns:
+        The process id, which is also that of its process group, and a file with its output.
+    """
+    read_end, write_end = os.pipe()
+    pid = os.fork()
+    if pid:
+        os.close(write_end)
+        return pid, os.fdopen(read_end, 'rb')
+    code = 1
+    try:
+        os.setsid()
+        os.chdir(folder)
+        os.close(read_end)
+        for stream in (1, 2):
+            os.dup2(write_end, stream)
+        os.close(write_end)
+        sys.stdout = os.fdopen(1, 'w', buffering=1, closefd=False)
+        sys.stderr = os.fdopen(2, 'w', buffering=1, closefd=False)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        from pyiqa_amhp.cli import main as cli
+
+        sys.argv = ['amhp', *map(str, arguments)]
+        cli.main()
+        code = 0
+    except SystemExit as stop:
+        code = stop.code or 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
