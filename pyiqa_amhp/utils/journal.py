@@ -69,7 +69,7 @@ class Journal:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open('a', encoding='utf-8') as file:
                 for value in values:
-                    file.write(json.dumps(value, ensure_ascii=False) + '\n')
+                    file.write(json.dumps(value) + '\n')
                     file.flush()
                     yield value
 
