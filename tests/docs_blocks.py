@@ -1,6 +1,6 @@
-"""The commands and Python of the documentation: found, and checked without being run.
+"""Find the commands and the Python of the documentation, and check them without running them.
 
-A comment directly above a block says what it takes beyond the package (``docs/hooks/needs.py``):
+A comment directly above a block names what it needs beyond the package (``docs/hooks/needs.py``):
 ``<!-- needs: AVA, GPU -->``, or ``<!-- needs: network for nima -->`` for its lines with ``nima``.
 """
 
@@ -17,18 +17,20 @@ sys.path.insert(0, str(ROOT / 'docs' / 'hooks'))
 from needs import MARK, NEEDS, names_of  # noqa: E402
 
 PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').rglob('*.md'))]
-# What the tests have stand-ins for: small data sets, tiny weights, options for the processor.
-STOOD_IN = {'AVA', 'PARA', 'AADB', 'CLIP', 'GPU'}
+# Needs that the tests replace: by small data sets, tiny weights and options for the CPU.
+REPLACED = {'AVA', 'PARA', 'AADB', 'CLIP', 'GPU'}
 FENCE = re.compile(r'^( *)```(\S*)[^\n]*\n(.*?)^\1```$', re.M | re.S)
 SHELL_SYNTAX = re.compile(r'[|;<>`$]')
-# Programs that only marked blocks call; of ours, everything is looked at.
-OTHER_PROGRAMS = {'pip', 'hf', 'git', 'ray', 'ruff', 'mkdocs', '.'}
-PASSED_ON = {'--auto_resume', '--debug', '--force_yml'}  # to pyiqa, by amhp train and test
+# Programs of others, in marked blocks; their options are not checked.
+OTHER_PROGRAMS = {
+    '.', 'git', 'hf', 'lint-imports', 'mkdocs', 'mypy', 'pip', 'pre-commit', 'ray', 'ruff',
+}  # fmt: skip
+PYIQA_OPTIONS = {'--auto_resume', '--debug', '--force_yml'}  # of amhp train and amhp test
 
 
 @dataclass(frozen=True)
 class Command:
-    """One command, or the whole of a Python block, and the names of what it needs."""
+    """One command or Python block of a page, with the names of what it needs."""
 
     place: str
     text: str
@@ -38,19 +40,19 @@ class Command:
     @property
     def runs(self) -> bool:
         """Whether the tests run it."""
-        return self.needs <= STOOD_IN
+        return self.needs <= REPLACED
 
     @property
     def words(self) -> list[str]:
-        """As a shell would split it, without the comment."""
+        """The words that a shell would see, without the comment."""
         return shlex.split(self.text, comments=True)
 
 
 def commands(page: Path) -> list[Command]:
-    """All commands of a page, in their order.
+    """Find all commands of a page, in their order.
 
     Raises:
-        ValueError: a mark that is not directly above a block, or names something unknown.
+        ValueError: a mark that is not directly above a block, or that names an unknown need.
     """
     text, found, used = page.read_text(encoding='utf-8'), [], 0
     for fence in FENCE.finditer(text):
@@ -79,7 +81,7 @@ def _marks_above(text: str) -> Iterator[re.Match]:
 
 
 def _parts(code: str, language: str) -> Iterator[tuple[int, str]]:
-    """A Python block whole; of the shell each command, lines that go on joined."""
+    """Yield a Python block whole, a shell block command by command, with line numbers."""
     if language == 'python':
         yield 0, code
         return
@@ -91,10 +93,10 @@ def _parts(code: str, language: str) -> Iterator[tuple[int, str]]:
 
 
 def check(command: Command) -> None:
-    """See that a command could run: that it, its options and its files exist.
+    """Check that a command, its options and its files exist.
 
     Raises:
-        AssertionError: it could not, with the reason.
+        AssertionError: the reason why the command cannot run.
     """
     if command.python:
         compile(command.text, command.place, 'exec')
@@ -110,7 +112,7 @@ def check(command: Command) -> None:
     elif program == 'python':
         _check_python(words[1:])
     else:
-        assert program in OTHER_PROGRAMS, f'{program}: not a program that is known here'
+        assert program in OTHER_PROGRAMS, f'{program}: unknown program'
     if program == 'pip':
         _check_extras(command.text)
 
@@ -122,13 +124,13 @@ def _without_settings(words: list[str]) -> list[str]:
 
 
 def check_amhp(words: list[str]) -> None:
-    """See that there is such a command of ours, with these options."""
+    """Check that ``amhp`` has such a command with these options."""
     name, command, words = find_command(words)
     try:
         rest = command.make_context(name, list(words)).args
     except Exception as error:
         raise AssertionError(f'{name} {shlex.join(words)}: {error}') from error
-    unknown = [word for word in rest if word.startswith('-') and word not in PASSED_ON]
+    unknown = [word for word in rest if word.startswith('-') and word not in PYIQA_OPTIONS]
     assert not unknown, f'{name}: {unknown}'
     for word in words:
         if word.startswith('options/'):
@@ -136,7 +138,7 @@ def check_amhp(words: list[str]) -> None:
 
 
 def find_command(words: list[str]) -> tuple:
-    """The name of a command of ours, the command, and the words after it."""
+    """Find a command of ``amhp``; gives its name, the command, and the words after its name."""
     from typer.main import get_command
 
     from pyiqa_amhp.cli.main import app
@@ -149,19 +151,19 @@ def find_command(words: list[str]) -> tuple:
 
 
 def mentions(page: Path) -> list[str]:
-    """Commands of ours that the text names, such as `amhp weights add FILE`."""
+    """Find the commands that the text of a page names, such as `amhp weights add FILE`."""
     text = FENCE.sub('', page.read_text(encoding='utf-8'))
     return [' '.join(found.split()) for found in re.findall(r'`(amhp [a-z][^`]*)`', text)]
 
 
 def check_mention(text: str) -> None:
-    """See that there is such a command of ours, and its options; arguments may be left out.
+    """Check that ``amhp`` has such a command and such options; arguments may be left out.
 
     Raises:
-        AssertionError: there is not.
+        AssertionError: an unknown command or option.
     """
     name, command, words = find_command(text.split()[1:])
-    known = {opt for param in command.params for opt in param.opts} | PASSED_ON | {'--help'}
+    known = {opt for param in command.params for opt in param.opts} | PYIQA_OPTIONS | {'--help'}
     for word in words:
         option = word.partition('=')[0]
         assert not re.match(r'--?[a-z]', option) or option in known, f'{name}: {option}'
@@ -175,9 +177,9 @@ def _check_python(words: list[str]) -> None:
     else:
         script = ROOT / words[0]
         assert script.is_file(), f'{script}: no such file'
-        near = ''.join(file.read_text(encoding='utf-8') for file in script.parent.glob('*.py'))
+        sources = ''.join(file.read_text(encoding='utf-8') for file in script.parent.glob('*.py'))
         for word in words[1:]:
-            assert not word.startswith('--') or f"'{word}'" in near, f'{words[0]}: {word}'
+            assert not word.startswith('--') or f"'{word}'" in sources, f'{words[0]}: {word}'
 
 
 def _check_extras(text: str) -> None:

@@ -1,4 +1,4 @@
-"""What the README and the documentation tell people to type, typed."""
+"""Run the commands and the Python of the README and of the documentation."""
 
 import runpy
 import shutil
@@ -9,15 +9,20 @@ import pandas as pd
 import pytest
 import yaml
 from conftest import TINY, write_rated_images
-from docs_blocks import PAGES, ROOT, STOOD_IN, Command, check, check_mention, commands, mentions
+from docs_blocks import PAGES, REPLACED, ROOT, Command, check, check_mention, commands, mentions
 from layouts import write_aadb, write_ava, write_para
 from PIL import Image
 
-WITH_COMMANDS = [page for page in PAGES if commands(page)]
+SLOW = {'README', 'explain'}  # pages whose commands take more than 5 s
+WITH_COMMANDS = [
+    pytest.param(page, marks=pytest.mark.slow if page.stem in SLOW else (), id=page.stem)
+    for page in PAGES
+    if commands(page)
+]
 
 
-def in_small(opt):
-    """A shipped file of options for a tiny model on the processor, its paths as they are."""
+def shrink(opt):
+    """Change shipped options to a tiny model on the processor; paths stay."""
     opt['num_gpu'] = 0
     for data in opt['datasets'].values():
         data.update(num_worker_per_gpu=0, batch_size_per_gpu=4, augment={'resize': [37, 37]})
@@ -32,13 +37,13 @@ def in_small(opt):
     return opt
 
 
-def more_para(root):
-    """PARA with enough images for `amhp prepare` to validate on more than one."""
+def write_larger_para(root):
+    """Write a PARA with enough images for `amhp prepare` to validate on more than one."""
     return write_para(root, train=40)
 
 
 def write_photos(folder):
-    """Photographs, ratings of them, and what was said about some: what pages take for granted."""
+    """Write the photographs, ratings and comments that the pages assume."""
     (folder / 'photos' / '2019').mkdir(parents=True)
     rng = np.random.default_rng(0)
     names = [f'{"2019/" * (i % 2)}{i:02d}.jpg' for i in range(5)]
@@ -56,7 +61,7 @@ def write_photos(folder):
 
 @pytest.fixture(scope='module')
 def template(tmp_path_factory, tiny_weights):
-    """A folder with all that the commands name, for all pages: to be copied."""
+    """A folder with every file that the commands name, for all pages: to be copied."""
     folder = tmp_path_factory.mktemp('docs') / 'world'
     write_photos(folder)
     shutil.copy(tiny_weights, folder / 'amhp.pth')
@@ -65,9 +70,9 @@ def template(tmp_path_factory, tiny_weights):
         shutil.copy(folder / 'amhp.pth', folder / other)
     (folder / 'options').mkdir()
     for file in (ROOT / 'options').glob('*.yml'):
-        options = in_small(yaml.safe_load(file.read_text(encoding='utf-8')))
+        options = shrink(yaml.safe_load(file.read_text(encoding='utf-8')))
         (folder / 'options' / file.name).write_text(yaml.safe_dump(options))
-    for name, write in (('AVA', write_ava), ('PARA', more_para), ('AADB', write_aadb)):
+    for name, write in (('AVA', write_ava), ('PARA', write_larger_para), ('AADB', write_aadb)):
         write(folder / 'datasets' / name)
     (folder / 'datasets' / 'custom').mkdir()
     (folder / 'datasets_meta').mkdir()
@@ -75,13 +80,13 @@ def template(tmp_path_factory, tiny_weights):
     csv.rename(folder / 'datasets_meta' / 'meta_info_custom.csv')
     for image in (folder / 'datasets' / 'custom' / 'images').iterdir():
         image.rename(folder / 'datasets' / 'custom' / image.name)
-    (folder / 'benchmarks').symlink_to(ROOT / 'benchmarks')
+    (folder / 'perf').symlink_to(ROOT / 'perf')
     return folder
 
 
 @pytest.fixture
 def world(template, tmp_path, monkeypatch):
-    """A page's own copy, as the current folder; trained weights stand in for CLIP's."""
+    """A copy of the template as the current folder, for one page; tiny weights replace CLIP's."""
     folder = tmp_path / 'world'
     shutil.copytree(template, folder, symlinks=True)
     monkeypatch.chdir(folder)
@@ -90,8 +95,8 @@ def world(template, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def given():
-    """The names that Python on the pages takes for granted."""
+def names():
+    """The names that Python on the pages assumes."""
     import pyiqa
     import torch
 
@@ -111,10 +116,10 @@ def given():
 
 @pytest.fixture
 def own_log(monkeypatch):
-    """pyiqa's log with this test's own handlers, which write to streams that end with it."""
+    """Remove pyiqa's log handlers that a test adds: they write to streams that end with it."""
     from pyiqa.utils import logger as pyiqa_logger
 
-    logger = pyiqa_logger.get_root_logger()  # else the next test makes it, for its own streams
+    logger = pyiqa_logger.get_root_logger()  # made here, not by a later test for its own streams
     monkeypatch.setattr(pyiqa_logger, 'initialized_logger', {})
     monkeypatch.setattr(logger, 'handlers', [])
     yield
@@ -124,12 +129,12 @@ def own_log(monkeypatch):
 
 @pytest.fixture
 def run(own_log, amhp, monkeypatch, request):
-    """Run a command as it is written; what it cannot do fails with its place."""
+    """Run a command of a page; a failure names its place."""
 
     def run(command):
         if command.python:
-            names = request.getfixturevalue('given')
-            exec(compile(command.text, command.place, 'exec'), names)
+            code = compile(command.text, command.place, 'exec')
+            exec(code, request.getfixturevalue('names'))
             return
         program, *words = command.words
         if program == 'amhp':
@@ -137,7 +142,7 @@ def run(own_log, amhp, monkeypatch, request):
             assert code == 0, f'{command.place}: {command.text}\n{out}{err}'
         elif program == 'python' and words[0].endswith('.py'):
             monkeypatch.setattr('sys.argv', words)
-            monkeypatch.syspath_prepend(str(ROOT / 'benchmarks'))
+            monkeypatch.syspath_prepend(str(ROOT / 'perf'))
             runpy.run_path(words[0], run_name='__main__')
         else:
             pytest.fail(
@@ -148,20 +153,20 @@ def run(own_log, amhp, monkeypatch, request):
     return run
 
 
-@pytest.mark.parametrize('page', WITH_COMMANDS, ids=lambda page: page.stem)
-def test_what_a_page_says_runs_or_is_marked(page, world, run):
+@pytest.mark.parametrize('page', WITH_COMMANDS)
+def test_commands_of_a_page_run_or_are_marked(page, world, run):
     for command in commands(page):
         check(command)
         if command.runs:
             run(command)
 
 
-def test_the_readme_and_the_site_say_much_to_run():
+def test_the_pages_have_at_least_forty_commands_that_run():
     found = [command for page in PAGES for command in commands(page)]
     assert sum(command.runs for command in found) >= 40
 
 
-def test_no_block_of_commands_is_missed():
+def test_every_block_of_commands_has_a_known_language():
     for page in PAGES:
         for fence in docs_blocks.FENCE.finditer(page.read_text(encoding='utf-8')):
             assert fence[2] in ('', 'sh', 'python', 'math', 'nginx'), f'{page.name}: {fence[2]}'
@@ -175,7 +180,7 @@ def test_commands_that_the_text_names_exist(page):
         check_mention(text)
 
 
-def test_a_named_command_that_does_not_exist_is_found():
+def test_a_mention_of_an_unknown_command_is_found():
     check_mention('amhp weights add FILE --as ava')
     for text in ('amhp weights ad FILE', 'amhp score photos/ --tpo 3', 'amhp'):
         with pytest.raises(AssertionError):
@@ -183,7 +188,7 @@ def test_a_named_command_that_does_not_exist_is_found():
 
 
 def page_with(folder, text):
-    """A page of the test's own."""
+    """Write a page with this text."""
     page = folder / 'page.md'
     page.write_text(text, encoding='utf-8')
     return page
@@ -222,7 +227,7 @@ def test_a_marked_command_that_does_not_exist_is_found(text):
         check(Command('page.md:1', text, frozenset({'network'})))
 
 
-def test_marks_hold_for_a_block_or_for_its_lines_with_a_word(tmp_path):
+def test_a_mark_applies_to_a_block_or_to_its_lines_with_a_word(tmp_path):
     page = page_with(
         tmp_path,
         '<!-- needs: AVA, time -->\n<!-- needs: network for nima -->\n```sh\n'
@@ -233,7 +238,7 @@ def test_marks_hold_for_a_block_or_for_its_lines_with_a_word(tmp_path):
     assert first.needs == {'AVA', 'time', 'network'} and first.place == 'page.md:4'
     assert second.needs == {'AVA', 'time'} and second.words[-2:] == ['--top', '3']
     assert [c.text for c in others] == ['amhp info', 'amhp demo']
-    assert not first.runs and all(c.runs for c in others) and {'AVA'} <= STOOD_IN
+    assert not first.runs and all(c.runs for c in others) and {'AVA'} <= REPLACED
 
 
 @pytest.mark.parametrize(
@@ -243,6 +248,6 @@ def test_marks_hold_for_a_block_or_for_its_lines_with_a_word(tmp_path):
         ('<!-- needs: money -->\n```sh\namhp info\n```\n', 'money'),
     ],
 )
-def test_marks_that_mark_nothing_are_found(tmp_path, text, expected):
+def test_a_mark_without_a_block_or_of_an_unknown_need_is_an_error(tmp_path, text, expected):
     with pytest.raises(ValueError, match=expected):
         commands(page_with(tmp_path, text))

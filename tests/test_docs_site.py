@@ -1,4 +1,4 @@
-"""The documentation site: it builds without a warning, and everything it points to is there."""
+"""The documentation site builds without a warning, and every link in it has a target."""
 
 import ast
 import logging
@@ -16,13 +16,13 @@ pytest.importorskip('material', reason="the documentation is built with 'pyiqa-a
 pytest.importorskip('mkdocstrings')
 
 ROOT = Path(__file__).parents[1]
-# What makes a browser fetch, by element; links that people may follow are not among them.
-FETCHED = {'script': 'src', 'img': 'src', 'link': 'href', 'iframe': 'src', 'source': 'src'}
-NO_FETCH = {'prev', 'next', 'canonical'}  # of <link>
+# Attributes that make a browser load something, by element.
+LOADED = {'script': 'src', 'img': 'src', 'link': 'href', 'iframe': 'src', 'source': 'src'}
+NOT_LOADED = {'prev', 'next', 'canonical'}  # kinds of <link>
 
 
 class Page(HTMLParser):
-    """The anchors of a page, where it links to, and what it loads."""
+    """The anchors, links, loaded addresses and text of a page."""
 
     def __init__(self, file: Path):
         super().__init__()
@@ -34,30 +34,40 @@ class Page(HTMLParser):
         self.anchors |= {attrs[key] for key in ('id', 'name') if attrs.get(key)}
         if tag == 'a' and 'href' in attrs:
             self.links.append(attrs['href'])
-        if attrs.get(FETCHED.get(tag, '')) and attrs.get('rel') not in NO_FETCH:
-            self.loads.append(attrs[FETCHED[tag]])
+        if attrs.get(LOADED.get(tag, '')) and attrs.get('rel') not in NOT_LOADED:
+            self.loads.append(attrs[LOADED[tag]])
 
     def handle_data(self, data):
         self.text.append(data)
 
 
-@pytest.fixture(scope='session')
-def built(tmp_path_factory):
-    """The site's folder, and what mkdocs warned of while it built it."""
+def build_site(folder, warnings, **options):
+    """Build the site into a folder; appends what mkdocs warns of to ``warnings``.
+
+    Args:
+        options: options of mkdocs.yml to change
+    """
     from mkdocs.commands.build import build
     from mkdocs.config import load_config
 
-    said = []
     handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: said.append(record.getMessage())
+    handler.emit = lambda record: warnings.append(record.getMessage())
     logging.getLogger('mkdocs').addHandler(handler)
-    folder = tmp_path_factory.mktemp('site') / 'site'
-    config = load_config(str(ROOT / 'mkdocs.yml'), site_dir=str(folder), strict=False)
-    config.plugins.on_startup(command='build', dirty=False)
-    build(config)
-    config.plugins.on_shutdown()
-    logging.getLogger('mkdocs').removeHandler(handler)
-    return folder, said
+    try:
+        config = load_config(str(ROOT / 'mkdocs.yml'), site_dir=str(folder), **options)
+        config.plugins.on_startup(command='build', dirty=False)
+        build(config)
+        config.plugins.on_shutdown()
+    finally:
+        logging.getLogger('mkdocs').removeHandler(handler)
+
+
+@pytest.fixture(scope='session')
+def built(tmp_path_factory):
+    """The site's folder, and the warnings of mkdocs."""
+    folder, warnings = tmp_path_factory.mktemp('site') / 'site', []
+    build_site(folder, warnings, strict=False)
+    return folder, warnings
 
 
 @pytest.fixture(scope='session')
@@ -70,10 +80,26 @@ def test_it_builds_without_a_warning(built):
     assert built[1] == []
 
 
-def test_it_is_strict():
-    text = (ROOT / 'mkdocs.yml').read_text(encoding='utf-8')
-    assert re.search(r'^strict: true$', text, re.M)
-    assert 'site_url:' not in text and 'repo_url:' not in text  # there is no such place
+@pytest.mark.parametrize(
+    ('text', 'expected'),
+    [
+        ('[x](absent.md)', "'absent.md'"),
+        ('[x](#absent)', "'#absent'"),
+        ('[x](../absent.py)', 'no file ../absent.py'),
+        ('<!-- needs: money -->', "needs 'money'"),
+        ('<!-- readme: Nothing -->\nx\n<!-- /readme -->', "no section 'Nothing'"),
+    ],
+)
+def test_a_mistake_in_a_page_ends_the_build(tmp_path, text, expected):
+    from mkdocs.exceptions import Abort
+
+    (tmp_path / 'docs').mkdir()
+    (tmp_path / 'docs' / 'index.md').write_text(f'# A page\n\n{text}\n')
+    warnings = []
+    options = {'docs_dir': str(tmp_path / 'docs'), 'nav': ['index.md'], 'extra_css': []}
+    with pytest.raises(Abort):
+        build_site(tmp_path / 'site', warnings, **options)
+    assert len(warnings) == 1 and expected in warnings[0]
 
 
 def test_every_page_of_the_docs_is_in_the_menu(built, pages):
@@ -83,7 +109,7 @@ def test_every_page_of_the_docs_is_in_the_menu(built, pages):
 
 
 def target(file, link, site):
-    """The file and the anchor that a link leads to."""
+    """Find the file and the anchor that a link leads to."""
     parts = urlsplit(link)
     path = unquote(parts.path)
     if not path:
@@ -92,7 +118,7 @@ def target(file, link, site):
     return (base / path.lstrip('/')).resolve(), unquote(parts.fragment)
 
 
-def test_every_link_and_anchor_within_it_leads_somewhere(built, pages):
+def test_every_link_within_the_site_has_a_target(built, pages):
     site, _ = built
     count = 0
     for file, page in pages.items():
@@ -101,30 +127,38 @@ def test_every_link_and_anchor_within_it_leads_somewhere(built, pages):
         for link in (*page.links, *page.loads):
             if urlsplit(link).scheme in ('http', 'https', 'mailto', 'data'):
                 continue
-            goal, anchor = target(file, link, site)
-            assert goal.is_relative_to(site) and goal.exists(), f'{file.name}: {link}'
-            if goal in pages and anchor:
-                assert anchor in pages[goal].anchors, f'{file.name}: {link}'
+            linked, anchor = target(file, link, site)
+            assert linked.is_relative_to(site) and linked.exists(), f'{file.name}: {link}'
+            if linked in pages and anchor:
+                assert anchor in pages[linked].anchors, f'{file.name}: {link}'
             count += 1
     assert count > 1000
 
 
-def test_nothing_is_loaded_from_elsewhere(built, pages):
+def is_on_the_site(link):
+    """Whether a browser loads a link from the site itself."""
+    parts = urlsplit(link)
+    return parts.scheme in ('', 'data') and not parts.netloc
+
+
+def test_pages_load_nothing_from_elsewhere(built, pages):
     for file, page in pages.items():
         for link in page.loads:
-            assert urlsplit(link).scheme in ('', 'data'), f'{file.name}: {link}'
+            assert is_on_the_site(link), f'{file.name}: {link}'
     for file in built[0].rglob('*.css'):
         found = re.findall(r'(?:@import|url\()\s*["\']?(https?:|//)', file.read_text('utf-8'))
         assert not found, file
 
 
-def test_the_crawl_itself_finds_what_is_wrong(tmp_path):
+def test_the_reader_of_pages_finds_anchors_links_and_what_is_loaded(tmp_path):
     file = tmp_path / 'page.html'
     file.write_text('<p id="a"><a href="#b">b</a><script src="https://x.org/y.js"></script>')
     page = Page(file)
     assert page.links == ['#b'] and 'b' not in page.anchors and 'a' in page.anchors
     assert page.loads == ['https://x.org/y.js']
     assert target(file, 'other.html#c', tmp_path) == (tmp_path / 'other.html', 'c')
+    assert is_on_the_site('a.js') and is_on_the_site('data:image/png;base64,')
+    assert not is_on_the_site('https://x.org/y.js') and not is_on_the_site('//x.org/y.js')
 
 
 def test_equations_are_numbered_and_drawn_without_a_script(built, pages):
@@ -140,28 +174,28 @@ def test_sections_of_the_readme_are_on_the_site(built, pages):
     assert 'path relative to' in words and 'in the README' not in words
 
 
-def test_the_public_python_is_in_the_reference(built, pages):
+def test_the_public_python_is_in_the_reference(pages):
     anchors = set().union(*(page.anchors for page in pages.values()))
     for name in (
-        'score.score_images', 'score.create_metric', 'score.Score', 'score_file.ScoreFile',
-        'model.amhp.AMHP', 'model.config.AMHPConfig', 'explain.reasons.explain',
-        'text.attributes.attribute_sentences', 'data.images.read_image',
-        'data.ratings.distribution_from_mean', 'train.run.run_train', 'train.loss.AMHPEMDLoss',
-        'benchmark.evaluate.evaluate', 'errors.AMHPError',
+        'scoring.scorer.Scorer', 'scoring.scorer.create_metric', 'scoring.writer.ScoreFile',
+        'model.amhp.AMHP', 'model.config.AMHPConfig', 'explain.explanation.explain',
+        'datasets.attributes.attribute_sentences', 'datasets.images.read_image',
+        'datasets.ratings.distribution_from_mean', 'train.loss.AMHPEMDLoss',
+        'evaluation.measures.evaluate', 'errors.AMHPError',
     ):  # fmt: skip
         assert f'pyiqa_amhp.{name}' in anchors, name
 
 
-def test_every_command_is_on_its_page(built, pages):
-    from typer.main import get_command
-
-    from pyiqa_amhp.cli.main import app
-
-    words = ' '.join(''.join(pages[built[0] / 'commands.html'].text).split())
-    for name, command in get_command(app).commands.items():
-        for sub in getattr(command, 'commands', None) or ['']:
-            assert f'amhp {name} {sub}'.strip() in words
-    assert '--max-pixels' in words
+def test_every_command_has_a_section_with_its_options(built, pages):
+    page = pages[built[0] / 'commands.html']
+    names = (
+        'demo', 'score', 'explain', 'prepare', 'train', 'test', 'benchmark', 'reproduce',
+        'weights-add', 'weights-list', 'weights-push', 'tanet-calibrate', 'export', 'app', 'info',
+    )  # fmt: skip
+    assert {f'amhp-{name}' for name in names} <= page.anchors
+    words = ''.join(page.text)
+    for option in ('--max-pixels', '--resume', '--auto_resume', '--as', '--verify-images'):
+        assert option in words, option
 
 
 def test_pictures_can_be_drawn_again(tmp_path, monkeypatch):
@@ -173,24 +207,11 @@ def test_pictures_can_be_drawn_again(tmp_path, monkeypatch):
     assert all((tmp_path / name).stat().st_size > 10_000 for name in files)
 
 
-# The hooks: what is wrong in a page becomes a warning, which ends a strict build
-
-
-@pytest.mark.parametrize(
-    ('hook', 'text', 'expected'),
-    [
-        ('readme', '<!-- readme: Nothing -->\nx\n<!-- /readme -->', 'no section'),
-        ('repository', '[it](../nothing.py)', 'no file ../nothing.py'),
-        ('needs', '<!-- needs: money -->', "needs 'money'"),
-    ],
-)
-def test_a_hook_warns_of_what_is_not_there(caplog, hook, text, expected):
-    on_page_markdown(hook, text)
-    assert expected in caplog.text
+# The hooks
 
 
 def on_page_markdown(hook, text):
-    """What a hook makes of a page ``docs/page.md``."""
+    """Run a hook on the text of a page ``docs/page.md``."""
     file = SimpleNamespace(src_path='page.md', src_uri='page.md')
     functions = runpy.run_path(str(ROOT / 'docs' / 'hooks' / f'{hook}.py'))
     config = {'docs_dir': str(ROOT / 'docs')}
@@ -216,7 +237,7 @@ def test_a_section_of_the_readme_ends_at_the_next_heading_and_links_from_docs():
 
 @cache
 def strings_of_the_code():
-    """Every text in the code, with `...` for what is put into it."""
+    """Collect every string in the code, with `...` for the values in an f-string."""
     found = []
     for file in (ROOT / 'pyiqa_amhp').rglob('*.py'):
         for node in ast.walk(ast.parse(file.read_text(encoding='utf-8'))):
@@ -229,7 +250,7 @@ def strings_of_the_code():
 
 
 def is_in_the_code(message):
-    """Whether the parts of a message between `...` stand in one text, in their order."""
+    """Whether one string has the parts of a message between `...`, in their order."""
     parts = [re.escape(part.strip()) for part in message.split('...') if len(part.strip()) > 1]
     pattern = re.compile('.*'.join(parts))
     return any(pattern.search(text) for text in strings_of_the_code())
@@ -241,11 +262,11 @@ def quoted_messages():
 
 
 @pytest.mark.parametrize('message', quoted_messages(), ids=lambda message: message[:40])
-def test_a_message_in_troubleshooting_is_one_of_ours(message):
+def test_a_message_in_troubleshooting_is_in_the_code(message):
     assert is_in_the_code(message)
 
 
-def test_messages_that_nobody_prints_are_found():
+def test_a_message_that_is_not_in_the_code_is_found():
     assert len(quoted_messages()) >= 30
     assert not is_in_the_code('...: no such file; look under the sofa')
     assert not is_in_the_code('give one for each image, None where there is none ... got')

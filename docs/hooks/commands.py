@@ -1,4 +1,4 @@
-"""The page of commands: what ``amhp COMMAND --help`` says, written out by typer itself."""
+"""Write the page of commands: the help of every command, as typer prints it in Markdown."""
 
 import os
 import subprocess
@@ -10,12 +10,12 @@ HELP = '* `--help`: Show this message and exit.\n'
 
 
 def on_page_markdown(markdown: str, **_) -> str:
-    """The page's text with all commands, where it asks for them."""
+    """Replace the mark of a page by the sections of all commands."""
     return markdown.replace(MARK, all_commands()) if MARK in markdown else markdown
 
 
 def all_commands() -> str:
-    """Markdown: a section for each command."""
+    """Return Markdown with a section for each command."""
     plain = os.environ | {'TYPER_USE_RICH': '0'}
     done = subprocess.run(WRITE, env=plain, capture_output=True, encoding='utf-8', check=True)
     _, heading, sections = done.stdout.replace(HELP, '').partition('\n## ')

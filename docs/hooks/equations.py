@@ -1,8 +1,8 @@
-"""Equations as pictures within the page: no script, no fonts, no network, the same everywhere.
+"""Draw equations as pictures in the page, without scripts, fonts or the network.
 
-Pages write ``$...$`` and fenced blocks ``math``, which code hosts draw too; ``\\tag{4}`` numbers a
-block and makes it the anchor ``eq-4``. (Browsers draw MathML well only where the reader has a font
-for it.)
+Pages write ``$...$`` and fenced blocks ``math``, which code hosts draw too. ``\\tag{4}`` numbers a
+block and gives it the anchor ``eq-4``. MathML is no alternative: browsers draw it well only with a
+font that many readers do not have.
 """
 
 import html
@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 from pymdownx.arithmatex import arithmatex_fenced_format
 
-with warnings.catch_warnings():  # of how it finds its font
+with warnings.catch_warnings():  # ziamath finds its font in a deprecated way
     warnings.simplefilter('ignore', DeprecationWarning)
     import ziamath
 
@@ -23,16 +23,16 @@ FENCE = {
 }
 FOUND = re.compile(r'<(span|div) class="arithmatex">(?:\\\(|\\\[)(.*?)(?:\\\)|\\\])</\1>', re.S)
 TAG = re.compile(r'\\tag\{(\w+)\}')
-EM = 20  # of the drawing; on the page it is the text's
+EM = 20  # size of the drawing's text in pixels; the page scales it to its own text
 
 
 def on_config(config, **_):
-    """Tell Markdown of the blocks; YAML has no word for a function with arguments."""
+    """Add the blocks ``math`` to Markdown; YAML cannot name a function with arguments."""
     config['mdx_configs'].setdefault('pymdownx.superfences', {})['custom_fences'] = [FENCE]
 
 
 def on_page_content(content: str, **_) -> str:
-    """The page with its equations drawn."""
+    """Replace the equations of a page by pictures."""
     return FOUND.sub(_placed, content)
 
 
@@ -51,8 +51,8 @@ def _placed(found: re.Match) -> str:
 
 
 def drawn(tex: str, inline: bool = False) -> str:
-    """An ``svg`` in the text's colour and size, which says its TeX to those who do not see it."""
-    ziamath.config.svg2 = False  # shapes in place: ids of one picture never meet another's
+    """Return an ``svg`` in the colour and size of the text, with its TeX for screen readers."""
+    ziamath.config.svg2 = False  # shapes without ids, which could clash between pictures
     ziamath.config.math.color = 'currentColor'
     equation = ziamath.Latex(tex, size=EM, inline=inline)
     svg = equation.svgxml()
@@ -60,7 +60,7 @@ def drawn(tex: str, inline: bool = False) -> str:
         svg.set(side, f'{float(svg.get(side)) / EM:.3f}em')
     svg.set('role', 'img')
     svg.set('aria-label', tex)
-    if inline:  # down to where the text's own baseline is
+    if inline:  # on the baseline of the text
         _, top, _, height = map(float, svg.get('viewBox').split())
         svg.set('style', f'vertical-align: {-(top + height) / EM:.3f}em')
     return ElementTree.tostring(svg, encoding='unicode')

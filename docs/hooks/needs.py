@@ -1,7 +1,7 @@
-"""What a command takes beyond the package: a comment above the code block becomes a line.
+"""Show what a command needs beyond the package: a comment above its code block becomes a line.
 
-``<!-- needs: AVA, GPU -->`` holds for the block, ``<!-- needs: network for nima -->`` for its lines
-with the word ``nima``. ``tests/test_docs_commands.py`` runs what is not marked.
+``<!-- needs: AVA, GPU -->`` applies to the block, ``<!-- needs: network for nima -->`` to its lines
+with the word ``nima``. ``tests/test_docs_commands.py`` runs the commands without a mark.
 """
 
 import logging
@@ -18,20 +18,20 @@ NEEDS = {
     'network': 'the network',
     'cluster': 'a cluster',
     'account': 'an account at the hub',
-    'time': 'some time',
+    'time': 'some minutes or more',
     'server': 'to be ended with Ctrl-C',
     'clone': 'a clone of the repository',
 }
-"""What may stand in a mark, and how the site says it."""
+"""The names that a mark may have, and their text on the site."""
 
 
 def names_of(mark: re.Match) -> list[str]:
-    """The names in a mark."""
+    """Return the names in a mark."""
     return [name.strip() for name in mark['names'].split(',')]
 
 
 def on_page_markdown(markdown: str, page, **_) -> str:
-    """The page's text with a line for each mark; blocks of text keep theirs."""
+    """Replace each mark of a page by a line of text."""
 
     def line(mark: re.Match) -> str:
         for name in names_of(mark):

@@ -1,7 +1,7 @@
-"""Sections of the README on the site, so that nothing is written twice.
+"""Show sections of the README on the site, so that nothing is written twice.
 
-What stands between ``<!-- readme: Heading -->`` and ``<!-- /readme -->`` is for code hosts (a link
-to the section); the site shows the section itself, without its heading.
+The text between ``<!-- readme: Heading -->`` and ``<!-- /readme -->`` is for code hosts (a link to
+the section). The site replaces it by the section, without its heading.
 """
 
 import logging
@@ -15,7 +15,7 @@ LINK = re.compile(r'(\]\()(?!https?://|#)')
 
 
 def section(heading: str) -> str | None:
-    """The text below a heading of the README up to the next one, its links as in docs/."""
+    """Return the text below a heading of the README, with links as in docs/; None: no heading."""
     text = README.read_text(encoding='utf-8')
     found = re.search(rf'^#+ {re.escape(heading)}\n(.*)', text, re.M | re.S)
     if found is None:
@@ -26,12 +26,12 @@ def section(heading: str) -> str | None:
 
 
 def _without_code(text: str) -> str:
-    """The same with comments in code, which look like headings, blotted out."""
+    """Overwrite blocks of code, whose comments look like headings; positions stay."""
     return re.sub(r'^```.*?^```', lambda code: 'x' * len(code[0]), text, flags=re.M | re.S)
 
 
 def on_page_markdown(markdown: str, page, **_) -> str:
-    """The page's text with the sections it asks for."""
+    """Replace the marks of a page by sections of the README."""
 
     def found(wanted: re.Match) -> str:
         body = section(wanted[1])

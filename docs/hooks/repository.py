@@ -1,7 +1,7 @@
-"""Links to files of the repository, which a code host follows and a site cannot.
+"""Turn links to files outside docs/ into the names of the files.
 
-Python modules become links to their place in the API reference where they have one; other files are
-named as code. A file that is not there is a warning, which ends a strict build.
+A code host follows such links; the site has no page for them. A link to a file that does not exist
+is a warning, and a warning ends the build.
 """
 
 import logging
@@ -14,7 +14,7 @@ OUTSIDE = re.compile(r'\[([^\]]+)\]\(((?:\.\./)+[^)#]+)(?:#[\w-]*)?\)')
 
 
 def on_page_markdown(markdown: str, page, config, **_) -> str:
-    """The page's text, with links that leave docs/ turned into names."""
+    """Replace the links of a page that leave docs/."""
     folder = Path(config['docs_dir'], page.file.src_uri).parent
 
     def name(link: re.Match) -> str:
@@ -23,6 +23,7 @@ def on_page_markdown(markdown: str, page, config, **_) -> str:
             return link[0]
         if not file.exists():
             logger.warning('%s: no file %s', page.file.src_path, link[2])
+            return link[1]
         path = file.relative_to(ROOT).as_posix()
         text = link[1].strip('`')
         return f'`{path}`' if text in path else f'{link[1]} (`{path}`)'

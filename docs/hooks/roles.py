@@ -1,4 +1,4 @@
-"""Docstrings write Sphinx's roles (``:class:`a.B```); the site makes links of them."""
+"""Turn the Sphinx roles in docstrings (``:class:`a.B```) into links."""
 
 import re
 
@@ -8,7 +8,7 @@ ROLE = re.compile(r':(?:class|func|meth|mod):`~?([\w.]+)`')
 
 
 class Roles(griffe.Extension):
-    """A link for each role with a full name, code for others."""
+    """Extension of griffe: a role with a full name becomes a link, others become code."""
 
     def on_object(self, *, obj: griffe.Object, **_) -> None:
         """Rewrite the docstring of one object."""
