@@ -1,4 +1,4 @@
-"""What the benchmarks share: turns, ratios, the table, and the paper's formulas written plainly."""
+"""Shared by the benchmarks: timing in turns, claims, their table, a plain copy of the model."""
 
 import argparse
 import json
@@ -9,13 +9,14 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-# As `amhp score` does, before torch is loaded: it bounds how long threads spin while they wait.
-os.environ.setdefault('GOMP_SPINCOUNT', '20000')
+from pyiqa_amhp.utils.environment import limit_thread_spin
 
-import numpy as np
-import open_clip
-import torch
-from torch.nn.functional import normalize
+limit_thread_spin()  # as `amhp score` does; before torch is imported
+
+import numpy as np  # noqa: E402
+import open_clip  # noqa: E402
+import torch  # noqa: E402
+from torch.nn.functional import normalize  # noqa: E402
 
 LEVELS = ('bad', 'poor', 'fair', 'good', 'perfect')
 WORDS = (
@@ -26,13 +27,16 @@ WORDS = (
 
 @dataclass
 class Claim:
-    """A line of the table.
+    """A measured value with its bound; a line of the table.
 
     Attributes:
-        what: what is claimed, with its floor. value: what was measured, the median over rounds.
-        low, high: the range over rounds. bound: the limit; None: no limit is claimed.
-        at_least: whether the bound is a floor or a ceiling. unit: of all of these; '' for ratios.
-        note: why a bound is missed, or what was skipped.
+        what: the quantity, and what it is relative to.
+        value: the measured value, the median over rounds; None: not measured.
+        bound: the limit of the value; None: no limit is claimed.
+        at_least: whether the bound is the lowest allowed value; if False, the highest.
+        low, high: lowest and highest value over rounds.
+        unit: unit of all of these; '' for ratios.
+        note: why a bound is missed, or why nothing was measured.
     """
 
     what: str
@@ -46,6 +50,7 @@ class Claim:
 
     @property
     def verdict(self) -> str:
+        """``holds``, ``misses`` or ``skipped``; '' without a bound."""
         if self.value is None:
             return 'skipped'
         if self.bound is None:
@@ -54,7 +59,7 @@ class Claim:
         return 'holds' if met else 'misses'
 
     def cells(self) -> tuple[str, str, str, str, str]:
-        """What, measured, range, bound, verdict."""
+        """Return the cells of the table: quantity, value, range, bound, verdict."""
 
         def number(value):
             return '' if value is None else f'{value:.3g}{self.unit and " " + self.unit}'
@@ -67,7 +72,7 @@ class Claim:
 
 
 def ratio(what: str, ours: list[float], floor: list[float], **options) -> Claim:
-    """A claim about seconds: ours over the floor's, of the same round."""
+    """Claim a ratio of seconds: ours over the floor's in the same round."""
     ratios = np.array(ours) / np.array(floor)
     return Claim(
         what,
@@ -79,12 +84,12 @@ def ratio(what: str, ours: list[float], floor: list[float], **options) -> Claim:
 
 
 def speedup(what: str, ours: list[float], floor: list[float], **options) -> Claim:
-    """A claim about throughput: how many times as fast as the floor."""
+    """Claim a throughput: how many times as fast as the floor."""
     return ratio(what, floor, ours, at_least=True, **options)
 
 
 def in_turns(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each call, one after the other, after one round that does not count."""
+    """Measure the seconds of each call, in turns, after one round that is not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(rounds + 1):
         for name, call in calls.items():
@@ -96,13 +101,13 @@ def in_turns(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, l
 
 
 def comments(n: int, seed: int) -> list[str]:
-    """Different comments of about 20 tokens."""
+    """Make ``n`` different comments of about 20 tokens."""
     rng = np.random.default_rng(seed)
     return [' '.join(rng.choice(WORDS, 18)) for _ in range(n)]
 
 
 class Plain(torch.nn.Module):
-    """Eq. 1 to 7 as they are written, every text at 77 tokens, and nothing else."""
+    """Eq. 1 to 7 without any optimisation; every text has 77 tokens."""
 
     def __init__(self, clip: torch.nn.Module | None = None):
         super().__init__()
@@ -114,7 +119,7 @@ class Plain(torch.nn.Module):
         self.values = torch.tensor([1.5, 3.5, 5.5, 7.5, 9.5])
 
     def forward(self, x: torch.Tensor, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scores and distributions of preprocessed images."""
+        """Return scores ``(N, 1)`` and distributions ``(N, 5)`` of preprocessed images."""
         image = normalize(self.clip.encode_image(x), dim=-1)
         text = normalize(self.clip.encode_text(self.tokenizer(texts)), dim=-1)
         fused = normalize(self.fc(torch.cat([image, text], dim=-1)) + image, dim=-1)
@@ -124,7 +129,7 @@ class Plain(torch.nn.Module):
 
 
 def machine() -> str:
-    """What the figures were measured on."""
+    """Describe the processor, the GPU and the version of torch."""
     name = platform.processor() or platform.machine()
     cpuinfo = Path('/proc/cpuinfo')
     if cpuinfo.exists():
@@ -135,7 +140,7 @@ def machine() -> str:
 
 
 def table(claims: list[Claim]) -> str:
-    """As Markdown, aligned."""
+    """Format claims as an aligned Markdown table."""
     rows = [('claim', 'measured', 'range', 'bound', '')] + [claim.cells() for claim in claims]
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
     lines = [
@@ -146,7 +151,7 @@ def table(claims: list[Claim]) -> str:
 
 
 def main(measure: Callable[[int], list[Claim]], doc: str, rounds: int = 5) -> None:
-    """The command line of a benchmark: measure, print, and leave the claims where told."""
+    """Run the command line of a benchmark: measure, print, and write the claims with ``--json``."""
     parser = argparse.ArgumentParser(description=doc.partition('\n')[0])
     parser.add_argument('--rounds', type=int, default=rounds)
     parser.add_argument('--json', type=Path, help='write the claims to this file')

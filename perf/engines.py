@@ -1,8 +1,8 @@
-"""ViT-B/16 on the processor by other engines and in reduced precision, beside torch in fp32.
+"""Speed and scores of ViT-B/16 on the CPU, by each engine and precision, against torch in fp32.
 
-Batch 8, ready tensors, random weights (speed does not depend on them; trained weights have outliers
-that random ones lack, so the differences do). PYIQA_AMHP_WEIGHTS=FILE compares the scores of a
-trained checkpoint too.
+The input is a batch of eight tensors, the weights are random. Speed does not depend on the weights,
+but differences of scores do: trained weights have outliers that random ones lack.
+PYIQA_AMHP_WEIGHTS=FILE compares the scores of a trained checkpoint too.
 """
 
 import os
@@ -16,9 +16,9 @@ from scipy.stats import spearmanr
 from pyiqa_amhp.model.amhp import AMHP
 
 N = 8
-EVERY = 8  # of OASIS's images one in so many is judged, or it takes ten minutes
+EVERY = 8  # one of so many images of OASIS is scored; all of them take ten minutes
 IMAGES = Path(__file__).parents[2] / 'shared' / 'data' / 'oasis' / 'images'
-FORMS = {
+CONFIGURATIONS = {
     'openvino': {'engine': 'openvino'},
     'openvino fp32': {'engine': 'openvino', 'precision': 'fp32'},
     'onnxruntime fp32': {'engine': 'onnxruntime'},
@@ -28,7 +28,7 @@ FORMS = {
 
 
 def model(**options) -> AMHP:
-    """The same weights for the same options; levels and comments that change a score."""
+    """Build a model with fixed random weights; comments change its scores."""
     torch.manual_seed(0)
     net = AMHP(**options)
     if 'pretrained' in options:
@@ -37,10 +37,10 @@ def model(**options) -> AMHP:
 
 
 def speed(rounds: int) -> list[Claim]:
-    """How many times as fast as torch in fp32, in the same round."""
+    """Measure how many times as fast as torch in fp32 each configuration is."""
     torch.manual_seed(0)
     x = torch.rand(N, 3, 224, 224)
-    nets = {name: model(pretrained=False, **options) for name, options in FORMS.items()}
+    nets = {name: model(pretrained=False, **options) for name, options in CONFIGURATIONS.items()}
     nets['torch fp32'] = model(pretrained=False)
     claims = []
     with torch.inference_mode():
@@ -48,9 +48,9 @@ def speed(rounds: int) -> list[Claim]:
             calls = {name: lambda n=net, t=texts: n.predict(x, t) for name, net in nets.items()}
             seconds = in_turns(calls, rounds)
             floor = seconds['torch fp32']
-            for name in FORMS:
+            for name in CONFIGURATIONS:
                 precision = nets[name].backbone.runner.precision
-                # OpenVINO's default is claimed where the processor computes in bf16.
+                # A speed is claimed only where the processor computes in bf16.
                 bound = 2.0 if (name, precision) == ('openvino', 'bf16') else None
                 title = name if precision in name else f'{name} (here {precision})'
                 title = f'{title}, {what}: times as fast as torch fp32'
@@ -60,16 +60,16 @@ def speed(rounds: int) -> list[Claim]:
 
 @torch.inference_mode()
 def scores(net: AMHP, views: torch.Tensor) -> np.ndarray:
-    """Of images as ``view_file`` reads them, each with a comment."""
-    found = []
+    """Score images that ``view_file`` read, each with a comment: ``(N,)``."""
+    batches = []
     for i, batch in enumerate(views.split(N)):
         x = net.preprocess.normalize(batch.permute(0, 3, 1, 2).float() / 255)
-        found.append(net.predict(x, comments(len(batch), i))[0][:, 0])
-    return torch.cat(found).numpy()
+        batches.append(net.predict(x, comments(len(batch), i))[0][:, 0])
+    return torch.cat(batches).numpy()
 
 
 def accuracy(title: str, options: dict) -> list[Claim]:
-    """Rank correlation with torch's scores in fp32, and the largest difference from them."""
+    """Compare scores with torch in fp32: rank correlation and largest difference."""
     if not IMAGES.is_dir():
         return [Claim(f'{title}, scores beside torch fp32', None, note='no OASIS beside here')]
     exact, claims = model(**options), []
@@ -79,7 +79,7 @@ def accuracy(title: str, options: dict) -> list[Claim]:
     expected = scores(exact, views)
     print(f'{title}: {len(files)} images, scores {expected.min():.4f} .. {expected.max():.4f}')
     for name in ('openvino', 'openvino fp32', 'onnxruntime int8'):
-        got = scores(model(**options, **FORMS[name]), views)
+        got = scores(model(**options, **CONFIGURATIONS[name]), views)
         of = f'{title}, {name}, {len(files)} images of OASIS'
         bound = 0.999 if name.startswith('openvino') else None
         srcc = float(spearmanr(expected, got).statistic)
@@ -91,7 +91,7 @@ def accuracy(title: str, options: dict) -> list[Claim]:
 
 
 def measure(rounds: int) -> list[Claim]:
-    """Speed, and what it costs in scores."""
+    """Measure speed, and the differences of scores."""
     claims = speed(rounds) + accuracy('random weights', {'pretrained': False})
     if os.environ.get('PYIQA_AMHP_WEIGHTS'):
         claims += accuracy('trained weights', {})

@@ -10,8 +10,8 @@ from pyiqa_amhp.train.loss import AMHPEMDLoss
 N = 72  # the paper's batch
 
 
-def waited(call):
-    """A call that ends when the GPU has."""
+def synchronised(call):
+    """Return a call that waits for the GPU to finish."""
 
     def run() -> None:
         call()
@@ -21,7 +21,7 @@ def waited(call):
 
 
 def peak_gigabytes(net, call) -> float:
-    """The most memory of the GPU during a call, with the weights and without what else is there."""
+    """Measure the peak memory of a call in GiB: its weights and all it allocates."""
     weights = sum(value.numel() * value.element_size() for value in net.parameters())
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
@@ -30,7 +30,7 @@ def peak_gigabytes(net, call) -> float:
 
 
 def training_step(net, loss):
-    """Forward, backward and AdamW."""
+    """Return a training step: forward, backward and AdamW."""
     optimizer = torch.optim.AdamW(net.parameters(), lr=2e-6, weight_decay=1e-3)
 
     def step() -> None:
@@ -42,7 +42,7 @@ def training_step(net, loss):
 
 
 def measure(rounds: int) -> list[Claim]:
-    """Ratios to the image encoder in fp32, in the same round."""
+    """Measure ratios to the image encoder in fp32, in the same round, and peak memory."""
     if not torch.cuda.is_available():
         return [Claim('GPU: autocast, compile, channels-last, memory', None, note='no GPU here')]
     torch.manual_seed(0)
@@ -52,20 +52,20 @@ def measure(rounds: int) -> list[Claim]:
     plain.values, plain.levels = plain.values.cuda(), plain.levels.cuda()
     tokenizer = plain.tokenizer
     plain.tokenizer = lambda texts: tokenizer(texts).cuda()
-    forms = {
+    configurations = {
         'fp32': {},
         'bf16': {'precision': 'bf16'},
         'fp16': {'precision': 'fp16'},
         'bf16, compiled': {'precision': 'bf16', 'compile': True},
         'bf16, channels-last': {'precision': 'bf16'},
     }
-    calls = {'floor': waited(lambda: bare(x)), 'plain': waited(lambda: plain(x, texts))}
+    calls = {'floor': synchronised(lambda: bare(x)), 'plain': synchronised(lambda: plain(x, texts))}
     nets = {}
-    for name, options in forms.items():
+    for name, options in configurations.items():
         layout = torch.channels_last if 'channels-last' in name else torch.contiguous_format
         net = AMHP(pretrained=False, **options).eval().cuda().to(memory_format=layout)
         nets[name], images = net, x.to(memory_format=layout)
-        calls[name] = waited(lambda net=net, images=images: net.predict(images, texts))
+        calls[name] = synchronised(lambda net=net, images=images: net.predict(images, texts))
     with torch.inference_mode():
         seconds = in_turns(calls, 4 * rounds)
         claims = [
@@ -80,11 +80,11 @@ def measure(rounds: int) -> list[Claim]:
     nets.clear()
     loss, q = AMHPEMDLoss(), torch.full((N, 5), 0.2, device='cuda')
     bare.train()
-    steps = {'floor': waited(training_step(bare, lambda: bare(x).square().mean()))}
+    steps = {'floor': synchronised(training_step(bare, lambda: bare(x).square().mean()))}
     for precision in ('fp32', 'bf16'):
         net = AMHP(pretrained=False, precision=precision).train().cuda()
         step = training_step(net, lambda net=net: loss(net.predict(x, texts)[1], q))
-        steps[precision] = waited(step)
+        steps[precision] = synchronised(step)
         peak = peak_gigabytes(net, steps[precision])
         what = f'GPU, peak memory, training step {precision}, batch {N}'
         claims.append(Claim(what, peak, unit='GB'))

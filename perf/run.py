@@ -1,10 +1,10 @@
-"""Every claim about speed and memory, in one table.
+"""Measure every claim about speed and memory, and print one table.
 
     python perf/run.py                 # all: about half an hour on two cores
     python perf/run.py scoring startup # some
-    python perf/run.py --readme        # and put the table into README.md
+    python perf/run.py --readme        # and write the table into README.md
 
-Each script runs in a process of its own, one after the other; leave the machine alone meanwhile.
+Each script runs in its own process, one after the other, on a machine that does nothing else.
 """
 
 import argparse
@@ -25,7 +25,7 @@ START, END = '<!-- perf/run.py writes from here -->', '<!-- to here -->'
 
 
 def run(script: str, folder: Path) -> list[Claim]:
-    """The claims of a script; one that fails is a line of the table too."""
+    """Run a script and read its claims; a script that fails is a line of the table too."""
     file = folder / f'{script}.json'
     print(f'\n# {script}', flush=True)
     command = [sys.executable, str(HERE / f'{script}.py'), '--json', str(file)]
@@ -35,7 +35,7 @@ def run(script: str, folder: Path) -> list[Claim]:
 
 
 def write_readme(text: str) -> None:
-    """Put the table between the README's two marks."""
+    """Write the table between the two marks of the README."""
     readme = HERE.parent / 'README.md'
     before, _, rest = readme.read_text('utf-8').partition(START)
     after = rest.partition(END)[2]
@@ -43,9 +43,9 @@ def write_readme(text: str) -> None:
 
 
 def main() -> None:
-    """Measure, print, and write where asked."""
+    """Measure, print, and write the README with ``--readme``."""
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
-    parser.add_argument('scripts', nargs='*', help=f'of {", ".join(SCRIPTS)}; default: all')
+    parser.add_argument('scripts', nargs='*', help=f'some of {", ".join(SCRIPTS)}; default: all')
     parser.add_argument('--readme', action='store_true', help='write the table into README.md')
     arguments = parser.parse_args()
     if unknown := set(arguments.scripts) - set(SCRIPTS):

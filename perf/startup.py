@@ -1,4 +1,4 @@
-"""Start-up: what the .pth costs each start of Python, `amhp --help`, and what an import imports."""
+"""Start-up time: of Python with the .pth file, of `amhp --help`; imports of the package."""
 
 import shutil
 import subprocess
@@ -14,45 +14,45 @@ ROOT = Path(__file__).parents[1]
 PTH = 'pyiqa_amhp_autoload.pth'
 
 
-def of_pth(pairs: int) -> Claim:
-    """Starts of Python with our .pth, less those without, in a new environment."""
+def measure_pth(pairs: int) -> Claim:
+    """Measure what the .pth file adds to a start of Python, in a new environment."""
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([sys.executable, '-m', 'venv', '--without-pip', folder], check=True)
         python = next(Path(folder).glob('[bS]*/python*'))
         packages = next(Path(folder).glob('[lL]ib/**/site-packages'))
         for name in (PTH, '_pyiqa_amhp_autoload.py'):
             shutil.copy(ROOT / name, packages)
-        with_it, without = packages / PTH, packages / 'put_aside'
+        enabled, disabled = packages / PTH, packages / 'disabled'
 
         def start() -> float:
             begin = time.perf_counter()
             subprocess.run([python, '-I', '-c', 'pass'], check=True)
             return 1000 * (time.perf_counter() - begin)
 
-        start()  # compiles the module, as an install does
+        start()  # compiles the module, which an install does too
         costs = []
         for _ in range(pairs):
             cost = start()
-            with_it.rename(without)
+            enabled.rename(disabled)
             costs.append(cost - start())
-            without.rename(with_it)
+            disabled.rename(enabled)
     low, high = np.quantile(costs, (0.25, 0.75))
     what = 'start of Python, with the .pth (range: quartiles)'
     return Claim(what, float(np.median(costs)), 1.0, low=low, high=high, unit='ms')
 
 
 def run_python(*arguments: str) -> None:
-    """A Python of its own, to its end."""
+    """Run Python with these arguments, and wait until it ends."""
     subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
 
 
 def measure(rounds: int) -> list[Claim]:
-    """Seconds of `amhp --help`; the heavy packages that `import pyiqa_amhp` brings."""
+    """Measure start-up times, and whether `import pyiqa_amhp` imports torch or pyiqa."""
     seconds = in_turns({'help': lambda: run_python('-m', 'pyiqa_amhp', '--help')}, rounds)['help']
     imported = 'import pyiqa_amhp, sys; sys.exit("torch" in sys.modules or "pyiqa" in sys.modules)'
     heavy = subprocess.run([sys.executable, '-c', imported]).returncode
     return [
-        of_pth(12 * rounds),
+        measure_pth(12 * rounds),
         Claim(
             'amhp --help', float(np.median(seconds)), 0.3, low=min(seconds), high=max(seconds),
             unit='s',
