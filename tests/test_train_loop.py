@@ -1,4 +1,4 @@
-"""Whole runs through pyiqa's own trainer and tester: what they write, log and keep."""
+"""Whole trainings and tests: the files they write, their logs, and errors."""
 
 import json
 import re
@@ -11,10 +11,11 @@ import pytest
 import torch
 import yaml
 from scipy.stats import spearmanr
+from train_helpers import load_weights, read_log, same_weights, write_options
 
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model.amhp import AMHP
-from pyiqa_amhp.train.pipeline import run_test, run_train
+from pyiqa_amhp.train.pipeline import read_curve, run_test, run_train
 
 SHIPPED = Path(__file__).parents[1] / 'options'
 METRICS = ('acc', 'srcc', 'plcc', 'krcc', 'mse', 'emd1', 'emd2')
@@ -23,32 +24,18 @@ LOSS, VAL = 'losses/l_mos', 'val_metrics/custom_val/'
 
 
 def run(opt, root):
-    """Train as ``opt`` says in ``root``, and look at what came out."""
+    """Train in ``root``; give the best results, the folder of the checkpoints, and the log."""
     root.mkdir(exist_ok=True)
-    file = root / 'train.yml'
-    file.write_text(yaml.safe_dump(opt, sort_keys=False))
-    best = run_train(file, [], root)
-    folder = root / 'experiments' / opt['name']
-    log = next(folder.glob('train_*.log')).read_text()
-    return SimpleNamespace(root=root, best=best, models=folder / 'models', log=log, opt=opt)
+    best = run_train(write_options(root / 'train.yml', opt), [], root)
+    models = root / 'experiments' / opt['name'] / 'models'
+    log = read_log(root, opt['name'])
+    return SimpleNamespace(root=root, best=best, models=models, log=log, opt=opt)
 
 
 def curve(result, tag):
-    """The steps and values of one TensorBoard curve."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(result.root / 'tb_logger' / result.opt['name']))
-    events.Reload()
-    points = events.Scalars(tag)
-    return [point.step for point in points], np.array([point.value for point in points])
-
-
-def state_of(path):
-    return torch.load(path, weights_only=True)['params']
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+    """Read the iterations and the values of a TensorBoard curve."""
+    steps, values = zip(*read_curve(result.root, result.opt['name'], tag), strict=True)
+    return list(steps), np.array(values)
 
 
 @pytest.fixture(scope='module')
@@ -61,7 +48,7 @@ def trained(training_options, shared_rated_images, tmp_path_factory):
     return run(opt, tmp_path_factory.mktemp('run') / 'trained')
 
 
-# What a run writes
+# What a training writes
 
 
 def test_the_train_loss_falls(trained):
@@ -83,7 +70,7 @@ def test_a_validation_logs_every_metric_in_the_log_and_for_tensorboard(trained, 
     assert len(set(logged)) > 1 or metric == 'acc'
 
 
-def test_the_log_says_how_large_the_network_is_without_listing_it(trained):
+def test_the_log_has_the_size_of_the_network_and_no_list_of_its_layers(trained):
     assert re.search(r'Network AMHP with [\d,]+ parameters', trained.log)
     assert 'ResidualAttentionBlock' not in trained.log
 
@@ -102,9 +89,9 @@ def test_the_best_validation_is_the_one_with_the_lowest_key_metric(trained):
 
 def test_the_best_checkpoint_is_the_model_of_that_iteration(trained):
     iteration = min(trained.best['custom_val']['emd1']['iter'], 12)
-    best = state_of(trained.models / 'net_best.pth')
-    assert same(best, state_of(trained.models / f'net_{iteration}.pth'))
-    assert not same(best, state_of(trained.models / 'net_1.pth'))
+    best = load_weights(trained.models / 'net_best.pth')
+    assert same_weights(best, load_weights(trained.models / f'net_{iteration}.pth'))
+    assert not same_weights(best, load_weights(trained.models / 'net_1.pth'))
 
 
 def test_the_best_checkpoint_alone_gives_the_best_validation_again(trained, shared_rated_images):
@@ -149,9 +136,9 @@ def test_the_same_seed_gives_the_same_weights(training_options, shared_rated_ima
     states = []
     for name, seed in (('a', 7), ('b', 7), ('c', 8)):
         opt['manual_seed'] = seed
-        states.append(state_of(run(opt, tmp_path / name).models / 'net_latest.pth'))
-    assert same(states[0], states[1])
-    assert not same(states[0], states[2])
+        states.append(load_weights(run(opt, tmp_path / name).models / 'net_latest.pth'))
+    assert same_weights(states[0], states[1])
+    assert not same_weights(states[0], states[2])
 
 
 def test_training_without_validation_ends_with_the_latest_model(
@@ -174,16 +161,16 @@ def test_each_validation_set_keeps_its_own_best(training_options, shared_rated_i
     assert best['one']['mse']['val'] != best['two']['mse']['val']
 
 
-# What a run does with images and options that are no good
+# Bad images and options
 
 
-def spoil(csv, rows):
+def damage(csv, rows):
     for row in rows:
         (csv.parent / 'images' / f'{row:02d}.png').write_bytes(b'no image')
 
 
 def test_unreadable_images_are_left_out_and_counted(training_options, rated_images, tmp_path):
-    spoil(rated_images, [0, 13])
+    damage(rated_images, [0, 13])
     (rated_images.parent / 'images' / '03.png').unlink()
     opt = training_options(rated_images)
     opt['train']['total_epoch'] = 2
@@ -194,10 +181,10 @@ def test_unreadable_images_are_left_out_and_counted(training_options, rated_imag
     assert np.isfinite(curve(result, LOSS)[1]).all()
 
 
-def test_unreadable_images_stop_the_run_unless_they_may_be_skipped(
+def test_unreadable_images_stop_the_training_unless_they_are_skipped(
     training_options, rated_images, tmp_path
 ):
-    spoil(rated_images, [5])
+    damage(rated_images, [5])
     opt = training_options(rated_images)
     opt['datasets']['train']['skip_bad_images'] = False
     with pytest.raises(AMHPError, match=r'05\.png: not an image'):
@@ -214,16 +201,14 @@ def test_unreadable_images_stop_the_run_unless_they_may_be_skipped(
 def test_a_set_without_one_readable_image_is_an_error(
     training_options, rated_images, tmp_path, rows, expected
 ):
-    spoil(rated_images, rows)
+    damage(rated_images, rows)
     opt = training_options(rated_images)
     opt['val']['val_freq'] = 1 if rows[0] else 1000
     with pytest.raises(AMHPError, match=re.escape(expected)):
         run(opt, tmp_path / 'run')
 
 
-def test_fewer_images_than_a_batch_are_an_error_not_an_untrained_model(
-    training_options, shared_rated_images, tmp_path
-):
+def test_fewer_images_than_a_batch_are_an_error(training_options, shared_rated_images, tmp_path):
     opt = training_options(shared_rated_images)
     opt['datasets']['train']['batch_size_per_gpu'] = 72
     opt['val']['val_freq'] = 1000
@@ -245,9 +230,9 @@ def test_a_key_metric_that_is_not_calculated_is_an_error(
 
 @pytest.fixture(scope='module')
 def tested(trained, tmp_path_factory):
-    """The shipped options for testing as they are, with what a user must say by ``--force_yml``."""
+    """The results of the shipped options for testing, changed by ``--force_yml`` alone."""
     data = trained.opt['datasets']['val']
-    said = {
+    changes = {
         'num_gpu': 0,
         'datasets:test_1:meta_info_file': data['meta_info_file'],
         'datasets:test_1:dataroot_target': data['dataroot_target'],
@@ -257,7 +242,7 @@ def tested(trained, tmp_path_factory):
         'val:pbar': False,
     }
     root = tmp_path_factory.mktemp('run')
-    forced = [f'{key}={value}' for key, value in said.items()]
+    forced = [f'{key}={value}' for key, value in changes.items()]
     run_test(SHIPPED / 'test_amhp_custom.yml', ['--force_yml', *forced], root)
     return root / 'results' / 'test_amhp_custom'
 
@@ -299,9 +284,9 @@ def test_the_metrics_of_a_test_can_be_calculated_again_from_its_rows(tested):
 
 
 def test_a_test_leaves_unreadable_images_out_of_rows_and_metrics(trained, rated_images, tmp_path):
-    spoil(rated_images, [19, 22])
+    damage(rated_images, [19, 22])
     opt = yaml.safe_load((SHIPPED / 'test_amhp_custom.yml').read_text())
-    opt.update(num_gpu=0, name='spoilt')
+    opt.update(num_gpu=0, name='damaged')
     opt['datasets']['test_1'].update(
         meta_info_file=str(rated_images),
         dataroot_target=str(rated_images.parent / 'images'),
@@ -309,9 +294,8 @@ def test_a_test_leaves_unreadable_images_out_of_rows_and_metrics(trained, rated_
     )
     opt['network']['pretrained_model_path'] = str(trained.models / 'net_latest.pth')
     del opt['val']['metrics']
-    (tmp_path / 'test.yml').write_text(yaml.safe_dump(opt, sort_keys=False))
-    run_test(tmp_path / 'test.yml', [], tmp_path)
-    folder = tmp_path / 'results' / 'spoilt'
+    run_test(write_options(tmp_path / 'test.yml', opt), [], tmp_path)
+    folder = tmp_path / 'results' / 'damaged'
     names = [Path(path).name for path in pd.read_csv(folder / 'custom_test.csv')['img_path']]
     assert names == ['18.png', '20.png', '21.png', '23.png']
     assert json.loads((folder / 'custom_test.json').read_text()) == {'images': 4}

@@ -7,6 +7,7 @@ import traceback
 
 import torch
 import yaml
+from PIL import Image
 
 
 def load_weights(path):
@@ -28,6 +29,25 @@ def write_options(path, opt):
     """Write an option file."""
     path.write_text(yaml.safe_dump(opt, sort_keys=False))
     return path
+
+
+def count_encoded(net, monkeypatch):
+    """Count the images and texts that go through a network's encoders, and the files opened."""
+    count = {'image': 0, 'text': 0, 'files': 0}
+
+    def counter(encoder):
+        return lambda _, inputs, __: count.update({encoder: count[encoder] + len(inputs[0])})
+
+    net.backbone.clip.visual.register_forward_hook(counter('image'))
+    net.backbone.clip.token_embedding.register_forward_hook(counter('text'))
+    opened = Image.open
+
+    def open_and_count(*args, **options):
+        count['files'] += 1
+        return opened(*args, **options)
+
+    monkeypatch.setattr(Image, 'open', open_and_count)
+    return count
 
 
 def fork_amhp(*arguments, folder):
