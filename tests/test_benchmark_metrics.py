@@ -1,10 +1,7 @@
 """What the benchmark makes of metrics of all kinds: scales, distributions, texts, failures."""
 
-import socket
-import urllib.request
 import warnings
 
-import huggingface_hub
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,8 +10,7 @@ from PIL import Image
 from scipy import stats
 
 from pyiqa_amhp.evaluation import benchmark as run
-from pyiqa_amhp.evaluation import network, scores
-from pyiqa_amhp.evaluation.network import bounded_downloads, reason_for
+from pyiqa_amhp.evaluation import scores
 from pyiqa_amhp.evaluation.rated_set import load_rated
 from pyiqa_amhp.model.tanet import TANet
 from pyiqa_amhp.weights.checkpoint import save_checkpoint
@@ -216,48 +212,3 @@ def test_no_readable_image_is_a_reason_in_every_cell(measure, rated):
     row = measure('entropy')
     assert row.images == 0 and row.seconds is None
     assert all(value.reason == 'no image' for value in row.values.values())
-
-
-# The network
-
-
-@pytest.fixture
-def no_hub(monkeypatch):
-    """Online by the settings, but the hub does not answer."""
-    monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_OFFLINE', False)
-    monkeypatch.setattr(network, 'hub_problem', lambda: 'no answer in time')
-
-
-def test_out_of_reach_no_address_is_looked_up_and_all_is_put_back(no_hub):
-    before = socket.getaddrinfo, socket.getdefaulttimeout()
-    with bounded_downloads() as problem:
-        assert problem == 'no answer in time' and huggingface_hub.constants.HF_HUB_OFFLINE
-        with pytest.raises(OSError) as caught:
-            urllib.request.urlopen('https://example.com/weights.pth')
-    assert 'not on this machine' in reason_for(caught.value, problem)
-    assert (socket.getaddrinfo, socket.getdefaulttimeout()) == before
-    assert not huggingface_hub.constants.HF_HUB_OFFLINE
-
-
-def test_in_reach_only_silence_is_bounded(monkeypatch):
-    monkeypatch.setattr(network, 'hub_problem', lambda: '')
-    look_up = socket.getaddrinfo
-    with bounded_downloads(stall=7) as problem:
-        assert (problem, socket.getdefaulttimeout()) == ('', 7)
-        assert socket.getaddrinfo is look_up
-
-
-@pytest.mark.parametrize(
-    'name', ['topiq_nr', 'musiq', 'clipiqa', 'compare2score', 'qrealign-mini', 'amhp']
-)
-def test_pyiqas_ways_to_download_all_end_in_one_reason(
-    measure, few, no_hub, hub_cache, monkeypatch, name
-):
-    monkeypatch.setattr('pyiqa.utils.download_util.DEFAULT_CACHE_DIR', str(hub_cache))
-    assert 'out of reach (no answer in time)' in measure(name, rated=few).error
-
-
-def test_other_errors_keep_their_own_words():
-    assert reason_for(KeyError('colour'), 'offline') == "KeyError: 'colour'"
-    assert reason_for(RuntimeError(''), '') == 'RuntimeError: no message'
-    assert len(reason_for(RuntimeError('long ' * 99), '')) <= 214

@@ -1,77 +1,69 @@
-"""Downloads that fail at once where there is no network, and do not hang where there is one."""
+"""Limits on downloads, so that a metric without its weights fails soon and never hangs."""
 
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from urllib.error import HTTPError, URLError
 
-import huggingface_hub
+from huggingface_hub import constants
 from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from pyiqa_amhp.weights.hub import hub_problem
 
-STALL = 30.0  # seconds without a byte after which a download is given up
-
-
-class OutOfReach(socket.gaierror):
-    """What every look-up of an address ends in while the network is out of reach."""
+TIMEOUT, OFFLINE_TIMEOUT = 30.0, 5.0  # seconds without a byte after which a download fails
+NETWORK_ERRORS = (
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    URLError,
+    TimeoutError,
+    socket.gaierror,
+)
 
 
 @contextmanager
-def bounded_downloads(stall: float = STALL) -> Iterator[str]:
-    """Bound what a metric may do to fetch its weights; for this process, while inside.
+def bounded_downloads() -> Iterator[str]:
+    """Limit how long downloads of this process may take inside the block.
 
-    Where the hub is out of reach (or ``HF_HUB_OFFLINE`` is set) no address is looked up at all:
-    pyiqa's ways to download (urllib, requests, huggingface_hub) retry for up to a minute
-    otherwise. Where it is in reach, a connection on which nothing comes for ``stall`` seconds is
-    an error.
+    A connection that is silent for ``TIMEOUT`` seconds is an error. While the hub is out of reach
+    the limit is ``OFFLINE_TIMEOUT``, and ``HF_HUB_OFFLINE`` holds: huggingface_hub retries each
+    file for 20 seconds and more otherwise. pyiqa's other way to download, urllib, tries once.
 
     Yields:
-        Why the network is out of reach; '' if it is not.
+        Why the hub is out of reach; '' if it is in reach.
     """
     problem = hub_problem()
-    timeout, look_up = socket.getdefaulttimeout(), socket.getaddrinfo
-    offline = huggingface_hub.constants.HF_HUB_OFFLINE
-
-    def refuse(host, *args, **kwargs):
-        raise OutOfReach(socket.EAI_NONAME, f'{host}: the network is out of reach ({problem})')
-
+    timeout, offline = socket.getdefaulttimeout(), constants.HF_HUB_OFFLINE
     try:
-        socket.setdefaulttimeout(stall)
-        if problem:
-            socket.getaddrinfo = refuse
-            huggingface_hub.constants.HF_HUB_OFFLINE = True
+        socket.setdefaulttimeout(OFFLINE_TIMEOUT if problem else TIMEOUT)
+        constants.HF_HUB_OFFLINE = offline or bool(problem)
         yield problem
     finally:
         socket.setdefaulttimeout(timeout)
-        socket.getaddrinfo = look_up
-        huggingface_hub.constants.HF_HUB_OFFLINE = offline
+        constants.HF_HUB_OFFLINE = offline
 
 
-def reason_for(error: BaseException, problem: str, longest: int = 200) -> str:
-    """One line that says why a metric failed.
+def reason_for(error: BaseException, problem: str, max_length: int = 200) -> str:
+    """Summarise in one line why a metric failed.
 
     Args:
-        error: what it raised.
-        problem: what ``bounded_downloads`` gave.
+        error: the exception that the metric raised.
+        problem: why the hub is out of reach, as ``bounded_downloads`` yields it.
+        max_length: number of characters of the exception's text to keep.
     """
-    if problem and (_needed_network(error) or 'is out of reach' in str(error)):  # ours says so
+    if problem and (_is_network_error(error) or 'is out of reach' in str(error)):
         return f'its weights are not on this machine and the network is out of reach ({problem})'
     text = ' '.join(str(error).split()) or 'no message'
     text = text.split(' Three ways out:')[0]
-    text = text if len(text) <= longest else text[: longest - 4] + ' ...'
+    text = text if len(text) <= max_length else text[: max_length - 4] + ' ...'
     return f'{type(error).__name__}: {text}'
 
 
-def _needed_network(error: BaseException | None) -> bool:
-    seen: list[BaseException] = []
-    waiting: list = [error]
-    while waiting:
-        error = waiting.pop()
-        if isinstance(error, OutOfReach | LocalEntryNotFoundError | OfflineModeIsEnabled):
+def _is_network_error(error: BaseException | None) -> bool:
+    """Whether an exception, or one that led to it, says that nothing could be downloaded."""
+    while error is not None:
+        if isinstance(error, NETWORK_ERRORS) and not isinstance(error, HTTPError):
             return True
-        if isinstance(error, OSError) and 'huggingface.co' in str(error):  # as transformers says it
+        if isinstance(error, OSError) and 'huggingface.co' in str(error):  # transformers
             return True
-        if isinstance(error, BaseException) and error not in seen:
-            seen.append(error)
-            waiting += [error.__cause__, error.__context__]
+        error = error.__cause__ or error.__context__
     return False
