@@ -1,4 +1,4 @@
-"""The file that features are kept in: exact, shared, and never wrong, whatever happens to it."""
+"""The cache of features: exact, shared by processes, and never wrong when its file is damaged."""
 
 import multiprocessing
 import os
@@ -27,7 +27,7 @@ def filled(path):
 
 
 def check_all(path):
-    """Every row is there, to the last bit, for somebody who opens the file now."""
+    """Check that a new reader gets every row, bit for bit."""
     found = FeatureCache(path, WIDTH).read(KEYS)
     assert found.keys() == ROWS.keys()
     assert all(found[key].tobytes() == ROWS[key].tobytes() for key in KEYS)
@@ -38,16 +38,16 @@ def check_none_is_wrong(path):
         assert row.tobytes() == ROWS[key].tobytes()
 
 
-def test_what_was_written_is_read_to_the_last_bit(filled):
+def test_rows_are_read_as_written_bit_for_bit(filled):
     check_all(filled)
 
 
-def test_reading_what_is_not_there_makes_no_file(path):
+def test_reading_creates_no_file(path):
     assert FeatureCache(path, WIDTH).read(KEYS) == {}
     assert not path.parent.exists()
 
 
-def test_another_stamp_is_absent_and_takes_the_place_of_the_old_one(filled):
+def test_a_new_stamp_is_a_miss_until_its_row_replaces_the_old_one(filled):
     cache, old = FeatureCache(filled, WIDTH), KEYS[0]
     new = old._replace(stamp=b'new')
     assert cache.read([new]) == {}
@@ -55,13 +55,13 @@ def test_another_stamp_is_absent_and_takes_the_place_of_the_old_one(filled):
     assert list(cache.read([old, new])) == [new]
 
 
-def test_name_and_stamp_do_not_run_into_each_other(path):
+def test_name_and_stamp_are_not_confused(path):
     cache = FeatureCache(path, WIDTH)
     cache.write({Key(b'ab', b'c'): ROWS[KEYS[0]]})
     assert cache.read([Key(b'a', b'bc'), Key(b'abc'), Key(b'ab')]) == {}
 
 
-def test_rows_of_another_width_are_absent(filled):
+def test_rows_of_another_width_are_misses(filled):
     assert FeatureCache(filled, WIDTH // 2).read(KEYS) == {}
 
 
@@ -99,13 +99,13 @@ def test_a_damaged_file_gives_no_wrong_number_and_works_again(filled, damage):
     damage(filled)
     check_none_is_wrong(filled)
     cache = FeatureCache(filled, WIDTH)
-    cache.write(ROWS)  # may be what notices the damage
+    cache.write(ROWS)  # may detect the damage
     cache.write(ROWS)
     check_all(filled)
 
 
 @pytest.mark.parametrize('use', ['read', 'write'])
-def test_a_damaged_file_is_said(filled, pyiqa_log, use):
+def test_there_is_a_warning_of_a_damaged_file(filled, pyiqa_log, use):
     filled.write_bytes(b'no database' * 1000)
     cache = FeatureCache(filled, WIDTH)
     cache.read(KEYS) if use == 'read' else cache.write(ROWS)
@@ -124,7 +124,7 @@ def test_no_flipped_bit_gives_a_wrong_number(filled):
     assert fewer > 10  # the flips did hit rows
 
 
-def test_a_folder_that_cannot_be_made_is_said_once(tmp_path, pyiqa_log):
+def test_there_is_one_warning_of_a_folder_that_cannot_be_made(tmp_path, pyiqa_log):
     (tmp_path / 'file').write_text('in the way')
     cache = FeatureCache(tmp_path / 'file' / 'image.sqlite', WIDTH)
     for _ in range(3):
@@ -134,7 +134,7 @@ def test_a_folder_that_cannot_be_made_is_said_once(tmp_path, pyiqa_log):
     assert 'feature_cache: DIR' in pyiqa_log.text
 
 
-def test_on_a_full_disk_what_is_there_is_still_read(filled, pyiqa_log):
+def test_rows_on_a_full_disk_are_still_read(filled, pyiqa_log):
     cache = FeatureCache(filled, WIDTH)
     more = {Key(f'more {i}'.encode()): ROWS[KEYS[0]] for i in range(2000)}
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -172,13 +172,13 @@ def test_processes_write_to_one_file_at_once(path):
 def die_while_writing(path):
     db = sqlite3.connect(path)
     db.execute(TABLE)
-    db.execute('PRAGMA cache_size = 1')  # so that half of it is in the file already
+    db.execute('PRAGMA cache_size = 1')  # so that half of the rows are in the file already
     rows = [(bytes([i]) * 16, bytes(5000)) for i in range(200)]
     db.executemany('INSERT OR REPLACE INTO features VALUES (?, ?)', rows)
     os._exit(9)
 
 
-def test_a_process_that_dies_while_it_writes_leaves_the_rows_as_they_were(filled):
+def test_a_process_that_dies_while_it_writes_changes_no_row(filled):
     worker = multiprocessing.get_context('fork').Process(target=die_while_writing, args=(filled,))
     worker.start()
     worker.join()

@@ -1,4 +1,4 @@
-"""Eq. 8 against a float64 version of our own, and what a trainer may ask of a loss."""
+"""The loss against Eq. 8 with loops in float64; its gradient, options and errors."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ AGREED = [[0, 0, 1, 0, 0], [0, 0.5, 0.5, 0, 0]]
 
 
 def loss_by_the_paper(p, q, r, weighted, root):
-    """Eq. 8 with loops, in float64: CDF differences, their r-th power, mean and root."""
+    """Compute Eq. 8 with loops, in float64: CDF differences, their r-th power, mean and root."""
     k, per_image = p.shape[1], []
     for pi, qi in zip(p, q, strict=True):
         powers = [abs(sum(pi[: j + 1]) - sum(qi[: j + 1])) ** r for j in range(k)]
@@ -39,7 +39,7 @@ def tensor(values):
 @pytest.mark.parametrize('root', ['image', 'batch'])
 @pytest.mark.parametrize('protocol', ['paper', 'reference'])
 @pytest.mark.parametrize('r', [1, 2])
-def test_the_loss_is_eq_8_in_the_form_of_the_protocol(r, protocol, root, k):
+def test_the_loss_is_eq_8_for_each_protocol(r, protocol, root, k):
     p, q = distributions(1, k=k), distributions(2, k=k)
     loss = AMHPEMDLoss(r=r, protocol=protocol, root=root)(tensor(p), tensor(q))
     expected = loss_by_the_paper(p, q, r, protocol == 'reference', root)
@@ -52,27 +52,27 @@ def test_the_defaults_are_the_papers():
     assert AMHPEMDLoss()(tensor(p), tensor(q)).item() == pytest.approx(expected, rel=1e-12)
 
 
-def test_weights_can_be_had_without_the_rest_of_the_protocol_and_the_other_way_round():
+def test_weights_and_protocol_are_separate_options():
     p, q = tensor(distributions(5)), tensor(distributions(6))
     assert AMHPEMDLoss(weighted=True)(p, q) == AMHPEMDLoss(protocol='reference')(p, q)
     plain = AMHPEMDLoss(protocol='reference', weighted=False)(p, q)
     assert plain == AMHPEMDLoss()(p, q) != AMHPEMDLoss(weighted=True)(p, q)
 
 
-def test_images_that_raters_agree_about_weigh_less():
+def test_images_that_raters_agree_about_have_lower_weights():
     weights = agreement_weight(tensor([*AGREED, [0.2] * 5]))
     np.testing.assert_allclose(weights, [0.2, 0.7, 1.0])
     np.testing.assert_allclose(agreement_weight(tensor([[0.5, 0.5], [1, 0]])), [0.6, 0.1])
 
 
 @pytest.mark.parametrize(('r', 'expected'), [(1, 0.2), (2, np.sqrt(0.2))])
-def test_one_level_off_is_one_difference_of_one_among_five(r, expected):
+def test_the_distance_of_neighbouring_levels_is_one_difference_of_one_among_five(r, expected):
     p, q = tensor([[1, 0, 0, 0, 0]]), tensor([[0, 1, 0, 0, 0]])
     assert emd(p, q, r).item() == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize('r', [1, 2])
-def test_levels_farther_apart_are_farther(r):
+def test_the_distance_grows_with_the_distance_of_levels(r):
     levels = torch.eye(5, dtype=torch.float64)
     distances = [emd(levels[:1], levels[i : i + 1], r).item() for i in range(5)]
     assert distances == sorted(set(distances))
@@ -98,7 +98,7 @@ def test_the_gradient_is_finite_where_prediction_and_rating_are_equal(r, protoco
     assert torch.isfinite(logits.grad).all()
 
 
-def test_one_equal_image_does_not_spoil_the_gradient_of_the_others():
+def test_one_equal_image_keeps_the_gradient_of_the_others_finite():
     logits = torch.tensor([[0.0, 1, 2, 1, 0], [0.0, 1, 2, 1, 0]], requires_grad=True)
     p = logits.softmax(dim=-1)
     q = torch.stack([p[0].detach(), torch.tensor([0.0, 0, 0, 0, 1])])
@@ -118,7 +118,7 @@ def test_the_gradient_is_that_of_the_formula(r, protocol, root):
     assert torch.autograd.gradcheck(lambda x: loss(x.softmax(dim=-1), q), [logits])
 
 
-def test_descending_the_loss_finds_the_rating():
+def test_gradient_descent_finds_the_rating():
     q = tensor(distributions(11, n=2))
     logits = torch.zeros(2, 5, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.Adam([logits], lr=0.05)
@@ -142,7 +142,7 @@ def test_reductions_and_the_factor():
     ('pred', 'target'),
     [((4, 5), (4, 10)), ((4, 5), (3, 5)), ((5,), (5,)), ((4, 1), (4, 5)), ((2, 3, 5), (2, 3, 5))],
 )
-def test_other_shapes_are_refused_and_named(pred, target):
+def test_shapes_that_differ_are_an_error_that_names_them(pred, target):
     with pytest.raises(AMHPError, match='expected the same') as caught:
         AMHPEMDLoss()(torch.ones(pred), torch.ones(target))
     assert str(pred) in str(caught.value)
@@ -160,7 +160,7 @@ def test_other_shapes_are_refused_and_named(pred, target):
         {'root': 'batch', 'reduction': 'sum'},
     ],
 )
-def test_other_options_are_refused(options):
+def test_options_that_are_not_allowed_are_an_error(options):
     with pytest.raises(AMHPError, match=next(iter(options))):
         AMHPEMDLoss(**options)
 
@@ -180,12 +180,12 @@ orders = st.sampled_from([1, 1.5, 2, 3])
 
 
 def shares(votes):
-    votes = votes + (votes.sum(axis=1, keepdims=True) == 0)  # no votes: all levels alike
+    votes = votes + (votes.sum(axis=1, keepdims=True) == 0)  # without votes: a uniform distribution
     return votes / votes.sum(axis=1, keepdims=True)
 
 
 @given(counts, counts, orders)
-def test_a_distance_lies_between_0_and_1_and_does_not_depend_on_the_side(a, b, r):
+def test_a_distance_lies_between_0_and_1_and_is_symmetric(a, b, r):
     p, q = tensor(shares(a)), tensor(shares(b))
     distance = emd(p, q, r)
     assert ((distance >= 0) & (distance <= 1)).all()
@@ -201,6 +201,6 @@ def test_a_distance_is_0_for_equal_distributions_and_only_for_these(a, b, r):
 
 
 @given(counts, counts, counts, orders)
-def test_no_detour_is_shorter(a, b, c, r):
+def test_the_triangle_inequality_holds(a, b, c, r):
     p, q, s = (tensor(shares(votes)) for votes in (a, b, c))
     assert (emd(p, q, r) <= emd(p, s, r) + emd(s, q, r) + 1e-12).all()

@@ -1,4 +1,4 @@
-"""ACC, MSE, EMD1 and EMD2 against figures made by hand and against SciPy, through pyiqa."""
+"""ACC, MSE, EMD1 and EMD2 against results by hand and by SciPy, also called by pyiqa."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from scipy.stats import wasserstein_distance
 
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.train.loss import emd
-from pyiqa_amhp.train.metrics import calculate_acc, calculate_emd, calculate_mse
+from pyiqa_amhp.train.metrics import calculate_acc, calculate_emd, calculate_mse, emd_per_image
 
 PREDICTED = [4.0, 5.0, 5.5, 7.0]
 RATED = [4.5, 5.5, 4.0, 6.0]
@@ -29,12 +29,12 @@ def test_acc_counts_images_on_the_right_side_of_the_threshold(threshold, expecte
     assert calculate_acc(PREDICTED, RATED, threshold=threshold) == expected
 
 
-def test_acc_has_avas_threshold_unless_told_otherwise():
+def test_acc_has_the_threshold_of_ava_by_default():
     assert calculate_acc([4.9, 5.1], [1, 10]) == 1
     assert calculate_acc([4.9, 5.1], [10, 1]) == 0
 
 
-def test_acc_takes_the_threshold_itself_as_low():
+def test_a_score_at_the_threshold_is_low():
     assert calculate_acc([5.0], [4.0]) == 1
     assert calculate_acc([5.0], [5.1]) == 0
     assert calculate_acc([4.0], [5.0]) == 1
@@ -74,14 +74,23 @@ def test_emd_is_the_mean_of_the_losses_distance(r):
     assert calculate_emd(p, q, r=r) == pytest.approx(expected, rel=1e-12)
 
 
+def test_emd_per_image_merges_neighbouring_bins_to_the_levels_of_the_ratings():
+    p, q = distributions(4, k=10), distributions(5, k=5)
+    merged = p[:, ::2] + p[:, 1::2]
+    expected = emd(torch.tensor(merged), torch.tensor(q), 2)
+    np.testing.assert_allclose(emd_per_image(p, q, 2), expected, rtol=1e-12)
+    with pytest.raises(AMHPError, match='m a multiple of 3'):
+        emd_per_image(p, distributions(6, k=3), 2)
+
+
 @pytest.mark.parametrize('shape', [(4,), (4, 1), (1, 4)])
-def test_scores_may_come_as_a_column(shape):
+def test_scores_can_have_two_dimensions(shape):
     x, y = np.reshape(PREDICTED, shape), np.array(RATED)
     assert calculate_mse(x, y) == calculate_mse(PREDICTED, RATED)
     assert calculate_acc(x, y) == calculate_acc(PREDICTED, RATED)
 
 
-def test_tensors_and_float32_are_taken():
+def test_tensors_and_float32_are_accepted():
     assert calculate_mse(torch.tensor(PREDICTED), np.float32(RATED)) == pytest.approx(0.9375)
 
 
@@ -143,7 +152,7 @@ def test_different_sizes_are_an_error_that_names_them(metric, good):
     assert str(shape) in str(caught.value)
 
 
-def test_emd_of_scores_says_what_it_needs():
+def test_emd_of_scores_is_an_error_that_names_amhpmodel():
     with pytest.raises(AMHPError, match='needs level distributions; use AMHPModel'):
         calculate_emd(PREDICTED, RATED)
 

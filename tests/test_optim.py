@@ -1,4 +1,4 @@
-"""From losses to steps: accumulation, precision, clipping, averages, schedules, faults."""
+"""Steps of the optimizer: accumulation, precision, clipping, averages, schedules, bad losses."""
 
 import math
 
@@ -29,7 +29,7 @@ def feed(model, batch, iteration=1):
 
 @pytest.fixture
 def keep_gradients(monkeypatch):
-    """Have the optimizer leave weights and gradients as they are."""
+    """Return a function that stops an optimizer from changing weights and gradients."""
 
     def keep(model):
         monkeypatch.setattr(model.optimizer, 'step', lambda: None)
@@ -60,7 +60,7 @@ def test_accumulated_gradients_are_those_of_the_large_batch(build, batches, keep
         assert (a[name] - b[name]).abs().max() <= 1e-5 * largest, name
 
 
-def test_a_step_is_made_for_every_so_many_batches_and_for_what_is_left(build, batches):
+def test_a_step_is_made_after_accumulate_batches_and_at_the_end_of_an_epoch(build, batches):
     model = build(train={'accumulate': 2})
     steps = []
     for number, batch in enumerate(batches[0]):
@@ -86,12 +86,12 @@ def test_losses_that_compare_images_cannot_be_accumulated(build, loss):
      {'precision': 'int8'}, {'nonfinite': 'ignore'}, {'schedule_by': 'minute'},
      {'accumulate': True}],
 )  # fmt: skip
-def test_options_that_cannot_be_are_named(build, wrong):
+def test_options_that_are_not_allowed_are_named(build, wrong):
     with pytest.raises(AMHPError, match=next(iter(wrong))):
         build(train=wrong)
 
 
-def test_the_norm_of_the_gradient_is_limited(build, batches, keep_gradients):
+def test_the_norm_of_the_gradient_is_clipped(build, batches, keep_gradients):
     norms = []
     for limit in (None, 0.01):
         model = build(train={'clip_grad_norm': limit})
@@ -137,8 +137,8 @@ def test_gradient_checkpointing_changes_no_gradient(build, batches, keep_gradien
     assert all(torch.allclose(found[0][name], found[1][name], atol=1e-6) for name in found[0])
 
 
-def spoil_loss(model, iteration):
-    """The loss of one iteration is NaN."""
+def make_loss_nan(model, iteration):
+    """Make the loss of one iteration NaN."""
     real, calls = model.cri_mos, iter(range(1, 100))
 
     def loss(p, q):
@@ -149,15 +149,15 @@ def spoil_loss(model, iteration):
 
 def test_a_loss_that_is_not_finite_stops_with_the_names_of_the_files(build, batches):
     model = build()
-    spoil_loss(model, 1)
+    make_loss_nan(model, 1)
     with pytest.raises(AMHPError, match='the loss is nan') as error:
         feed(model, batches[0][0])
     assert all(path in str(error.value) for path in batches[0][0]['img_path'])
 
 
-def test_or_is_left_out_and_counted(build, batches, pyiqa_log):
+def test_a_loss_that_is_not_finite_can_be_left_out_and_counted(build, batches, pyiqa_log):
     model = build(train={'nonfinite': 'skip'})
-    spoil_loss(model, 2)
+    make_loss_nan(model, 2)
     feed(model, batches[0][0], 1)
     before = {name: p.clone() for name, p in model.net.named_parameters()}
     feed(model, batches[0][1], 2)
@@ -188,7 +188,7 @@ def test_the_average_is_what_is_validated_and_saved(build, batches, loader, tmp_
 
 
 def rates(model, batches, epochs=2):
-    """The learning rate of every step."""
+    """Train, and return the learning rate of every step."""
     found = []
     for epoch in range(epochs):
         for batch in batches:

@@ -1,4 +1,4 @@
-"""What a training and a test leave for programs to read, and which weights each figure is of."""
+"""The records of trainings and tests, and the weights that each figure was measured on."""
 
 import json
 
@@ -20,18 +20,20 @@ def digest_of(file):
     return weights_digest(read_checkpoint(file).state)
 
 
-def test_every_checkpoint_is_known_by_its_weights_and_iteration(trained_and_tested, record):
+def test_every_checkpoint_has_the_digest_of_its_weights_and_its_iteration(
+    trained_and_tested, record
+):
     files = sorted((trained_and_tested / 'experiments' / 'tiny' / 'models').glob('*.pth'))
-    known = record['checkpoints']
-    assert sorted(known) == [file.name for file in files]
-    assert known['net_2.pth']['iteration'] == 2
-    assert known['net_latest.pth']['iteration'] == 3
+    checkpoints = record['checkpoints']
+    assert sorted(checkpoints) == [file.name for file in files]
+    assert checkpoints['net_2.pth']['iteration'] == 2
+    assert checkpoints['net_latest.pth']['iteration'] == 3
     for file in files:
-        assert known[file.name]['weights'] == digest_of(file)
-    assert known['net_2.pth']['weights'] != known['net_latest.pth']['weights']
+        assert checkpoints[file.name]['weights'] == digest_of(file)
+    assert checkpoints['net_2.pth']['weights'] != checkpoints['net_latest.pth']['weights']
 
 
-def test_every_validation_says_what_it_was_measured_on(record):
+def test_every_validation_has_its_data_and_weights(record):
     [measured] = record['measured']
     assert measured['weights'] == record['checkpoints']['net_best.pth']['weights']
     assert (measured['iteration'], measured['images']) == (3, 6)
@@ -41,7 +43,7 @@ def test_every_validation_says_what_it_was_measured_on(record):
     assert set(measured['metrics']) == {'acc', 'srcc', 'plcc', 'krcc', 'mse', 'emd1', 'emd2'}
 
 
-def test_the_options_and_the_data_are_there_and_no_folders(
+def test_the_record_has_the_options_and_the_data_but_no_folders(
     trained_and_tested, record, shared_rated_images
 ):
     assert record['seed'] == 123
@@ -56,7 +58,7 @@ def test_the_options_and_the_data_are_there_and_no_folders(
         assert str(folder) not in json.dumps(record)
 
 
-def test_a_test_says_which_weights_it_measured(trained_and_tested, record):
+def test_a_test_has_the_digest_of_its_weights(trained_and_tested, record):
     tested = read_record(trained_and_tested / 'results' / 'tiny' / 'testing.json')
     [measured] = tested['measured']
     assert measured['weights'] == record['checkpoints']['net_best.pth']['weights']
@@ -65,7 +67,7 @@ def test_a_test_says_which_weights_it_measured(trained_and_tested, record):
     assert measured['metrics'] == {key: written[key] for key in measured['metrics']}
 
 
-def test_the_digest_is_of_the_weights_and_not_of_the_file(trained_and_tested, tmp_path):
+def test_the_digest_depends_on_the_weights_and_not_on_the_file(trained_and_tested, tmp_path):
     best = trained_and_tested / 'experiments' / 'tiny' / 'models' / 'net_best.pth'
     stored = add_to_store(best, 'ava')
     assert digest_of(stored) == digest_of(best)
@@ -106,7 +108,7 @@ def test_a_record_of_an_older_version_gets_the_names_of_today(record, tmp_path):
     ['', '[]', '{"format": 2}', '{"format": 1, "measured": 3}', '[' * 99999, 'not JSON', '\x00'],
     ids=['empty', 'list', 'newer', 'partial', 'deep', 'text', 'nul'],
 )
-def test_a_record_that_is_none_is_not_taken_for_one(tmp_path, text):
+def test_other_files_are_not_read_as_records(tmp_path, text):
     (tmp_path / 'training.json').write_text(text)
     assert read_record(tmp_path / 'training.json') is None
     assert read_record(tmp_path / 'absent.json') is None

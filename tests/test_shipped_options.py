@@ -1,4 +1,4 @@
-"""The shipped option files of the data sets: from a download in small to tested scores."""
+"""The shipped option files of the data sets: prepare, train and test on small data."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ SIZES = {'num_worker_per_gpu': 0, 'batch_size_per_gpu': 4}
 
 
 def in_small(kind, name, folder, protocol):
-    """A shipped file with other paths and sizes, and the protocol in its one line."""
+    """Read a shipped file, with the protocol in its one line; change paths and sizes."""
     text = (SHIPPED / f'{kind}_amhp_{name}.yml').read_text()
     assert text.count('&protocol paper') == 1
     opt = yaml.safe_load(text.replace('&protocol paper', f'&protocol {protocol}'))
@@ -49,7 +49,7 @@ def in_small(kind, name, folder, protocol):
 
 @pytest.fixture(scope='module', params=WRITERS)
 def prepared(request, tmp_path_factory):
-    """A data set in small, where the option files expect it, and prepared."""
+    """A small prepared data set in the folder where the option files expect it."""
     folder = tmp_path_factory.mktemp(request.param)
     name = request.param
     root = WRITERS[name](folder / 'datasets' / name.upper())

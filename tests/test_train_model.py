@@ -1,4 +1,4 @@
-"""``AMHPModel`` by itself: parameter groups, single steps, best models, checkpoints."""
+"""``AMHPModel`` without a loop: parameter groups, steps, the best model, checkpoints."""
 
 import dataclasses
 
@@ -24,7 +24,7 @@ def snapshot(net):
 
 
 def moved(model, before):
-    """The parts of the network that changed."""
+    """Return the parts of the network that changed."""
     after = snapshot(model.net)
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     parts = {'backbone.clip.visual': 'image', 'backbone.clip': 'text'}
@@ -90,7 +90,7 @@ def test_no_parameter_is_lost_and_none_is_in_two_groups(build, variant, optim):
         ({'lr_visual': 1e-4, 'lr_backbone': 1e-5, 'weight_decay': 0.3}, [0.3, 0.3, 0.3]),
     ],
 )
-def test_weight_decay_holds_for_every_group_unless_one_is_given_its_own(build, optim, expected):
+def test_weight_decay_applies_to_every_group_unless_it_has_its_own(build, optim, expected):
     assert [decay for _, _, decay in groups_by_name(build(optim=optim))] == expected
 
 
@@ -101,7 +101,7 @@ def test_without_a_weight_decay_it_is_the_papers(build):
     assert [decay for _, _, decay in groups_by_name(model)] == [1e-3, 1e-3]
 
 
-def test_weight_decay_really_shrinks_every_parameter(build):
+def test_weight_decay_shrinks_every_parameter(build):
     model = build(optim={'lr': 0.5, 'lr_backbone': 0.25, 'weight_decay': 0.1})
     before = snapshot(model.net)
     for parameter in model.net.parameters():
@@ -151,7 +151,7 @@ def test_the_loss_that_is_logged_is_eq_8_of_the_batch(build, batch):
     assert model.get_current_log() == {'l_mos': pytest.approx(expected, rel=1e-4)}
 
 
-def test_the_reference_loss_weighs_each_image_by_its_ratings(build, batch):
+def test_the_reference_loss_weights_each_image_by_its_ratings(build, batch):
     options = {'type': 'AMHPEMDLoss', 'r': 1, 'protocol': 'reference'}
     model = build(train={'mos_loss_opt': options})
     with torch.no_grad():
@@ -164,7 +164,7 @@ def test_the_reference_loss_weighs_each_image_by_its_ratings(build, batch):
     assert model.get_current_log() == {'l_mos': pytest.approx(expected, rel=1e-4)}
 
 
-def test_texts_take_part_in_training(build, batch):
+def test_texts_change_the_loss(build, batch):
     logs = []
     for texts in (batch['text'], [''] * 4):
         model = build(network={'fc_init': 'default'})
@@ -195,7 +195,7 @@ def with_errors(batch, *rows):
     return {**batch, 'read_error': errors}
 
 
-def test_a_step_does_without_the_unreadable_images(build, batch):
+def test_a_step_leaves_out_unreadable_images(build, batch):
     part, whole = build(), build()
     part.feed_data(with_errors(batch, 1, 2))
     whole.feed_data({key: [value[0], value[3]] if isinstance(value, list) else value[[0, 3]]
@@ -240,7 +240,7 @@ def test_ratings_on_another_scale_than_the_network_are_refused(build, loader):
 # The best model
 
 
-def test_a_worse_model_does_not_take_the_place_of_the_best(build, loader, tmp_path):
+def test_a_worse_model_does_not_replace_the_best(build, loader, tmp_path):
     model = build(val={'key_metric': 'mse'})
     val = loader('val')
     errors = []
@@ -248,7 +248,7 @@ def test_a_worse_model_does_not_take_the_place_of_the_best(build, loader, tmp_pa
         model.net.level_values.copy_(torch.tensor(values))  # the middle one is far off
         val.dataset.images = dataclasses.replace(val.dataset.images, level_values=np.array(values))
         with torch.no_grad():
-            model.net.logit_scale.fill_(float(iteration))  # a mark, to know a model by
+            model.net.logit_scale.fill_(float(iteration))  # identifies the model
         model.nondist_validation(val, iteration, None, False)
         errors.append(model.metric_results['mse'])
         best = int(np.argmin(errors))
@@ -354,7 +354,7 @@ def test_a_checkpoint_carries_the_configuration(build, tmp_path):
     assert config.level_values == REFERENCE_PARA_LEVEL_VALUES
 
 
-def test_training_goes_on_from_a_checkpoint_of_ones_own(build, tmp_path):
+def test_training_starts_with_the_weights_of_a_checkpoint(build, tmp_path):
     first = build()
     first.save_network(first.net, 'net', -1)
     path = {'pretrain_network': str(tmp_path / 'net_latest.pth')}
@@ -381,7 +381,7 @@ def test_a_state_of_another_model_is_refused(build):
         build().resume_training({'iter': 1, 'optimizers': [], 'schedulers': []})
 
 
-def test_one_process_with_several_gpus_is_refused_since_texts_would_not_be_shared(build):
+def test_one_process_with_several_gpus_is_refused(build):
     opt = build().opt
     with pytest.raises(AMHPError, match='torchrun --nproc_per_node=4'):
         build_model({**opt, 'num_gpu': 4})
