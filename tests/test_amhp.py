@@ -15,7 +15,7 @@ READS_TEXT = ('image+attributes', 'all')
 TEXTS = ['soft evening light', None, 'the horizon is tilted ' * 9, '', 'soft evening light']
 
 
-def photos(n=1, channels=3, height=40, width=52, seed=0):
+def smooth_images(n=1, channels=3, height=40, width=52, seed=0):
     """Smooth images, as photographs are: noise would look alike after resizing."""
     noise = torch.rand(n, channels, 5, 6, generator=torch.Generator().manual_seed(seed))
     return torch.nn.functional.interpolate(noise, (height, width), mode='bilinear')
@@ -27,7 +27,7 @@ def scores(net, images, text=None):
 
 
 def test_scores_and_distributions_come_as_in_pyiqas_nima(make_amhp):
-    net, images = make_amhp(), photos(3)
+    net, images = make_amhp(), smooth_images(3)
     mos, dist = net(images, return_mos=True, return_dist=True)
     assert mos.shape == (3, 1)
     assert dist.shape == (3, 5)
@@ -41,20 +41,20 @@ def test_scores_and_distributions_come_as_in_pyiqas_nima(make_amhp):
 
 @pytest.mark.parametrize(('height', 'width'), [(1, 1), (7, 300), (32, 32), (37, 37), (500, 333)])
 def test_an_image_of_any_size_is_judged(make_amhp, height, width):
-    score = scores(make_amhp(), photos(2, height=height, width=width), ['a', 'b'])
+    score = scores(make_amhp(), smooth_images(2, height=height, width=width), ['a', 'b'])
     assert score.shape == (2, 1)
     assert torch.isfinite(score).all()
 
 
 def test_a_grey_image_is_judged_as_the_same_image_in_three_channels(make_amhp):
-    grey = photos(2, channels=1)
+    grey = smooth_images(2, channels=1)
     net = make_amhp()
     assert torch.equal(scores(net, grey), scores(net, grey.repeat(1, 3, 1, 1)))
 
 
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float16])
 def test_images_in_another_precision_are_judged(make_amhp, dtype):
-    net, images = make_amhp(), photos(2)
+    net, images = make_amhp(), smooth_images(2)
     torch.testing.assert_close(
         scores(net, images.to(dtype)), scores(net, images), atol=0.02, rtol=0
     )
@@ -63,7 +63,7 @@ def test_images_in_another_precision_are_judged(make_amhp, dtype):
 @pytest.mark.parametrize('protocol', ['paper', 'reference'])
 @pytest.mark.parametrize('variant', VARIANTS)
 def test_a_score_does_not_depend_on_the_rest_of_the_batch(make_amhp, variant, protocol):
-    net, images = make_amhp(variant=variant, protocol=protocol), photos(5)
+    net, images = make_amhp(variant=variant, protocol=protocol), smooth_images(5)
     together = scores(net, images, TEXTS)
     alone = [scores(net, images[i : i + 1], [TEXTS[i]]) for i in range(5)]
     torch.testing.assert_close(torch.cat(alone), together, atol=1e-5, rtol=0)
@@ -78,7 +78,7 @@ def test_a_score_does_not_depend_on_the_rest_of_the_batch(make_amhp, variant, pr
 
 @pytest.mark.parametrize('variant', VARIANTS)
 def test_only_variants_with_attributes_react_to_a_text(make_amhp, variant):
-    net, image = make_amhp(variant=variant), photos()
+    net, image = make_amhp(variant=variant), smooth_images()
     without, one, two = (scores(net, image, text) for text in (None, 'warm light', 'a dull sky'))
     if variant in READS_TEXT:
         assert len({without.item(), one.item(), two.item()}) == 3
@@ -88,11 +88,11 @@ def test_only_variants_with_attributes_react_to_a_text(make_amhp, variant):
 
 @pytest.mark.parametrize('variant', VARIANTS)
 def test_every_variant_reacts_to_the_image(make_amhp, variant):
-    assert scores(make_amhp(variant=variant), photos(4)).unique().numel() == 4
+    assert scores(make_amhp(variant=variant), smooth_images(4)).unique().numel() == 4
 
 
 def test_no_text_is_none_or_empty_or_blank(make_amhp):
-    net, image = make_amhp(), photos()
+    net, image = make_amhp(), smooth_images()
     same = {scores(net, image, t).item() for t in (None, '', ' \n', [None], [''], (' ',))}
     assert len(same) == 1
     assert scores(net, image, ' warm light\n') == scores(net, image, ['warm light'])
@@ -114,11 +114,11 @@ def test_no_text_is_none_or_empty_or_blank(make_amhp):
 @pytest.mark.parametrize('variant', ['all', 'image'])
 def test_wrong_texts_are_reported_as_given(make_amhp, text, error, message, variant):
     with pytest.raises(error, match=message):
-        make_amhp(variant=variant)(photos(2), text=text)
+        make_amhp(variant=variant)(smooth_images(2), text=text)
 
 
 def nan_at(*places):
-    images = photos(3)
+    images = smooth_images(3)
     for image, value in places:
         images[image, 0, 0, :2] = value
     return images
@@ -129,12 +129,12 @@ def nan_at(*places):
     [
         (nan_at((1, float('nan'))), AMHPError, r'NaN or infinite \(image 1: 2\)'),
         (nan_at((0, float('nan')), (2, float('inf'))), AMHPError, 'image 0: 2, image 2: 2'),
-        (photos()[0], AMHPError, r'expected \(N, 3, H, W\).*got \(3, 40, 52\)'),
-        (photos(channels=4), AMHPError, r'got \(1, 4, 40, 52\)'),
+        (smooth_images()[0], AMHPError, r'expected \(N, 3, H, W\).*got \(3, 40, 52\)'),
+        (smooth_images(channels=4), AMHPError, r'got \(1, 4, 40, 52\)'),
         (torch.zeros(1, 3, 0, 4), AMHPError, r'got \(1, 3, 0, 4\)'),
         (torch.zeros(0, 3, 4, 4), AMHPError, r'got \(0, 3, 4, 4\)'),
         (torch.zeros(1, 3, 4, 4, dtype=torch.uint8), TypeError, 'got torch.uint8'),
-        (photos().numpy(), TypeError, 'got ndarray'),
+        (smooth_images().numpy(), TypeError, 'got ndarray'),
     ],
 )
 def test_wrong_images_are_reported_as_given(make_amhp, images, error, message):
@@ -158,7 +158,7 @@ def test_wrong_images_are_reported_as_given(make_amhp, images, error, message):
 def test_any_levels_values_and_template(make_amhp, options):
     net = make_amhp(**options)
     values = options.get('level_values', [1.5, 3.5, 5.5, 7.5, 9.5])
-    mos, dist = net(photos(3), return_dist=True)
+    mos, dist = net(smooth_images(3), return_dist=True)
     assert dist.shape == (3, len(values))
     torch.testing.assert_close(mos[:, 0], (dist * torch.tensor(values)).sum(1))
     assert mos.min() > values[0]
@@ -245,7 +245,7 @@ def test_each_difference_of_the_protocols_changes_scores(tiny, name):
             torch.nn.init.normal_(net.fc.weight, std=0.2)
         return net
 
-    images = photos(8)
+    images = smooth_images(8)
     assert not torch.equal(
         scores(build(**{name: PROTOCOL_PARTS[name][1]}), images, ['warm light'] * 8),
         scores(build(), images, ['warm light'] * 8),
@@ -259,15 +259,15 @@ def test_level_features_are_encoded_once_in_evaluation(make_amhp, watch_text_enc
     net = make_amhp()
     read = watch_text_encoder(net)
     for _ in range(3):
-        scores(net, photos(2))
+        scores(net, smooth_images(2))
     assert [texts for texts, _ in read] == [5]
-    scores(net, photos(2), ['warm light', None])
+    scores(net, smooth_images(2), ['warm light', None])
     assert [texts for texts, _ in read] == [5, 1]
 
 
 def step(net):
     optimizer = torch.optim.AdamW(net.parameters(), lr=0.05)
-    net(photos(2), ['warm light', '']).sum().backward()
+    net(smooth_images(2), ['warm light', '']).sum().backward()
     optimizer.step()
 
 
@@ -285,7 +285,7 @@ def step(net):
 )
 @pytest.mark.parametrize('first_pass', [torch.no_grad, torch.inference_mode])
 def test_level_features_are_never_stale(make_amhp, change, first_pass):
-    net, other, images = make_amhp(), make_amhp(seed=1), photos(2)
+    net, other, images = make_amhp(), make_amhp(seed=1), smooth_images(2)
     with first_pass():
         before = net(images)
     change(net, other)
@@ -298,8 +298,8 @@ def test_level_features_are_never_stale(make_amhp, change, first_pass):
 
 def test_level_features_have_a_gradient_where_one_is_wanted(make_amhp):
     net = make_amhp(variant='image+levels')
-    scores(net, photos())
-    net(photos()).sum().backward()
+    scores(net, smooth_images())
+    net(smooth_images()).sum().backward()
     assert net.backbone.clip.token_embedding.weight.grad.abs().sum() > 0
 
 
@@ -309,7 +309,7 @@ def test_level_features_have_a_gradient_where_one_is_wanted(make_amhp):
 @pytest.mark.parametrize('variant', VARIANTS)
 def test_every_parameter_that_is_trained_gets_a_finite_gradient(make_amhp, variant):
     net = make_amhp(variant=variant).train()
-    net(photos(3), ['warm light', None, '']).sum().backward()
+    net(smooth_images(3), ['warm light', None, '']).sum().backward()
     for name, parameter in net.named_parameters():
         if parameter.requires_grad:
             assert parameter.grad is not None, name
@@ -328,7 +328,7 @@ def test_pyiqa_creates_every_metric(tiny, metric_name, protocol):
     metric = pyiqa.create_metric(
         metric_name, pretrained=False, backbone=tiny, protocol=protocol, device='cpu'
     )
-    score = metric(photos(4), text=['warm light', None, '', 'a tilted horizon'])
+    score = metric(smooth_images(4), text=['warm light', None, '', 'a tilted horizon'])
     assert score.shape == (4, 1)
     assert not score.requires_grad
     low, high = map(float, metric.score_range.split(','))
@@ -339,7 +339,7 @@ def test_pyiqa_creates_every_metric(tiny, metric_name, protocol):
 
 
 @pytest.mark.parametrize(
-    'image', [photos(2), torch.full((2, 3, 40, 40), 0.5), torch.zeros(2, 1, 9, 9)]
+    'image', [smooth_images(2), torch.full((2, 3, 40, 40), 0.5), torch.zeros(2, 1, 9, 9)]
 )
 @pytest.mark.parametrize('text', [None, ['warm light', '']])
 @pytest.mark.parametrize('protocol', ['paper', 'reference'])
@@ -388,11 +388,11 @@ def test_a_backbone_with_tuples_takes_its_own_weights(make_amhp, tiny):
     encoder = {'layers': (1, 1, 1, 1), 'width': 8, 'image_size': 32, 'patch_size': None}
     net, other = (make_amhp(seed, backbone={**tiny, 'vision_cfg': encoder}) for seed in (0, 1))
     net.load_state_dict(other.state_dict())
-    assert torch.equal(scores(net, photos(2)), scores(other, photos(2)))
+    assert torch.equal(scores(net, smooth_images(2)), scores(other, smooth_images(2)))
 
 
 def test_a_deep_copy_scores_the_same_and_is_its_own(make_amhp):
-    net, images = make_amhp(), photos(2)
+    net, images = make_amhp(), smooth_images(2)
     before = scores(net, images, TEXTS[:2])
     twin = copy.deepcopy(net)
     assert torch.equal(scores(twin, images, TEXTS[:2]), before)

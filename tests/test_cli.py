@@ -18,18 +18,6 @@ def checkpoint(make_amhp, tmp_path):
     return save_checkpoint(tmp_path / 'trained.pth', make_amhp().state_dict())
 
 
-@pytest.fixture
-def photos(tmp_path):
-    """Four images in two folders, of different sizes and brightness."""
-    folder = tmp_path / 'photos'
-    (folder / 'sub').mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for i, name in enumerate(('a.png', 'b.jpg', 'sub/c.png', 'sub/d.webp')):
-        pixels = rng.integers(0, 60 * (i + 1), (30 + i, 40, 3)).astype(np.uint8)
-        Image.fromarray(pixels).save(folder / name)
-    return folder
-
-
 def test_without_arguments_it_explains_itself(amhp):
     _, out, err = amhp()
     for command in ('demo', 'score', 'train', 'test', 'weights', 'info'):
@@ -194,7 +182,7 @@ def test_a_text_for_two_images_is_refused(amhp, photos, checkpoint, tmp_path):
         ('img_name,comment\na.png,x\n', 'text'),
         ('img_name,text\na.png,x\na.png,y\n', 'two texts'),
         ('img_name,text\nzzz.png,x\n', 'no img_name fits'),
-        ('', 'cannot be read as CSV'),
+        ('', 'the file is empty'),
     ],
 )
 def test_bad_texts_files_say_what_is_wrong(amhp, photos, checkpoint, tmp_path, content, expected):

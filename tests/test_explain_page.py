@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import write_photos
 from PIL import Image
 
 from pyiqa_amhp.errors import AMHPError
@@ -27,14 +28,11 @@ def picture(seed, size=(60, 44)):
 
 
 @pytest.fixture
-def photos(tmp_path):
-    """Three images, one of a hostile name, two of one name; and a file that is none."""
-    root = tmp_path / 'photos'
-    (root / 'sub').mkdir(parents=True)
-    for i, name in enumerate((f'{HOSTILE}.png', 'a.png', 'sub/A.png')):
-        picture(i).save(root / name)
-    (root / 'bad.jpg').write_text('no image')
-    return root
+def gallery(tmp_path):
+    """Three photographs, one with a hostile name and two with one name, and a file that is none."""
+    folder = write_photos(tmp_path / 'photos', [f'{HOSTILE}.png', 'a.png', 'sub/A.png'])
+    (folder / 'bad.jpg').write_text('no image')
+    return folder
 
 
 @pytest.fixture
@@ -52,16 +50,25 @@ def texts(tmp_path):
 
 
 @pytest.fixture
-def explained(amhp, photos, weights, texts, tmp_path):
+def explained(amhp, gallery, weights, texts, tmp_path):
     """Exit code, standard error and folder of a run on all of them."""
     out = tmp_path / 'out'
     code, _, err = amhp(
-        'explain', photos, '--texts', texts, '--weights', weights, '--device', 'cpu', '--out', out
+        'explain',
+        gallery,
+        '--texts',
+        texts,
+        '--weights',
+        weights,
+        '--device',
+        'cpu',
+        '--out',
+        out,
     )
     return code, err, out
 
 
-def test_a_folder_has_json_cards_and_a_page(explained, photos):
+def test_a_folder_has_json_cards_and_a_page(explained, gallery):
     code, err, out = explained
     assert code == 1 and 'bad.jpg: not an image' in err
     entries = json.loads((out / 'explanations.json').read_text())
@@ -105,9 +112,16 @@ def test_the_page_needs_nothing_from_outside(explained):
     assert all((out / unquote(html.unescape(link))).is_file() for link in links)
 
 
-def test_the_terminal_card_says_it_all(amhp, photos, weights):
+def test_the_terminal_card_says_it_all(amhp, gallery, weights):
     code, out, _ = amhp(
-        'explain', photos / 'a.png', '--weights', weights, '--device', 'cpu', '--text', 'soft [b]x'
+        'explain',
+        gallery / 'a.png',
+        '--weights',
+        weights,
+        '--device',
+        'cpu',
+        '--text',
+        'soft [b]x',
     )
     assert code == 0
     assert 'a.png' in out and 'on a scale from 1 to 10' in out
@@ -117,10 +131,10 @@ def test_the_terminal_card_says_it_all(amhp, photos, weights):
     assert len(re.findall(r'[+−±]\d\.\d\d', out)) >= 12
 
 
-def test_metrics_that_cannot_explain_themselves_are_refused(amhp, photos):
-    code, _, err = amhp('explain', photos / 'a.png', '--metric', 'niqe', '--device', 'cpu')
+def test_metrics_that_cannot_explain_themselves_are_refused(amhp, gallery):
+    code, _, err = amhp('explain', gallery / 'a.png', '--metric', 'niqe', '--device', 'cpu')
     assert code == 1 and 'cannot explain itself' in err
-    code, _, err = amhp('explain', photos, '--text', 'x', '--texts', 'y.csv')
+    code, _, err = amhp('explain', gallery, '--text', 'x', '--texts', 'y.csv')
     assert code == 1 and 'not both' in err
 
 
@@ -207,9 +221,9 @@ def test_lines_fit():
     assert len(wrapped(text, 12, 200, 2)) == 2
 
 
-def test_unwritable_output_is_said_before_anything_is_computed(amhp, photos, tmp_path):
+def test_unwritable_output_is_said_before_anything_is_computed(amhp, gallery, tmp_path):
     (tmp_path / 'file').write_text('')
-    code, _, err = amhp('explain', photos, '--weights', 'none.pth', '--out', tmp_path / 'file')
+    code, _, err = amhp('explain', gallery, '--weights', 'none.pth', '--out', tmp_path / 'file')
     assert code == 1 and 'file' in err and 'none.pth' not in err
 
 
@@ -219,11 +233,12 @@ def test_without_matplotlib_the_extra_is_named(monkeypatch, tmp_path):
         folder.check_output(tmp_path)
 
 
-def test_files_are_explained_as_a_call_does(make_amhp, photos):
+def test_files_are_explained_as_a_call_does(make_amhp, gallery):
     net = make_amhp()
-    (entry,) = folder.explain_files(net, [photos / 'a.png'], ['light'])
-    assert entry.found == net.explain(photos / 'a.png', 'light')
+    (entry,) = folder.explain_files(net, [gallery / 'a.png'], ['light'])
+    assert entry.found == net.explain(gallery / 'a.png', 'light')
+    pixels = torch.from_numpy(np.array(Image.open(gallery / 'a.png')))  # (H, W, 3)
     assert entry.found.score == pytest.approx(
-        net(torch.from_numpy(np.array(picture(1))).permute(2, 0, 1)[None] / 255, 'light').item(),
+        net(pixels.permute(2, 0, 1)[None] / 255, 'light').item(),
         abs=1e-5,
     )

@@ -27,9 +27,9 @@ def detailed(width, height, seed):
 
 
 @pytest.fixture(scope='module')
-def photos(tmp_path_factory):
+def jpegs(tmp_path_factory):
     """Six JPEGs of several sizes, some of which are decoded at 1/2, 1/4 and 1/8."""
-    folder = tmp_path_factory.mktemp('photos')
+    folder = tmp_path_factory.mktemp('jpegs')
     sizes = ((1300, 900), (640, 480), (150, 148), (330, 300), (97, 203), (74, 80))
     for i, size in enumerate(sizes):
         image = detailed(*size, i).point(lambda value, i=i: int(value * (1 - 0.12 * i)))
@@ -71,35 +71,35 @@ def trained(metric):
     return model
 
 
-def test_quick_scores_are_within_one_hundredth_of_the_scale(photos, trained):
-    quick, exact = (scores(photos, None, trained, exact=exact) for exact in (False, True))
+def test_quick_scores_are_within_one_hundredth_of_the_scale(jpegs, trained):
+    quick, exact = (scores(jpegs, None, trained, exact=exact) for exact in (False, True))
     assert exact.std() > 0.1 * 9  # images that the model tells apart
     assert 0 < np.abs(quick - exact).max() < 0.01 * 9
 
 
 @pytest.mark.parametrize('options', [{}, {'protocol': 'reference'}, {'resize': 'shortest'}])
-def test_exact_scores_are_those_of_the_net(photos, metric, options):
+def test_exact_scores_are_those_of_the_net(jpegs, metric, options):
     model = metric(**options)
     expected = []
-    for path in photos:
+    for path in jpegs:
         pixels = torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1)[None]
         with torch.no_grad():
             expected.append(float(model.net(pixels / 255)))
-    assert scores(photos, None, model, exact=True) == pytest.approx(expected, abs=1e-5)
+    assert scores(jpegs, None, model, exact=True) == pytest.approx(expected, abs=1e-5)
 
 
-def test_mirroring_is_tossed_on_all_pixels(photos, metric):
+def test_mirroring_is_tossed_on_all_pixels(jpegs, metric):
     model = metric(protocol='reference', tau=0.02)
     mirrored = metric(protocol='reference', tau=0.02, test_flip=False)
-    quick, exact = (scores(photos, None, model, exact=exact) for exact in (False, True))
+    quick, exact = (scores(jpegs, None, model, exact=exact) for exact in (False, True))
     assert np.abs(quick - exact).max() < 0.01 * 9
-    assert np.abs(quick - scores(photos, None, mirrored)).max() > 0.01 * 9
+    assert np.abs(quick - scores(jpegs, None, mirrored)).max() > 0.01 * 9
 
 
 @pytest.mark.parametrize('exact', [False, True])
 @pytest.mark.parametrize(('batch_size', 'workers'), [(1, 1), (4, 3), (100, 2)])
-def test_batches_and_workers_change_nothing(photos, metric, batch_size, workers, exact):
-    model, many = metric(), photos * 3
+def test_batches_and_workers_change_nothing(jpegs, metric, batch_size, workers, exact):
+    model, many = metric(), jpegs * 3
     expected = list(score_images(many, None, model, exact=exact))
     rows = list(
         score_images(many, None, model, batch_size=batch_size, workers=workers, exact=exact)
@@ -108,49 +108,49 @@ def test_batches_and_workers_change_nothing(photos, metric, batch_size, workers,
     assert [r.score for r in rows] == pytest.approx([r.score for r in expected], abs=1e-5)
 
 
-def test_a_bad_file_is_a_row_in_its_place(photos, metric, tmp_path):
-    (tmp_path / 'bad.jpg').write_bytes(photos[0].read_bytes()[:5000])
-    many = [photos[0], tmp_path / 'bad.jpg', photos[1], tmp_path / 'absent.jpg']
+def test_a_bad_file_is_a_row_in_its_place(jpegs, metric, tmp_path):
+    (tmp_path / 'bad.jpg').write_bytes(jpegs[0].read_bytes()[:5000])
+    many = [jpegs[0], tmp_path / 'bad.jpg', jpegs[1], tmp_path / 'absent.jpg']
     rows = list(score_images(many, ['a', 'b', 'c', 'd'], metric(), batch_size=3))
     assert [row.error != '' for row in rows] == [False, True, False, True]
     assert [row.score is None for row in rows] == [False, True, False, True]
     assert 'truncated' in rows[1].error and 'no such file' in rows[3].error
-    assert rows[2].score == pytest.approx(scores([photos[1]], ['c'], metric())[0], abs=1e-5)
+    assert rows[2].score == pytest.approx(scores([jpegs[1]], ['c'], metric())[0], abs=1e-5)
 
 
-def test_paths_without_an_end_are_scored_as_they_come(photos, metric):
+def test_paths_without_an_end_are_scored_as_they_come(jpegs, metric):
     asked = []
 
     def endless():
         for i in itertools.count():
             asked.append(i)
-            yield photos[i % 3]
+            yield jpegs[i % 3]
 
     rows = score_images(endless(), None, metric(), batch_size=4, workers=2)
-    assert [next(rows).path for _ in range(9)] == [str(photos[i % 3]) for i in range(9)]
+    assert [next(rows).path for _ in range(9)] == [str(jpegs[i % 3]) for i in range(9)]
     assert len(asked) <= 9 + 2 * 4 + 2 + 1
     rows.close()
 
 
-def test_texts_may_come_one_by_one(photos, metric):
+def test_texts_may_come_one_by_one(jpegs, metric):
     texts = ['lovely light', None, ' ', 'dull']
-    given = [row.prompt_source for row in score_images(photos[:4], iter(texts), metric())]
+    given = [row.prompt_source for row in score_images(jpegs[:4], iter(texts), metric())]
     assert given == ['given', 'none', 'none', 'given']
 
 
 @pytest.mark.parametrize('texts', [['one'], iter(['one']), ['x'] * 7, iter(['x'] * 7)])
-def test_another_number_of_texts_is_refused(photos, metric, texts):
+def test_another_number_of_texts_is_refused(jpegs, metric, texts):
     with pytest.raises(AMHPError, match='give one for each'):
-        list(score_images(photos, texts, metric()))
+        list(score_images(jpegs, texts, metric()))
 
 
 @pytest.mark.parametrize('wrong', [{'batch_size': 0}, {'workers': 0}])
-def test_sizes_below_one_are_refused_at_once(photos, metric, wrong):
+def test_sizes_below_one_are_refused_at_once(jpegs, metric, wrong):
     with pytest.raises(AMHPError, match='expected 1 or more'):
-        score_images(photos, None, metric(), **wrong)
+        score_images(jpegs, None, metric(), **wrong)
 
 
-def test_a_fault_of_the_metric_ends_the_readers(photos, metric, monkeypatch):
+def test_a_fault_of_the_metric_ends_the_readers(jpegs, metric, monkeypatch):
     model = metric()
 
     def broken(*_):
@@ -158,7 +158,7 @@ def test_a_fault_of_the_metric_ends_the_readers(photos, metric, monkeypatch):
 
     monkeypatch.setattr(model.net, 'predict', broken)
     with pytest.raises(RuntimeError, match='out of memory'):
-        list(score_images(photos, None, model))
+        list(score_images(jpegs, None, model))
     assert not [t for t in threading.enumerate() if t.name.startswith('amhp-read')]
 
 

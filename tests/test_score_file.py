@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
+from conftest import write_photos
 
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.scoring import writer as score_file
@@ -143,12 +143,9 @@ def test_equal_scores_keep_their_order():
 
 
 @pytest.fixture
-def photos(tmp_path):
-    folder = tmp_path / 'photos'
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    for i in range(12):
-        Image.fromarray(rng.integers(0, 256, (40, 50, 3), np.uint8)).save(folder / f'{i:02}.png')
+def twelve_files(tmp_path):
+    """A folder with eleven photographs and one file that is no image."""
+    folder = write_photos(tmp_path / 'photos', [f'{i:02}.png' for i in range(12)])
     (folder / '03.png').write_bytes(b'not an image')
     return folder
 
@@ -177,10 +174,10 @@ def interrupt_after(monkeypatch, count):
 
 @pytest.mark.parametrize('suffix', SUFFIXES)
 def test_a_resumed_run_writes_what_an_uninterrupted_one_does(
-    amhp, photos, checkpoint, tmp_path, monkeypatch, suffix
+    amhp, twelve_files, checkpoint, tmp_path, monkeypatch, suffix
 ):
     whole, stopped = tmp_path / f'whole.{suffix}', tmp_path / f'stopped.{suffix}'
-    arguments = ('score', photos, '--weights', checkpoint, '--batch-size', 1)
+    arguments = ('score', twelve_files, '--weights', checkpoint, '--batch-size', 1)
     code, shown, _ = amhp(*arguments, '--out', whole)
     assert code == 1  # one file is not an image
 
@@ -198,8 +195,8 @@ def test_a_resumed_run_writes_what_an_uninterrupted_one_does(
     assert not list(tmp_path.glob('*partial*'))
 
 
-def test_a_killed_run_goes_on(amhp, photos, checkpoint, tmp_path):
-    arguments = ['score', str(photos), '--weights', str(checkpoint), '--batch-size', '1']
+def test_a_killed_run_goes_on(amhp, twelve_files, checkpoint, tmp_path):
+    arguments = ['score', str(twelve_files), '--weights', str(checkpoint), '--batch-size', '1']
     out = tmp_path / 's.csv'
     slow = (
         'import os, signal\n'
@@ -220,8 +217,8 @@ def test_a_killed_run_goes_on(amhp, photos, checkpoint, tmp_path):
     assert len(read(out)) == 12 and read(out)['path'].is_unique
 
 
-def test_resume_needs_the_same_run(amhp, photos, checkpoint, tmp_path, monkeypatch):
-    arguments = ('score', photos, '--weights', checkpoint, '--out', tmp_path / 's.csv')
+def test_resume_needs_the_same_run(amhp, twelve_files, checkpoint, tmp_path, monkeypatch):
+    arguments = ('score', twelve_files, '--weights', checkpoint, '--out', tmp_path / 's.csv')
     with monkeypatch.context() as patch:
         interrupt_after(patch, 3)
         amhp(*arguments)
@@ -229,21 +226,21 @@ def test_resume_needs_the_same_run(amhp, photos, checkpoint, tmp_path, monkeypat
     assert code == 1 and "text was None and is 'lovely light'" in err
     code, _, err = amhp(*arguments)
     assert code == 1 and '--resume' in err
-    code, _, err = amhp('score', photos, '--resume')
+    code, _, err = amhp('score', twelve_files, '--resume')
     assert code == 1 and '--out' in err
     assert amhp(*arguments, '--resume')[0] == 1 and len(read(tmp_path / 's.csv')) == 12
 
 
 def test_a_run_that_fails_before_its_first_row_leaves_nothing(
-    amhp, photos, checkpoint, tmp_path, monkeypatch
+    amhp, twelve_files, checkpoint, tmp_path, monkeypatch
 ):
     interrupt_after(monkeypatch, 0)
     out = tmp_path / 's.csv'
-    assert amhp('score', photos, '--weights', checkpoint, '--out', out)[0] == 130
+    assert amhp('score', twelve_files, '--weights', checkpoint, '--out', out)[0] == 130
     assert not list(tmp_path.glob('s.csv*'))
 
 
-def test_resume_with_nothing_to_go_on_with_begins(amhp, photos, checkpoint, tmp_path):
+def test_resume_with_nothing_to_go_on_with_begins(amhp, twelve_files, checkpoint, tmp_path):
     out = tmp_path / 's.csv'
-    amhp('score', photos, '--weights', checkpoint, '--out', out, '--resume')
+    amhp('score', twelve_files, '--weights', checkpoint, '--out', out, '--resume')
     assert len(read(out)) == 12
