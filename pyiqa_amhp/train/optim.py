@@ -200,7 +200,7 @@ def set_precision(net: nn.Module, train: dict[str, Any]) -> str:
     if train.get('precision'):
         backbone.runner = Runner(precision, backbone.runner.compile)
     if checkpointing:
-        backbone.clip.set_grad_checkpointing(True)  # type: ignore[operator]  # any open_clip model
+        backbone.clip.set_grad_checkpointing(True)
     return backbone.runner.precision
 
 
