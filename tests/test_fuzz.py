@@ -611,7 +611,7 @@ def test_rows_of_an_interrupted_run(put, content):
     path = put('scores.csv.partial.jsonl', content).with_name('scores.csv')
     file = value_or_error(ScoreFile, path, {'metric': 'amhp'}, True)
     if file is not None:
-        rows = list(file.rows())
+        rows = list(file.results())
         assert len(rows) == file.count and {row.path for row in rows} == file.done
         assert all(isinstance(row, ScoreResult) for row in rows)
         written = value_or_error(file.finish, ['bad'])
