@@ -1,7 +1,7 @@
-"""Input made to do harm: what it is, how it comes in, and what it must get.
+"""All cases of malicious input: the input, the command or call that reads it, and the answer.
 
-``test_hostile.py`` runs every case through the command or the call that a user would make;
-``python tests/hostile.py`` writes the table in ``docs/security.md``.
+``test_hostile.py`` runs every case. ``python tests/hostile.py`` writes the table in
+``docs/security.md``.
 """
 
 from pathlib import Path
@@ -21,16 +21,16 @@ BEGIN, END = '<!-- tests/hostile.py writes from here -->\n', '<!-- to here -->\n
 
 
 def table() -> str:
-    """The cases as Markdown, kind by kind."""
+    """Format the cases as Markdown tables, one for each kind."""
     lines = []
     for kind in KINDS:
-        lines += [f'\n### {kind}\n', '| input | how it comes in | gets |', '| --- | --- | --- |']
+        lines += [f'\n### {kind}\n', '| input | read by | answer |', '| --- | --- | --- |']
         lines += [f'| {c.what} | {c.way} | {c.gets} |' for c in CASES if c.kind == kind]
     return '\n'.join(lines).lstrip('\n') + '\n'
 
 
 def with_table(page: str) -> str:
-    """The page of the docs with the table of now."""
+    """Replace the table in the page of the docs."""
     before, _, rest = page.partition(BEGIN)
     return before + BEGIN + table() + END + rest.partition(END)[2]
 

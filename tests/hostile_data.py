@@ -1,4 +1,4 @@
-"""Tables, comments, options, images and left-over rows made to lead astray."""
+"""Malicious tables, comments, options, images and interrupted runs."""
 
 import json
 import pickle
@@ -16,9 +16,9 @@ READ = 'the table of an `AMHPDataset`'
 def read(world: World, content: str | bytes, index: int = 0, **options):
     from pyiqa_amhp.datasets.rated_images import read_table
 
-    (world.at / 'images').mkdir(exist_ok=True)
+    (world.folder / 'images').mkdir(exist_ok=True)
     opt = {'meta_info_file': world.write('rated.csv', content), 'level_values': [1, 2, 3]}
-    return read_table({**opt, 'dataroot_target': world.at / 'images', **options})
+    return read_table({**opt, 'dataroot_target': world.folder / 'images', **options})
 
 
 def name(what: str, given: str, gets: str = 'leaves dataroot_target'):
@@ -43,7 +43,7 @@ name('a NUL byte', 'a.png\0.txt', 'a NUL byte in a name')
 )  # fmt: skip
 def _(world):
     images = read(world, 'img_name,MOS\nlink.png,2\n')
-    (world.at / 'images' / 'link.png').symlink_to(world.photo())
+    (world.folder / 'images' / 'link.png').symlink_to(world.photo())
     return images.path(0)
 
 
@@ -53,7 +53,7 @@ def _(world):
 )  # fmt: skip
 def _(world):
     images = read(world, 'img_name,MOS\nsub/photo.png,2\n')
-    (world.at / 'images' / 'sub').symlink_to(world.photo('other/photo.png').parent)
+    (world.folder / 'images' / 'sub').symlink_to(world.photo('other/photo.png').parent)
     return images.path(0)
 
 
@@ -64,12 +64,12 @@ def _(world):
 def _(world):
     from layouts import write_aadb
 
-    root = write_aadb(world.at / 'AADB')
+    root = write_aadb(world.folder / 'AADB')
     for file in root.rglob('imgListTrainRegression_*.txt'):
         first, _, rest = file.read_text().partition('\n')
         file.write_text(f'../../outside.jpg {first.split()[1]}\n{rest}')
-    code, _, err = world.amhp('prepare', 'aadb', '--root', root, '--out', world.at)
-    assert code == 0 and 'outside' not in (world.at / 'meta_info_AADBDataset.csv').read_text()
+    code, _, err = world.amhp('prepare', 'aadb', '--root', root, '--out', world.folder)
+    assert code == 0 and 'outside' not in (world.folder / 'meta_info_AADBDataset.csv').read_text()
     return err
 
 
@@ -108,15 +108,15 @@ rated('a score off the scale', 'img_name,MOS\na.png,9e300\n', "row 2, column 'MO
 
 @case('Tables', 'a comment of 10 MB', READ, 'read as it is')
 def _(world):
-    said = 'light, ' * 1_500_000
-    assert read(world, f'img_name,MOS,text\na.png,2,"{said}"\n').text(0) == said
+    comment = 'light, ' * 1_500_000
+    assert read(world, f'img_name,MOS,text\na.png,2,"{comment}"\n').text(0) == comment
     return 'read as it is'
 
 
 @case('Tables', '20,000 columns', READ, 'read as it is')
 def _(world):
-    more = ''.join(f',x{i}' for i in range(20_000))
-    images = read(world, f'img_name,MOS{more}\na.png,2{",1" * 20_000}\n')
+    columns = ''.join(f',x{i}' for i in range(20_000))
+    images = read(world, f'img_name,MOS{columns}\na.png,2{",1" * 20_000}\n')
     assert images.mos.tolist() == [2]
     return 'read as it is'
 
@@ -132,14 +132,14 @@ def _(world):
     split = world.write('split.pkl', pickle.dumps(Code(world.trace)))
     AMHPDataset(
         {
-            'meta_info_file': csv, 'dataroot_target': world.at, 'level_values': [1, 2, 3],
+            'meta_info_file': csv, 'dataroot_target': world.folder, 'level_values': [1, 2, 3],
             'phase': 'train', 'split_file': split, 'split_index': 1,
         }
     )  # fmt: skip
 
 
 @case(
-    'Tables', 'commas in a text without quotes, which would move texts to other images',
+    'Tables', 'commas in a text without quotes',
     '`amhp score --texts FILE`', 'more values than the header has columns',
 )  # fmt: skip
 def _(world):
@@ -153,7 +153,7 @@ def _(world):
 )  # fmt: skip
 def _(world):
     world.write('AVA.txt', '1 953619 ' + '9' * 40 + ' 1' * 12 + '\n')
-    return world.refused('prepare', 'ava', '--root', world.at, '--out', world.at / 'out')
+    return world.refused('prepare', 'ava', '--root', world.folder, '--out', world.folder / 'out')
 
 
 @case(
@@ -165,8 +165,8 @@ def _(world):
 
     deep = np.array([[1, 2], {'a': 'b'}], dtype=object)
     names = dict.fromkeys(('trainNameList', 'testNameList', 'trainScore', 'testScore'), deep)
-    scipy.io.savemat(world.at / 'AADBinfo.mat', names)
-    return world.refused('prepare', 'aadb', '--root', world.at, '--out', world.at / 'out')
+    scipy.io.savemat(world.folder / 'AADBinfo.mat', names)
+    return world.refused('prepare', 'aadb', '--root', world.folder, '--out', world.folder / 'out')
 
 
 @case(
@@ -178,11 +178,11 @@ def _(world):
 def _(world):
     import scipy.io
 
-    scipy.io.savemat(world.at / 'AADBinfo.mat', {'a': [1.0]})
-    content = bytearray((world.at / 'AADBinfo.mat').read_bytes())
+    scipy.io.savemat(world.folder / 'AADBinfo.mat', {'a': [1.0]})
+    content = bytearray((world.folder / 'AADBinfo.mat').read_bytes())
     content[176] = 0  # the type of the numbers
     world.write('AADBinfo.mat', bytes(content))
-    return world.refused('prepare', 'aadb', '--root', world.at, '--out', world.at / 'out')
+    return world.refused('prepare', 'aadb', '--root', world.folder, '--out', world.folder / 'out')
 
 
 # Comments, words, options
@@ -199,7 +199,7 @@ def _(world):
 
 
 @case(
-    'Comments and options', 'a store of comments that is none', '`CommentStore(FILE)`',
+    'Comments and options', 'a file of random bytes as a store of comments', '`CommentStore(FILE)`',
     'cut, damaged, or not an Arrow file',
 )  # fmt: skip
 def _(world):
@@ -210,8 +210,8 @@ def _(world):
 
 def options(what: str, content: str, gets: str):
     def run(world: World) -> str:
-        content_there = content.replace('TRACE', str(world.trace))
-        return world.refused('train', '-opt', world.write('options.yml', content_there))
+        file = world.write('options.yml', content.replace('TRACE', str(world.trace)))
+        return world.refused('train', '-opt', file)
 
     case('Comments and options', what, '`amhp train -opt FILE`', gets)(run)
 
@@ -244,7 +244,7 @@ SCORE = '`read_image(FILE)`'
 
 
 def image(what: str, gets: str, name: str = 'photo.png'):
-    """A case whose function gives the bytes of an image file."""
+    """Decorate a function that makes the bytes of an image file."""
 
     def add(make):
         def run(world: World) -> str:
@@ -266,7 +266,7 @@ def png(width: int, height: int, *chunks: bytes) -> bytes:
     return b'\x89PNG\r\n\x1a\n' + head + b''.join(chunks) + chunk(b'IEND', b'')
 
 
-@image('a text named .jpg', 'not an image that Pillow can read', 'photo.jpg')
+@image('a script named .jpg', 'not an image that Pillow can read', 'photo.jpg')
 def _():
     return b'#!/bin/sh\necho no image\n'
 
@@ -276,12 +276,12 @@ def _():
     return b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
 
 
-@image('nothing', 'the file is empty', 'photo.jpg')
+@image('an empty file', 'the file is empty', 'photo.jpg')
 def _():
     return b''
 
 
-@image('65 bytes that say they are 100,000 x 100,000 pixels', 'too large')
+@image('65 bytes whose header claims 100,000 x 100,000 pixels', 'too large')
 def _():
     return png(100_000, 100_000, chunk(b'IDAT', zlib.compress(b'')))
 
@@ -294,21 +294,21 @@ def _():
 
 @case(
     'Images',
-    'a name of commands to the terminal',
+    'a file name with a command for the terminal',
     '`amhp weights add FILE`',
     r'\x1b]0;owned',
 )
 def _(world):
-    message = world.refused('weights', 'add', world.at / '\x1b]0;owned\x07.pth')
+    message = world.refused('weights', 'add', world.folder / '\x1b]0;owned\x07.pth')
     assert '\x1b' not in message
     return message
 
 
-# What an interrupted run left
+# Results of an interrupted run
 
 
 @case(
-    'Interrupted runs', 'rows that hold something else', '`ScoreFile(FILE, resume=True)`',
+    'Interrupted runs', 'rows with values of other types', '`ScoreFile(FILE, resume=True)`',
     'scored again',
 )  # fmt: skip
 def _(world):
@@ -316,7 +316,7 @@ def _(world):
 
     first, row = json.dumps({'settings': {}}), {'path': ['a'], 'score': 'x', 'bins': 7}
     world.write('scores.csv.partial.jsonl', f'{first}\n{json.dumps(row)}\n')
-    file = ScoreFile(world.at / 'scores.csv', {}, resume=True)
+    file = ScoreFile(world.folder / 'scores.csv', {}, resume=True)
     assert file.count == 0 and not file.done
     return 'scored again'
 

@@ -1,4 +1,4 @@
-"""Names, comments and messages made to break pages, tables and terminals."""
+"""Malicious names, comments and messages in pages, tables and terminals."""
 
 import html
 import re
@@ -7,16 +7,17 @@ from html.parser import HTMLParser
 from hostile_world import World, case
 
 EVIL = '</p><script>alert(1)</script><img src=x onerror=alert(2)>"\'&{{ 7 * 7 }}'
-NAME = '"><img src=x onerror=alert(1)>'  # no slash: it names files
+NAME = '"><img src=x onerror=alert(1)>'  # without a slash, since it is a file name
 SHOWN = 'shown as text'
 LOADERS = {'script', 'iframe', 'object', 'embed', 'link', 'base', 'form'}
 
 
 class Page(HTMLParser):
-    """What a browser would see: its words, and nothing that runs or leads away.
+    """The text of a page; fails if the page runs code or loads something.
 
     Args:
-        scripts: how many the page has of its own.
+        page: the page.
+        scripts: number of scripts that the page itself has.
     """
 
     def __init__(self, page: str, scripts: int = 0):
@@ -39,6 +40,7 @@ class Page(HTMLParser):
 
 
 def shown(page: str, *texts: str, scripts: int = 0) -> str:
+    """Check that a page shows texts as text, and loads nothing."""
     words = ' '.join(Page(page, scripts).words.split())
     for text in texts:
         assert ' '.join(text.split()) in words, text
@@ -54,8 +56,8 @@ def report(what: str, way: str, gets: str = SHOWN):
 def _(world: World) -> str:
     from pyiqa_amhp.weights.checkpoint import save_checkpoint
 
-    model = save_checkpoint(world.at / 'tiny.pth', world.make_amhp().state_dict())
-    photo, out = world.photo(f'{NAME}.png'), world.at / 'out'
+    model = save_checkpoint(world.folder / 'tiny.pth', world.make_amhp().state_dict())
+    photo, out = world.photo(f'{NAME}.png'), world.folder / 'out'
     code, _, err = world.amhp(
         'explain', photo, '--text', EVIL, '--weights', model, '--device', 'cpu', '--out', out
     )
@@ -65,7 +67,7 @@ def _(world: World) -> str:
 
 
 def benchmarked(world: World):
-    """The rows of a benchmark whose every name is hostile."""
+    """Make the rows of a benchmark with malicious names."""
     from pyiqa_amhp.evaluation.tables import failed_row
 
     return [failed_row(f'{EVIL} | [a](javascript:alert(1))', f'{EVIL}\x1b]0;owned\x07')]
@@ -76,7 +78,7 @@ def _(world):
     from pyiqa_amhp.evaluation.page import write_page
 
     rows = benchmarked(world)
-    page = write_page(world.at / 'page.html', EVIL, [EVIL], None, rows, [], [])
+    page = write_page(world.folder / 'page.html', EVIL, [EVIL], None, rows, [], [])
     return shown(page.read_text(), EVIL, rows[0].method)
 
 
@@ -99,7 +101,7 @@ def _(world):
     return SHOWN
 
 
-@report('the same, and commands to the terminal', '`amhp benchmark`: the terminal')
+@report('the same, and commands for the terminal', '`amhp benchmark`: the terminal')
 def _(world):
     import io
 
@@ -124,7 +126,7 @@ def _(world):
         rated_dist=[0.5, 0.5], predicted_dist=[0.5, 0.5],
     )  # fmt: skip
     page = write_report(
-        world.at / 'report.html',
+        world.folder / 'report.html',
         Report(
             models={EVIL: model}, examples=[example], levels=(EVIL, 'good'),
             splits=dict.fromkeys(('train', 'val', 'test'), 1),
@@ -140,7 +142,7 @@ def _(world):
     from pyiqa_amhp.evaluation.figures import Card, write_fig3
 
     card = Card(world.photo(f'{NAME}.png'), EVIL, f'{EVIL} $x$ $', 0.5, 0.5, 0.5)
-    files = write_fig3(world.at, EVIL, [card, card])
+    files = write_fig3(world.folder, EVIL, [card, card])
     return shown(next(file for file in files if file.suffix == '.html').read_text(), EVIL)
 
 

@@ -1,4 +1,4 @@
-"""Files of weights made to run code, to fill the memory, or to pass for something else."""
+"""Malicious weights: files that run code, fill the memory, or claim to be another model."""
 
 import io
 import json
@@ -15,7 +15,7 @@ ADD = '`amhp weights add FILE`'
 
 
 def weights(what: str, gets: str, name: str = 'model.pth'):
-    """A case whose function gives the bytes of a file of weights."""
+    """Decorate a function that makes the bytes of a file of weights."""
 
     def add(make):
         def run(world: World) -> str:
@@ -33,7 +33,7 @@ def saved(content, **form) -> bytes:
 
 
 def with_header(header: dict | bytes, data: bytes = b'', size: int | None = None) -> bytes:
-    """A safetensors file, whose header may be said to be of another size."""
+    """Make a safetensors file; ``size`` is the size that it claims for its header."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack('<Q', len(text) if size is None else size) + text + data
 
@@ -72,7 +72,7 @@ def _(world):
     return zipped({name: bytes(50_000_000) for name in ('a/data/0', 'a/data/1')})
 
 
-@weights('one number that says it is 10,000,000 x 10,000,000', 'bytes say that they hold')
+@weights('one number that claims to be 10,000,000 x 10,000,000', 'bytes say that they hold')
 def _(world):
     return saved({'w': torch.zeros(1).expand(10**7, 10**7)})
 
@@ -82,7 +82,7 @@ def _(world):
     return with_header({'w': tensor()}, bytes(8), size=2**62)
 
 
-@weights('tensors that lie over each other', 'damaged, or not a file', 'a.safetensors')
+@weights('tensors that overlap', 'damaged, or not a file', 'a.safetensors')
 def _(world):
     return with_header({'w': tensor(), 'v': tensor()}, bytes(8))
 
@@ -97,7 +97,7 @@ def _(world):
     return with_header({'w': tensor('F99')}, bytes(8))
 
 
-@weights('a header that is no JSON', 'damaged, or not a file of weights', 'a.safetensors')
+@weights('a header that is not JSON', 'damaged, or not a file of weights', 'a.safetensors')
 def _(world):
     return with_header(b'[' * 100_000)
 
@@ -123,7 +123,7 @@ def _(world):
 
 
 def changed_config(world: World, **changes) -> bytes:
-    """A checkpoint whose configuration says something else than its tensors."""
+    """Make a checkpoint whose configuration does not fit its tensors."""
     state = world.make_amhp().state_dict()
     config = {**json.loads(bytes(state['_extra_state'].tolist())), **changes}
     state['_extra_state'] = torch.tensor(list(json.dumps(config).encode()), dtype=torch.uint8)
@@ -131,20 +131,22 @@ def changed_config(world: World, **changes) -> bytes:
 
 
 def giant(what: str, **encoder):
+    """Add a case of a checkpoint that claims a huge image encoder."""
+
     def run(world: World) -> str:
-        form = {**world.tiny, 'vision_cfg': {**world.tiny['vision_cfg'], **encoder}}
-        path = world.write('model.pth', changed_config(world, backbone=form))
+        backbone = {**world.tiny, 'vision_cfg': {**world.tiny['vision_cfg'], **encoder}}
+        path = world.write('model.pth', changed_config(world, backbone=backbone))
         return world.refused('score', world.photo(), '--weights', path, '--device', 'cpu')
 
     case('Weights', what, '`amhp score --weights FILE`', 'refused, since the model that')(run)
 
 
-giant('a small checkpoint that says it is a model of 480 GB', width=100_000)
+giant('a small checkpoint that claims to be a model of 480 GB', width=100_000)
 giant('the same of 10^9 layers', layers=10**9)
 
 
 class Script(torch.nn.Module):
-    """Loaded by ``torch.jit.load``, it makes a file, named by TRACE."""
+    """Module that writes a file when ``torch.jit.load`` loads it."""
 
     def __init__(self):
         super().__init__()
@@ -158,23 +160,24 @@ class Script(torch.nn.Module):
     @torch.jit.export
     def __setstate__(self, state: tuple[torch.Tensor, bool]):
         self.training = state[1]
-        self.w = torch.from_file('TRACE_FILE_THAT_NOBODY_HAS_0123456789', shared=True, size=4)
+        self.w = torch.from_file('PLACEHOLDER_FOR_THE_NAME_OF_THE_TRACE', shared=True, size=4)
 
 
 def script_that_writes(trace: Path) -> bytes:
+    """Make a TorchScript archive that writes the file ``trace`` when it is loaded."""
     file = io.BytesIO()
     torch.jit.save(torch.jit.script(Script()), file)
     with zipfile.ZipFile(io.BytesIO(file.getvalue())) as archive:
         parts = {name: archive.read(name) for name in archive.namelist()}
-    own = b'TRACE_FILE_THAT_NOBODY_HAS_0123456789'
-    parts = {name: part.replace(own, str(trace).encode()) for name, part in parts.items()}
-    Path(own.decode()).unlink(missing_ok=True)  # saving runs it too
+    placeholder = b'PLACEHOLDER_FOR_THE_NAME_OF_THE_TRACE'
+    parts = {name: part.replace(placeholder, str(trace).encode()) for name, part in parts.items()}
+    Path(placeholder.decode()).unlink(missing_ok=True)  # saving runs the code too
     return zipped(parts)
 
 
 @case(
     'Weights',
-    "a TorchScript archive, the form of OpenAI's files, whose code writes a file",
+    "a TorchScript archive, the format of OpenAI's files, whose code writes a file",
     "`create_metric('amhp', clip_weights=FILE)`",
     'expected a checkpoint with named tensors, found none',
 )
@@ -186,7 +189,7 @@ def _(world):
 
 
 @case(
-    'Weights', 'a name that climbs, `../../x`', '`amhp weights add FILE --as NAME`',
+    'Weights', 'a name that leaves the store, `../../x`', '`amhp weights add FILE --as NAME`',
     'use lower-case letters, digits',
 )  # fmt: skip
 def _(world):
@@ -195,7 +198,7 @@ def _(world):
 
 @case(
     'Weights',
-    "a pickle that runs code, as the weights of one of pyiqa's metrics, which would run it",
+    'a pickle that runs code, as the weights of another metric of pyiqa, which would run it',
     '`amhp score --metric nima --weights FILE`',
     'refused, since it holds more than tensors',
 )
@@ -209,11 +212,11 @@ TYPE = '{"model_type": "amhp", "amhp": {}}'
 
 
 def on_hub(what: str, gets: str, fetched: str = 'model.safetensors'):
-    """A case whose function gives the files of a repository; no other file may be fetched."""
+    """Decorate a function that makes the files of a repository; only ``fetched`` may be fetched."""
 
     def add(make):
         def run(world: World) -> str:
-            with hub_in_reach(world.at / 'hub', token=None) as hub:
+            with hub_in_reach(world.folder / 'hub', token=None) as hub:
                 hub.add('someone/model', make(world))
                 message = world.refused(
                     'score', world.photo(), '--weights', HUB_ID, '--device', 'cpu'
@@ -227,13 +230,13 @@ def on_hub(what: str, gets: str, fetched: str = 'model.safetensors'):
     return add
 
 
-def repository(world: World, **said) -> dict[str, bytes]:
-    """A repository of a tiny AMHP, whose ``config.json`` may say something else."""
+def repository(world: World, **changes) -> dict[str, bytes]:
+    """Make a repository of a tiny AMHP, with changes in its ``config.json``."""
     from pyiqa_amhp.weights.checkpoint import save_checkpoint, stored_config
 
     state = world.make_amhp().state_dict()
-    file = save_checkpoint(world.at / 'model.safetensors', state)
-    config = {**stored_config(state['_extra_state']), **said}
+    file = save_checkpoint(world.folder / 'model.safetensors', state)
+    config = {**stored_config(state['_extra_state']), **changes}
     described = json.dumps({'model_type': 'amhp', 'amhp': config}).encode()
     return {'config.json': described, 'model.safetensors': file.read_bytes()}
 
@@ -250,12 +253,12 @@ def _(world):
     return {**repository(world), 'model.safetensors': saved({'w': Code(world.trace)})}
 
 
-@on_hub('a config.json that says something else than the weights', 'than its weights (protocol)')
+@on_hub('a config.json that contradicts the weights', 'than its weights (protocol)')
 def _(world):
     return repository(world, protocol='reference')
 
 
-@on_hub('another model, whose weights are then not fetched', 'not an AMHP', 'config.json')
+@on_hub('another model; its weights are not fetched', 'not an AMHP', 'config.json')
 def _(world):
     return {**repository(world), 'config.json': b'{"model_type": "bert"}'}
 
@@ -271,13 +274,13 @@ def _(world):
 
 
 @case(
-    'Weights', 'ids that climb, `hf-hub:a/b@../../x`, `hf-hub:../x`', HUB,
+    'Weights', 'ids that leave the cache, `hf-hub:a/b@../../x`, `hf-hub:../x`', HUB,
     'expected hf-hub:owner/name',
 )  # fmt: skip
 def _(world):
-    said = [
+    messages = [
         world.refused('score', world.photo(), '--weights', given)
         for given in ('hf-hub:a/b@../../x', 'hf-hub:../x', 'hf-hub:a/b@/etc/passwd')
     ]
-    assert len({message.split(': expected')[1] for message in said}) == 1
-    return said[0]
+    assert len({message.split(': expected')[1] for message in messages}) == 1
+    return messages[0]

@@ -1,4 +1,4 @@
-"""What a hostile input is, and what it has to work with."""
+"""The class of a malicious input, and what its code can use."""
 
 import io
 import zipfile
@@ -12,12 +12,14 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class Case:
-    """One input.
+    """One malicious input.
 
     Attributes:
-        kind: the heading it stands under. what: the input in words. way: how it comes in.
-        gets: words of the message that it must get.
-        run: makes the input and gives it in; returns the message, or raises it.
+        kind: the heading of its table.
+        what: a description of the input.
+        way: the command or call that reads it.
+        gets: a part of the message that it must get.
+        run: function that makes the input and has it read; returns the message, or raises it.
     """
 
     kind: str
@@ -29,38 +31,42 @@ class Case:
 
 @dataclass
 class World:
-    """What a case has to work with.
+    """The folder and the fixtures that a case can use.
 
     Attributes:
-        at: an empty folder. trace: a file that only code in an input would make.
-        amhp: runs the command; gives exit code, standard output, standard error.
-        make_amhp: builds a tiny AMHP. tiny: its form.
+        folder: an empty folder.
+        amhp: function that runs the command; gives exit code, standard output, standard error.
+        make_amhp: function that builds a tiny AMHP.
+        tiny: the architecture of a tiny AMHP.
     """
 
-    at: Path
+    folder: Path
     amhp: Callable
     make_amhp: Callable
     tiny: dict
 
     @property
     def trace(self) -> Path:
-        return self.at / 'trace'
+        """A file that exists only if code in an input has run."""
+        return self.folder / 'trace'
 
     def write(self, name: str, content: str | bytes) -> Path:
-        path = self.at / name
+        """Write a file in the folder."""
+        path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
         return path
 
     def photo(self, name: str = 'photo.png') -> Path:
-        path = self.at / name
+        """Write a photograph in the folder."""
+        path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         noise = np.random.default_rng(0).integers(0, 256, (40, 48, 3), np.uint8)
         Image.fromarray(noise).save(path, 'PNG')
         return path
 
     def refused(self, *arguments) -> str:
-        """The message of a command that must fail in words."""
+        """Run a command that must fail; gives its message."""
         code, out, err = self.amhp(*arguments)
         assert code == 1, (code, out, err)
         return err + out
@@ -70,6 +76,8 @@ CASES: list[Case] = []
 
 
 def case(kind: str, what: str, way: str, gets: str):
+    """Decorate the function that runs a case; see ``Case``."""
+
     def add(run):
         CASES.append(Case(kind, what, way, gets, run))
         return run
@@ -78,7 +86,7 @@ def case(kind: str, what: str, way: str, gets: str):
 
 
 class Code:
-    """Unpickled, it makes a file."""
+    """Object that writes a file when it is unpickled."""
 
     def __init__(self, trace: Path):
         self.trace = trace
@@ -88,6 +96,7 @@ class Code:
 
 
 def zipped(parts: dict[str, bytes]) -> bytes:
+    """Return a zip file with these parts."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, 'w', zipfile.ZIP_DEFLATED) as archive:
         for name, content in parts.items():

@@ -1,4 +1,4 @@
-"""Input made to do harm gets a sentence: no code of its own runs, no file of its own is opened."""
+"""Malicious input gets an error message, and none of its code runs."""
 
 import hostile
 import hostile_world
@@ -24,8 +24,7 @@ def test_hostile_input(case, world):
     assert not world.trace.exists()
 
 
-def test_the_traps_work(tmp_path):
-    """Loaded without care, what is refused above does run."""
+def test_the_malicious_code_runs_when_it_is_loaded_without_checks(tmp_path):
     import pickle
 
     import torch
