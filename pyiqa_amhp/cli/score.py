@@ -180,7 +180,7 @@ def score_on_ray(options: ScoreOptions, ray: RayOptions) -> None:
     """Score on a cluster into a folder of Parquet files."""
     from pyiqa_amhp.scoring.ray.actors import ScorerConfig
     from pyiqa_amhp.scoring.ray.job import score_folder
-    from pyiqa_amhp.scoring.ray.storage import hidden
+    from pyiqa_amhp.scoring.ray.storage import redact
 
     if options.out is None:
         raise AMHPError('--engine ray writes a folder of Parquet files: give its name with --out')
@@ -200,21 +200,21 @@ def score_on_ray(options: ScoreOptions, ray: RayOptions) -> None:
             text=options.text,
             texts=options.texts,
             columns=pairs('column', ray.columns),
-            part_rows=ray.rows,
+            shard_rows=ray.rows,
             address=ray.address,
             actors=ray.actors,
             top=options.top or 10,
         )
     except KeyboardInterrupt:
-        kept = f'the parts so far are kept in {escape(hidden(options.out))}'
+        kept = f'the parts so far are kept in {escape(redact(options.out))}'
         problems.print(f'{kept}; the same command resumes', soft_wrap=True)
         raise
     for warning in report.warnings:
         problems.print(escape(warning), soft_wrap=True)
     _print_scores(report.summary.best, f'{options.metric}, scale {report.scale}')
-    before = f', {report.before} of them from an earlier run' if report.before else ''
+    before = f', {report.shards_before} of them from an earlier run' if report.shards_before else ''
     console.print(
-        f'{report.summary.count} rows in {report.parts} parts{before}: {escape(report.folder)}',
+        f'{report.summary.count} rows in {report.shards} parts{before}: {escape(report.folder)}',
         soft_wrap=True,
     )
     _report_failures(report.summary)

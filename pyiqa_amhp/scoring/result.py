@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 MAX_ERRORS = 5  # reasons that a summary keeps
+SCORES_SINCE = '0.1.0'
+"""The version of this package since which all scores are the same. Raise it where one changes:
+results of an interrupted run, and cached scores, are used only within one such version."""
 
 
 @dataclass

@@ -20,7 +20,7 @@ from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model.amhp import AMHP
 from pyiqa_amhp.model.config import with_first_names
 from pyiqa_amhp.model.prompts import image_texts
-from pyiqa_amhp.scoring.result import ScoreResult
+from pyiqa_amhp.scoring.result import SCORES_SINCE, ScoreResult
 from pyiqa_amhp.utils.environment import version_of
 from pyiqa_amhp.weights.checkpoint import (
     CONFIG_KEY,
@@ -31,9 +31,6 @@ from pyiqa_amhp.weights.checkpoint import (
 )
 
 OWN_ARCHS = ('AMHP', 'TANet')  # they read weights without running any code
-SCORES_SINCE = '0.1.0'
-"""The version of this package since which all scores are the same. Raise it where one changes:
-results of an interrupted run, and cached scores, are used only within one such version."""
 
 
 def create_metric(

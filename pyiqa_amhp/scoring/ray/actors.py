@@ -1,4 +1,4 @@
-"""What an actor of Ray Data does: one model, loaded once, and batch after batch of images."""
+"""Actors of Ray Data: each loads one model and scores batch after batch of images."""
 
 import io
 import json
@@ -6,35 +6,46 @@ import logging
 import os
 import tempfile
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.scoring.ray.plan import ParquetTable, Plan, part_name
-from pyiqa_amhp.scoring.ray.storage import Content, Files
+from pyiqa_amhp.scoring.ray.plan import ParquetTable, ShardPlan, part_name
+from pyiqa_amhp.scoring.ray.storage import NamedBytesIO, Storage
 from pyiqa_amhp.scoring.result import ScoreResult, table_columns, to_record
 from pyiqa_amhp.scoring.writer import table_schema
 from pyiqa_amhp.utils.environment import limit_thread_spin
 
+if TYPE_CHECKING:  # torch is imported by the actors only
+    from pyiqa_amhp.scoring.scorer import Scorer
+
 METADATA = b'pyiqa_amhp'
-"""Under which key a part says, as JSON, ``rows``, ``failed``, ``scale``, ``lower_better`` and the
-``warnings`` of the process that made it."""
+"""Key in a part file's metadata of a JSON object with ``rows``, ``failed``, ``scale``,
+``lower_better`` and the ``warnings`` of the process that wrote it."""
+
+MAX_WARNINGS = 10  # of a process, different ones
+
+Opener = Callable[[str], str | IO[bytes]]
+Image = tuple[str, str, bytes | Opener]
+"""Name, text, and the content of a file or a function that opens the name."""
 
 
 @dataclass
 class ScorerConfig:
-    """How images are judged: what every actor builds its metric from.
+    """Everything that an actor needs to build its scorer.
 
     Attributes:
-        metric: its name. weights: a file or None.
-        content: the weights' bytes, or a reference of Ray to them, where the actors may not see the
-            file.
-        options: of ``create_metric``. scoring: of ``score_images``.
+        metric: name of the metric.
+        weights: path of a checkpoint, or None.
+        content: bytes of the checkpoint, or Ray's reference to them, for actors that may not see
+            the path.
+        options: options of ``create_metric``.
+        scoring: options of ``score_images``.
     """
 
     metric: str = 'amhp'
@@ -45,150 +56,188 @@ class ScorerConfig:
 
 
 class ActorScorer:
-    """A metric, and what it said in the log. Built in an actor.
+    """A ``Scorer`` in an actor, and the warnings that it logged.
 
-    A metric that cannot be built is reported by the first call, which Ray Data passes on to the
-    user; it would try a failed constructor again.
+    If the metric cannot be created, the first call raises, since Ray Data passes the error of a
+    call on to the user and retries a failed constructor.
     """
 
-    def __init__(self, judgement: ScorerConfig):
-        self.judgement = judgement
-        self.warnings = _Warnings()
-        self.problem = ''
+    def __init__(self, config: ScorerConfig):
+        self._options = config.scoring
+        self.warnings = WarningCollector()
+        self._scorer: Scorer | None = None
+        self._problem = ''
         try:
-            self.metric = _build(judgement)
+            self._scorer = _build_scorer(config)
         except AMHPError as error:
-            self.problem = str(error)
+            self._problem = str(error)
 
-    def scores(self, images: Iterable[tuple[str, str, Any]]) -> Iterator[ScoreResult]:
-        """Rows of images: each a name, a text, and its bytes or a function that opens the name.
+    @property
+    def scorer(self) -> 'Scorer':
+        """The scorer.
 
         Raises:
-            AMHPError: the metric could not be built.
+            AMHPError: the metric could not be created.
+        """
+        if self._scorer is None:
+            raise AMHPError(self._problem)
+        return self._scorer
+
+    def score(self, images: Iterable[Image]) -> Iterator[ScoreResult]:
+        """Score images one after the other, in their order.
+
+        Raises:
+            AMHPError: the metric could not be created.
         """
         from pyiqa_amhp.scoring.files import score_images
 
-        if self.problem:
-            raise AMHPError(self.problem)
-        sources: dict[str, tuple[str, Any]] = {}  # of the images that are about to be read
+        # Names need not be unique, so `score_images` gets numbers in their place.
+        unread: dict[str, tuple[str, bytes | Opener]] = {}
         names: deque[str] = deque()
         texts: deque[str] = deque()
 
-        def keys() -> Iterator[str]:
+        def numbers() -> Iterator[str]:
             for number, (name, text, source) in enumerate(images):
-                sources[str(number)] = name, source
+                unread[str(number)] = name, source
                 names.append(name)
                 texts.append(text)
                 yield str(number)
 
-        def said() -> Iterator[str]:
+        def next_texts() -> Iterator[str]:
             while texts:
                 yield texts.popleft()
 
-        def open_image(key: str) -> str | IO[bytes]:
-            name, source = sources.pop(key)
-            return source(name) if callable(source) else Content(source, name)
+        def open_image(number: str) -> str | IO[bytes]:
+            name, source = unread.pop(number)
+            return source(name) if callable(source) else NamedBytesIO(source, name)
 
-        scoring = {'workers': _threads(), **self.judgement.scoring}
-        for row in score_images(keys(), said(), self.metric, open_image=open_image, **scoring):
-            row.path = names.popleft()
-            yield row
+        options = {'workers': _assigned_cpus(), **self._options}
+        results = score_images(
+            numbers(), next_texts(), self.scorer, open_image=open_image, **options
+        )
+        for result in results:
+            result.path = names.popleft()
+            yield result
 
 
-class PartScorer:
-    """Parts of a plan, by their numbers, to files.
+class ShardScorer:
+    """Scores the shards of a plan, given by their numbers, and writes their files.
 
-    The actor writes them itself: Ray would start processes for writes, which costs the model time
-    on few cores. A part has one name whoever writes it, and is written whole, so what is done
-    twice, since a machine died, is there once.
+    The actor writes the files itself: Ray would start processes for that, which costs the model
+    time on few cores. The file of a shard has one name and is written whole, so a shard that is
+    scored twice, because a machine was lost, is there once.
     """
 
-    def __init__(self, judgement: ScorerConfig, plan: Plan, files: Files):
-        self.scorer = ActorScorer(judgement)
-        self.plan, self.files = plan, files
+    def __init__(self, config: ScorerConfig, plan: ShardPlan, storage: Storage):
+        self.actor = ActorScorer(config)
+        self.plan, self.storage = plan, storage
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[int]]:
-        """``part`` (N) to ``part``, ``rows``."""
-        numbers, rows = batch['part'].tolist(), []
-        for number in numbers:
-            scores = list(self.scorer.scores(self._images(number)))
-            self.files.write(f'{self.plan.folder}/{part_name(number)}', self._file(scores))
-            rows.append(len(scores))
-        return {'part': numbers, 'rows': rows}
+        """Score a batch of shards.
 
-    def _images(self, number: int) -> Iterator[tuple[str, str, Any]]:
-        for row in self.plan.part(self.files, number):
+        Args:
+            batch: ``shard``, numbers ``(N,)``.
+
+        Returns:
+            ``shard`` and ``rows``, the number of images of each.
+        """
+        shards, rows = batch['shard'].tolist(), []
+        for shard in shards:
+            results = list(self.actor.score(self._images(shard)))
+            self.storage.write(f'{self.plan.folder}/{part_name(shard)}', self._to_parquet(results))
+            rows.append(len(results))
+        return {'shard': shards, 'rows': rows}
+
+    def _images(self, shard: int) -> Iterator[Image]:
+        for row in self.plan.read_shard(self.storage, shard):
             if row['table'] is None:
-                yield row['path'], row['text'] or '', self.files.open_image
+                yield row['path'], row['text'] or '', self.storage.open_image
                 continue
-            table = ParquetTable(self.files, row['table'], self.plan.columns)
+            table = ParquetTable(self.storage, row['table'], self.plan.columns)
             yield from table.read(row['row_group'], row['first'], row['rows'])
 
-    def _file(self, rows: list[ScoreResult]) -> bytes:
-        from pyiqa_amhp.scoring.scorer import Scorer
-
-        metric = self.scorer.metric
-        said = {
-            'rows': len(rows),
-            'failed': sum(1 for row in rows if row.score is None),
-            'scale': Scorer(metric).scale_text,
-            'lower_better': bool(metric.lower_better),
-            'warnings': self.scorer.warnings.said,
+    def _to_parquet(self, results: list[ScoreResult]) -> bytes:
+        scorer = self.actor.scorer
+        metadata = {
+            'rows': len(results),
+            'failed': sum(result.score is None for result in results),
+            'scale': scorer.scale_text,
+            'lower_better': scorer.lower_better,
+            'warnings': self.actor.warnings.messages,
         }
-        schema = table_schema(table_columns(Scorer(metric).levels))
-        schema = schema.with_metadata({METADATA: json.dumps(said).encode()})
+        schema = table_schema(table_columns(scorer.levels))
+        schema = schema.with_metadata({METADATA: json.dumps(metadata).encode()})
         buffer = io.BytesIO()
-        pq.write_table(pa.Table.from_pylist([to_record(row) for row in rows], schema), buffer)
+        pq.write_table(pa.Table.from_pylist([to_record(r) for r in results], schema), buffer)
         return buffer.getvalue()
 
 
 class BatchScorer:
-    """Batches of a data set of one's own: their columns, less the images, and the scores'."""
+    """Scores the batches of a Ray data set: see ``score_dataset``.
 
-    def __init__(self, judgement: ScorerConfig, image: str, text: str | None, files: Files):
-        self.scorer = ActorScorer(judgement)
-        self.image, self.text, self.files = image, text, files
+    Args:
+        config: the metric.
+        image, text: the columns of images and of texts; no texts where ``text`` is None.
+        storage: the file systems of images that are given by their names.
+    """
+
+    def __init__(self, config: ScorerConfig, image: str, text: str | None, storage: Storage):
+        self.actor = ActorScorer(config)
+        self.image, self.text, self.storage = image, text, storage
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """See ``score_dataset``."""
+        """Return the batch without its images and with the columns of its scores."""
+        results = [to_record(result) for result in self.actor.score(self._images(batch))]
+        columns = [name for name in table_columns(self.actor.scorer.levels) if name != 'path']
+        scores = pa.Table.from_pylist(results, table_schema(columns))
+        if self.image != 'path':
+            batch = batch.drop_columns([self.image])
+        for name in columns:
+            if name in batch.column_names:
+                batch = batch.drop_columns([name])
+            batch = batch.append_column(name, scores.column(name))
+        return batch
+
+    def _images(self, batch: pa.Table) -> Iterator[Image]:
         from ray.data.block import BlockAccessor
 
-        from pyiqa_amhp.scoring.scorer import Scorer
-
         column = batch.column(self.image)
-        texts = batch.column(self.text).to_pylist() if self.text else [None] * len(batch)
-        texts = ['' if text is None else str(text) for text in texts]
         if isinstance(column.type, pa.ExtensionType):  # decoded, as ray.data.read_images does
-            values = BlockAccessor.for_block(batch).to_numpy(self.image)
+            images = BlockAccessor.for_block(batch).to_numpy(self.image)
         else:
-            values = column.to_pylist()
-        names = batch.column('path').to_pylist() if 'path' in batch.column_names else None
-        images = (
-            self._source(value, text, names[i] if names else '', i)
-            for i, (value, text) in enumerate(zip(values, texts, strict=True))
-        )
-        rows = [to_record(row) for row in self.scorer.scores(images)]
-        columns = [c for c in table_columns(Scorer(self.scorer.metric).levels) if c != 'path']
-        scores = pa.Table.from_pylist(rows, table_schema(columns))
-        kept = batch if self.image == 'path' else batch.drop_columns([self.image])
-        for name in columns:
-            if name in kept.column_names:
-                kept = kept.drop_columns([name])
-            kept = kept.append_column(name, scores.column(name))
-        return kept
-
-    def _source(self, value, text: str, name: str, number: int) -> tuple[str, str, Any]:
-        if isinstance(value, dict):  # Hugging Face's images
-            name, value = name or value.get('path') or '', value.get('bytes')
-        if isinstance(value, str):
-            return value, text, self.files.open_image
-        if isinstance(value, np.ndarray):
-            value = _as_file(value)
-        return name or f'image {number} of a batch', text, value or b''
+            images = column.to_pylist()
+        texts = batch.column(self.text).to_pylist() if self.text else [None] * len(batch)
+        has_paths = 'path' in batch.column_names
+        paths = batch.column('path').to_pylist() if has_paths else [None] * len(batch)
+        for number, (image, text, path) in enumerate(zip(images, texts, paths, strict=True)):
+            text = '' if text is None else str(text)
+            if isinstance(image, dict):  # as Hugging Face stores images
+                path, image = path or image.get('path'), image.get('bytes')
+            if isinstance(image, str):
+                yield image, text, self.storage.open_image
+                continue
+            if isinstance(image, np.ndarray):
+                image = _encode(image)
+            yield path or f'image {number} of a batch', text, image or b''
 
 
-def _as_file(pixels: np.ndarray) -> bytes:
-    """Decoded 8-bit pixels (H, W), (H, W, 3) or (H, W, 4) as a file, exactly."""
+class WarningCollector(logging.Handler):
+    """Collects the warnings of this package in a process whose log nobody reads."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.messages: list[str] = []
+        logging.getLogger('pyiqa_amhp').addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a message that is new."""
+        message = record.getMessage()
+        if len(self.messages) < MAX_WARNINGS and message not in self.messages:
+            self.messages.append(message)
+
+
+def _encode(pixels: np.ndarray) -> bytes:
+    """Encode 8-bit pixels (H, W), (H, W, 3) or (H, W, 4) as a file, without loss."""
     from PIL import Image
 
     buffer = io.BytesIO()
@@ -196,41 +245,28 @@ def _as_file(pixels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _build(judgement: ScorerConfig):
-    """The metric; its weights' bytes go through a file, as all loading does."""
+def _build_scorer(config: ScorerConfig) -> 'Scorer':
+    """Create the metric; its weights' bytes go through a file, from which all weights are read."""
     limit_thread_spin()
-    from pyiqa_amhp.scoring.scorer import create_metric
+    from pyiqa_amhp.scoring.scorer import Scorer, create_metric
 
-    if judgement.content is None:
-        return create_metric(judgement.metric, judgement.weights, **judgement.options)
-    content = judgement.content
+    if config.content is None or config.weights is None:
+        return Scorer(create_metric(config.metric, config.weights, **config.options))
+    content = config.content
     if not isinstance(content, bytes):
         import ray
 
         content = ray.get(content)
     with tempfile.TemporaryDirectory() as folder:
-        file = os.path.join(folder, os.path.basename(judgement.weights))
+        file = os.path.join(folder, os.path.basename(config.weights))
         with open(file, 'wb') as out:
             out.write(content)
-        return create_metric(judgement.metric, file, **judgement.options)
+        return Scorer(create_metric(config.metric, file, **config.options))
 
 
-def _threads() -> int:
-    """Threads that read: as many CPUs as Ray gave this actor."""
+def _assigned_cpus() -> int:
+    """The CPUs that Ray gave this actor, at least one: as many threads read images."""
     import ray
 
     resources = ray.get_runtime_context().get_assigned_resources()
     return max(1, int(resources.get('CPU', 1)))
-
-
-class _Warnings(logging.Handler):
-    """What the package said in the log of this process: nobody looks there."""
-
-    def __init__(self):
-        super().__init__(logging.WARNING)
-        self.said: list[str] = []
-        logging.getLogger('pyiqa_amhp').addHandler(self)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if len(self.said) < 10 and (text := record.getMessage()) not in self.said:
-            self.said.append(text)
