@@ -1,6 +1,6 @@
-"""Whatever is in a file, its parser gives a value or one of the package's errors, and soon.
+"""Every parser gives a value or one of the package's errors, for any file.
 
-A few examples each by default, and those that once failed; the long run is
+By default each test runs a few examples, and those that once failed. The long run is
 ``AMHP_FUZZ=2000 python -m pytest tests/test_fuzz.py``.
 """
 
@@ -38,15 +38,15 @@ from pyiqa_amhp.weights.checkpoint import read_tensors, stored_config
 EXAMPLES = int(os.environ.get('AMHP_FUZZ', '40'))
 fuzz = settings(
     max_examples=EXAMPLES,
-    deadline=None,  # of one example; the machine may be busy. All of them end, or the run hangs
+    deadline=None,  # for one example, since the machine may be busy; a parser must still end
     suppress_health_check=list(HealthCheck),
     derandomize=EXAMPLES < 2000,  # the same examples in every short run
     print_blob=True,
 )
-# Each starts a process, in which scipy may crash: half a second.
+# Each example starts a process, in which scipy may crash; that takes half a second.
 fuzz_mat = settings(fuzz, max_examples=max(3, EXAMPLES // 40))
 
-# Text and numbers that parsers trip over, and pieces of each format, in any order.
+# Texts and numbers that parsers often get wrong.
 ODD = st.sampled_from([
     '', ' ', '\0', '"', "'", ',', '\n', '\r', '\r\n', '\t', '#', '\\', '/', '..', 'nan', 'inf',
     '-inf', '1e999', '-1', '0', '9' * 30, '1.5', '0x1', '٣', 'é', '\ufeff', '\ud800', '😀',
@@ -57,7 +57,7 @@ TEXT = st.lists(st.one_of(ODD, st.text(max_size=8)), max_size=12).map(''.join)
 
 
 def pieces(*words):
-    """Bytes made of these words, odd ones, and anything."""
+    """Return a strategy for bytes: these words, odd ones and random ones in any order."""
     word = st.one_of(st.sampled_from(words), ODD, st.text(max_size=4))
     text = st.lists(word, max_size=40).map(''.join)
     return st.one_of(
@@ -66,7 +66,7 @@ def pieces(*words):
 
 
 def damaged(content: bytes):
-    """A good file with some bytes changed, cut out or put in."""
+    """Return a strategy for a valid file with some bytes changed, removed or inserted."""
 
     def apply(edits):
         data = bytearray(content)
@@ -81,20 +81,21 @@ def damaged(content: bytes):
     return st.lists(edit, min_size=1, max_size=4).map(apply)
 
 
-def in_csv(rows):
+def to_csv(rows):
+    """Format rows as CSV."""
     file = io.StringIO()
     csv.writer(file).writerows(rows)
     return file.getvalue().encode('utf-8', 'surrogatepass')
 
 
 def table(header, cell=TEXT):
-    """A CSV with some of these columns, and cells of any kind."""
+    """Return a strategy for a CSV with some of these columns, and cells of any kind."""
     columns = st.lists(st.sampled_from(header), min_size=1, max_size=len(header), unique=True)
     number = st.one_of(st.integers(-3, 12).map(str), st.floats().map(str), st.just(''))
 
     def rows(names):
         row = st.lists(st.one_of(number, cell), min_size=len(names), max_size=len(names))
-        return st.lists(row, max_size=5).map(lambda found: in_csv([names, *found]))
+        return st.lists(row, max_size=5).map(lambda found: to_csv([names, *found]))
 
     return columns.flatmap(rows)
 
@@ -111,13 +112,13 @@ JSON = st.recursive(
 
 
 def entries(*keys):
-    """Dicts with some of these keys, and values of any kind."""
+    """Return a strategy for dicts with some of these keys, and values of any kind."""
     return st.dictionaries(st.sampled_from(keys), JSON)
 
 
 @pytest.fixture(scope='module')
 def put(tmp_path_factory):
-    """Write bytes to a file of this name, in a folder of its own."""
+    """Write bytes to a file of this name in a folder of this module."""
     folder = tmp_path_factory.mktemp('fuzz')
 
     def put(name, content):
@@ -130,7 +131,7 @@ def put(tmp_path_factory):
 
 
 def value_or_error(call, *args, also=()):
-    """What a call gives; None where it raises an error of the package, which says something."""
+    """Return the value of a call; None if it raises an error of the package with a message."""
     try:
         return call(*args)
     except (AMHPError, ImageReadError, *also) as error:
@@ -196,7 +197,7 @@ def test_given_texts(put, content):
     )
 
 
-# Publishers' files
+# Files of the data sets
 
 LINE = '1 953619 0 1 5 17 38 36 15 6 5 1 1 22 1396\n'
 
@@ -390,9 +391,9 @@ COMMENTS_JSON = json.dumps(
 def test_comments(put, content):
     found = value_or_error(read_comments, put('comments', content))
     if found is not None:
-        said, _ = found
-        assert said.schema.names == ['image_id', 'text']
-        assert all(text.strip() and '\n' not in text for text in said['text'].to_pylist())
+        comments, _ = found
+        assert comments.schema.names == ['image_id', 'text']
+        assert all(text.strip() and '\n' not in text for text in comments['text'].to_pylist())
 
 
 @fuzz
@@ -409,8 +410,8 @@ def store_bytes(tmp_path_factory):
     from pyiqa_amhp.datasets.comments import SCHEMA
 
     path = tmp_path_factory.mktemp('store') / 'comments.arrow'
-    said = pa.table([[1, 1, 2], ['soft light', 'nice', 'colour']], schema=SCHEMA)
-    return write_store(path, said, [1, 0, 2], ['light', 'color']).read_bytes()
+    comments = pa.table([[1, 1, 2], ['soft light', 'nice', 'colour']], schema=SCHEMA)
+    return write_store(path, comments, [1, 0, 2], ['light', 'color']).read_bytes()
 
 
 @fuzz
@@ -428,10 +429,10 @@ YAML = ['light: [lit]', '- ', 'light', ': ', '[', ']', '\n', '2001-99-99', '!!py
 @fuzz
 @given(content=st.one_of(pieces(*YAML), damaged(b'light: [lit, backlit]\ncolor: [hue]\n')))
 @example(content=b'2001-99-99')
-def test_lexicons(put, content):
-    lexicon = value_or_error(AttributeKeywords, put('words.yml', content))
-    if lexicon is not None:
-        assert lexicon.masks(['soft light']).shape == (1,)
+def test_keywords(put, content):
+    keywords = value_or_error(AttributeKeywords, put('words.yml', content))
+    if keywords is not None:
+        assert keywords.masks(['soft light']).shape == (1,)
 
 
 OPTION_FILE = yaml.safe_dump({
@@ -446,7 +447,6 @@ OPTION_FILE = yaml.safe_dump({
     kind=st.sampled_from(['train', 'test']),
 )
 def test_option_files(put, content, kind):
-    # YAML's own for a date such as 2001-99-99; the command makes a sentence of it
     found = value_or_error(read_options, put('options.yml', content), kind)
     assert found is None or {'network', 'datasets'} <= found.keys()
 
@@ -474,14 +474,14 @@ def test_configurations(config):
     shape=st.lists(st.integers(0, 3), max_size=3),
     dtype=st.sampled_from([torch.uint8, torch.int64, torch.float32, torch.bool, torch.complex64]),
 )
-def test_configurations_that_are_tensors_of_something_else(shape, dtype):
+def test_configurations_that_are_tensors_of_other_values(shape, dtype):
     stored = value_or_error(stored_config, torch.full(shape, 10).to(dtype))
     assert stored is None
 
 
-def torch_bytes(content, **form):
+def torch_bytes(content, **options):
     file = io.BytesIO()
-    torch.save(content, file, **form)
+    torch.save(content, file, **options)
     return file.getvalue()
 
 
@@ -513,7 +513,7 @@ def script_bytes():
 
 
 def with_pickle(archive, pickled):
-    """The archive with another pickle in it."""
+    """Return the archive with another pickle in it."""
     file = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(archive)) as old, zipfile.ZipFile(file, 'w') as new:
         for name in old.namelist():
@@ -556,13 +556,14 @@ def test_weights(put, file):
 # Images
 
 
-def image_bytes(form, **options):
+def image_bytes(file_format):
     file = io.BytesIO()
-    Image.effect_noise((12, 10), 60).convert('RGB').save(file, form, **options)
+    Image.effect_noise((12, 10), 60).convert('RGB').save(file, file_format)
     return file.getvalue()
 
 
-IMAGES = [image_bytes(form) for form in ('JPEG', 'PNG', 'GIF', 'BMP', 'TIFF', 'WEBP', 'PPM')]
+FORMATS = ('JPEG', 'PNG', 'GIF', 'BMP', 'TIFF', 'WEBP', 'PPM')
+IMAGES = [image_bytes(file_format) for file_format in FORMATS]
 
 
 @fuzz
@@ -573,7 +574,7 @@ def test_images(content):
     assert image is None or image.mode == 'RGB'
 
 
-# Rows that an interrupted run left
+# Results of an interrupted run
 
 ROW = json.dumps({
     'path': 'a.jpg', 'score': 5.0, 'levels': {'bad': 1.0}, 'text_source': 'none', 'error': '',
@@ -618,7 +619,7 @@ def test_rows_of_an_interrupted_run(put, content):
         assert written is None or len(pd.read_csv(written)) == len(rows)
 
 
-JUDGED = json.dumps({
+CACHED = json.dumps({
     'key': 'k', 'score': 5.0, 'bins': [], 'text': False, 'seconds': 0.1, 'unreadable': '',
     'failed': '',
 })  # fmt: skip
@@ -627,8 +628,8 @@ JUDGED = json.dumps({
 @fuzz
 @given(
     content=st.one_of(
-        pieces(JUDGED, '\n', '{"key": "a"'),
-        damaged((JUDGED + '\n').encode() * 2),
+        pieces(CACHED, '\n', '{"key": "a"'),
+        damaged((CACHED + '\n').encode() * 2),
         lines('key', 'score', 'bins', 'text', 'seconds', 'unreadable', 'failed'),
     )
 )
