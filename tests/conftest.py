@@ -1,12 +1,12 @@
-"""Shared fixtures: no network, a store of weights per test, small encoders and small data."""
+"""Shared fixtures: no network, an own store of weights for each test, small encoders and data."""
 
 import os
 
-# Before huggingface_hub is imported, which reads it once.
+# huggingface_hub reads this when it is imported.
 os.environ['HF_HUB_OFFLINE'] = '1'
-# Before torch is: threads gain nothing on encoders this small, and lose much on a busy machine.
+# torch reads this when it is imported. Threads gain nothing on encoders this small.
 os.environ.setdefault('OMP_NUM_THREADS', '1')
-# Before a rich console is made, which reads it once: long paths of temporary folders do not wrap.
+# A rich console reads this when it is made: long paths of temporary folders must not wrap.
 os.environ['COLUMNS'] = '200'
 
 from pathlib import Path
@@ -19,7 +19,7 @@ from PIL import Image
 pytest_plugins = ('app_fixtures', 'tanet_fixtures')
 SHARED_DATA = Path(__file__).parents[2] / 'shared' / 'data'
 
-# CLIP's shape in a size that builds at once: 32-pixel images, 16 numbers a feature.
+# The architecture of a tiny CLIP: images of 32 x 32 pixels, features of 16 numbers.
 TINY = {
     'embed_dim': 16,
     'vision_cfg': {'image_size': 32, 'layers': 1, 'width': 32, 'patch_size': 16, 'head_width': 16},
@@ -29,7 +29,7 @@ TINY = {
 
 @pytest.fixture(autouse=True)
 def own_home(tmp_path_factory, monkeypatch):
-    """An empty store of weights, and no weights or caches of this user's."""
+    """Use an empty store of weights, and no weights of this user."""
     home = tmp_path_factory.mktemp('home')
     monkeypatch.setenv('PYIQA_AMHP_HOME', str(home))
     monkeypatch.delenv('PYIQA_AMHP_WEIGHTS', raising=False)
@@ -39,7 +39,7 @@ def own_home(tmp_path_factory, monkeypatch):
 
 @pytest.fixture(scope='session')
 def shared_data():
-    """Real votes and photographs, which do not belong to the project."""
+    """A folder with real votes and photographs, which are not part of the project."""
     if not SHARED_DATA.is_dir():
         pytest.skip(f'no real data beside the project ({SHARED_DATA})')
     return SHARED_DATA
@@ -71,32 +71,35 @@ def amhp(monkeypatch, capsys):
 
 @pytest.fixture
 def tiny():
-    """The form of a tiny CLIP, for ``backbone=``."""
+    """The architecture of a tiny CLIP, for ``backbone=``."""
     return {key: dict(value) if isinstance(value, dict) else value for key, value in TINY.items()}
 
 
 def build_tiny(seed=0, **options):
-    """A tiny AMHP with random weights that texts move, the same for the same options."""
+    """Build a tiny AMHP with random weights, the same for the same seed and options.
+
+    Texts change its scores.
+    """
     import torch
 
     from pyiqa_amhp.model.amhp import AMHP
 
     torch.manual_seed(seed)
     net = AMHP(pretrained=False, **{'backbone': TINY, **options})
-    if net.config.uses_attributes:  # zero at the start: then a text would change nothing
+    if net.config.uses_attributes:  # it starts at zero, with which no text changes a score
         torch.nn.init.normal_(net.fc.weight, std=0.2)
     return net.eval()
 
 
 @pytest.fixture
 def make_amhp():
-    """Build a tiny AMHP: see ``build_tiny``."""
+    """The function ``build_tiny``, which builds a tiny AMHP."""
     return build_tiny
 
 
 @pytest.fixture(scope='session')
 def tiny_weights(tmp_path_factory):
-    """A checkpoint of a tiny AMHP, for all tests: to be read only."""
+    """A checkpoint of a tiny AMHP, for all tests: read only."""
     from pyiqa_amhp.weights.checkpoint import save_checkpoint
 
     file = tmp_path_factory.mktemp('weights') / 'tiny.pth'
@@ -104,7 +107,7 @@ def tiny_weights(tmp_path_factory):
 
 
 def add_to_store(path, name):
-    """What ``amhp weights add PATH --as NAME`` does."""
+    """Add a checkpoint to the store, as ``amhp weights add PATH --as NAME`` does."""
     from pyiqa_amhp.model.config import complete_checkpoint
     from pyiqa_amhp.weights.checkpoint import read_checkpoint
     from pyiqa_amhp.weights.store import add_to_store
@@ -114,7 +117,7 @@ def add_to_store(path, name):
 
 @pytest.fixture
 def watch_text_encoder():
-    """Note the ``(texts, tokens)`` of every batch that a model's text encoder reads from now on."""
+    """Record the ``(texts, tokens)`` of every batch that the text encoder of a model reads."""
 
     def watch(net):
         read = []
@@ -125,14 +128,40 @@ def watch_text_encoder():
     return watch
 
 
+@pytest.fixture(scope='session')
+def onnx_programs():
+    """Exported ONNX programs of this process, by what they were exported from."""
+    return {}
+
+
+@pytest.fixture
+def export_once(monkeypatch, onnx_programs):
+    """Export equal graphs to ONNX once per process, since the exporter takes seconds."""
+    from pyiqa_amhp.model import engines, export
+    from pyiqa_amhp.weights.checkpoint import weights_digest
+
+    to_onnx = engines.to_onnx
+
+    def export_or_reuse(graph, inputs, outputs, optimize=False):
+        shapes = [(name, tuple(example.shape), dims) for name, (example, dims) in inputs.items()]
+        encode = getattr(graph, 'encode', None)
+        key = str((repr(graph), encode, weights_digest(graph.state_dict()), shapes, optimize))
+        if key not in onnx_programs:
+            onnx_programs[key] = to_onnx(graph, inputs, outputs, optimize)
+        return onnx_programs[key]
+
+    for module in (engines, export):
+        monkeypatch.setattr(module, 'to_onnx', export_or_reuse)
+
+
 PHOTOS = ('a.png', 'b.jpg', 'sub/c.png', 'sub/d.webp')
 
 
 def smooth_pixels(width, height, seed=0, brightness=1.0):
-    """Smooth random pixels, as photographs have: noise would look alike after resizing.
+    """Make smooth random pixels, since images of noise look alike after resizing.
 
     Returns:
-        ``(height, width, 3)``, 0 to 255 times ``brightness``
+        Pixels ``(height, width, 3)``, uint8, 0 to 255 times ``brightness``.
     """
     coarse = np.random.default_rng(seed).integers(0, 256, (5, 6, 3)).astype(np.uint8)
     image = Image.fromarray(coarse).resize((width, height), Image.Resampling.BILINEAR)
@@ -143,9 +172,9 @@ def write_photos(folder, names=PHOTOS, sizes=()):
     """Write a photograph for each name; the later ones are brighter. Returns ``folder``.
 
     Args:
-        names: paths relative to ``folder``; the suffix decides the file format
+        names: paths relative to ``folder``; the suffix decides the file format.
         sizes: ``(width, height)`` of each photograph; by default 40 x 30, each one pixel
-            larger than the one before
+            larger than the one before.
     """
     for i, name in enumerate(names):
         width, height = sizes[i] if sizes else (40 + i, 30 + i)
@@ -163,9 +192,9 @@ def photos(tmp_path):
 
 
 def write_rated_images(root):
-    """A folder ``images`` with 24 images, and a CSV with votes, comments and a split.
+    """Write 24 images to ``images``, and a CSV with their votes, comments and split.
 
-    Brighter is better.
+    Brighter images have higher votes. Returns the path of the CSV.
     """
     rng = np.random.default_rng(0)
     folder = root / 'images'
@@ -192,13 +221,13 @@ def write_rated_images(root):
 
 @pytest.fixture
 def rated_images(tmp_path):
-    """The CSV of 24 rated images in ``images`` beside it, this test's own."""
+    """The CSV of ``write_rated_images``, for one test."""
     return write_rated_images(tmp_path)
 
 
 @pytest.fixture(scope='session')
 def shared_rated_images(tmp_path_factory):
-    """The same for all tests: to be read only."""
+    """The CSV of ``write_rated_images``, for all tests: read only."""
     return write_rated_images(tmp_path_factory.mktemp('rated'))
 
 
@@ -250,7 +279,7 @@ def aadb_copy(raw_aadb, tmp_path):
 
 @pytest.fixture(scope='session')
 def training_options():
-    """The shipped options for training, on a CSV of rated images, in a size for tests."""
+    """A function that gives the shipped training options for a tiny model and a CSV of images."""
     from pathlib import Path
 
     import yaml
@@ -284,7 +313,7 @@ def training_options():
 
 @pytest.fixture(scope='session')
 def trained_and_tested(training_options, shared_rated_images, tmp_path_factory):
-    """The folder of one tiny training and its test, for all tests: to be read only."""
+    """The folder of a tiny training and its test, for all tests: read only."""
     from pyiqa_amhp.train.pipeline import train_and_test
 
     root = tmp_path_factory.mktemp('trained')
@@ -301,8 +330,7 @@ def trained_and_tested(training_options, shared_rated_images, tmp_path_factory):
 
 @pytest.fixture
 def build(training_options, shared_rated_images, tmp_path):
-    """An ``AMHPModel`` as pyiqa's trainer builds it, with the shipped options and some others."""
-
+    """A function that builds an ``AMHPModel`` as pyiqa's trainer does, with some options changed."""
     import torch
     from pyiqa.models import build_model
 
@@ -323,7 +351,7 @@ def build(training_options, shared_rated_images, tmp_path):
 
 @pytest.fixture
 def loader(training_options, shared_rated_images):
-    """A loader of the training or the validation images, with further data options."""
+    """A function that makes a loader of the training or the validation images."""
     from pyiqa.data import build_dataloader, build_dataset
 
     def loader(phase='train', **options):
@@ -336,7 +364,7 @@ def loader(training_options, shared_rated_images):
 
 @pytest.fixture
 def pyiqa_log(caplog):
-    """What goes to pyiqa's logger, which tells no other one."""
+    """The log of pyiqa, whose logger does not propagate to others."""
     from pyiqa.utils import get_root_logger
 
     logger = get_root_logger()
