@@ -330,7 +330,7 @@ def trained_and_tested(training_options, shared_rated_images, tmp_path_factory):
 
 @pytest.fixture
 def build(training_options, shared_rated_images, tmp_path):
-    """A function that builds an ``AMHPModel`` as pyiqa's trainer does, with some options changed."""
+    """A function that builds an ``AMHPModel`` as pyiqa's trainer does, with changed options."""
     import torch
     from pyiqa.models import build_model
 
