@@ -1,4 +1,4 @@
-"""Explanations: each part is what the model itself says, and the model is left as it was."""
+"""Explanations: each part is computed by the model itself, which does not change."""
 
 import copy
 import json
@@ -18,14 +18,14 @@ TEXT = 'soft light but poor focus'
 
 @pytest.fixture
 def grid(tiny):
-    """The tiny form with 4 x 4 patches and two layers of attention."""
+    """A tiny CLIP with 4 x 4 patches and two layers of attention."""
     tiny['vision_cfg'].update(patch_size=8, layers=2)
     return tiny
 
 
 @pytest.fixture
 def image():
-    """A photograph's worth of pixels, wider than high."""
+    """Random pixels, wider than high."""
     return torch.rand(1, 3, 40, 60, generator=torch.Generator().manual_seed(0))
 
 
@@ -38,12 +38,12 @@ def score(net, image, text=None):
 @pytest.mark.parametrize('text', [None, TEXT])
 def test_score_and_levels_are_those_of_the_model(make_amhp, grid, image, variant, text):
     net = make_amhp(backbone=grid, variant=variant)
-    found = net.explain(image, text)
+    explanation = net.explain(image, text)
     mos, dist = net(image, text, return_dist=True)
-    assert found.score == pytest.approx(mos.item(), abs=1e-5)
-    assert list(found.levels) == list(net.config.levels)
-    assert list(found.levels.values()) == pytest.approx(dist[0].tolist(), abs=1e-5)
-    assert found.scale == (1, 10)
+    assert explanation.score == pytest.approx(mos.item(), abs=1e-5)
+    assert list(explanation.levels) == list(net.config.levels)
+    assert list(explanation.levels.values()) == pytest.approx(dist[0].tolist(), abs=1e-5)
+    assert explanation.scale == (1, 10)
 
 
 @pytest.mark.parametrize('pool', ['tok', 'avg'])
@@ -56,18 +56,18 @@ def test_relevance_is_a_share_for_every_patch(make_amhp, grid, image, pool):
 
 
 @pytest.mark.parametrize('pool, shares', [('tok', [0.1, 0.2, 0.3, 0.4]), ('avg', [0, 0, 0, 1])])
-def test_attention_counts_on_its_way_to_what_is_read(pool, shares):
-    """One layer: the class token looks at all patches, the patches at the last one only."""
+def test_attention_counts_on_its_path_to_the_feature(pool, shares):
+    """One layer: the class token attends to all patches, the patches to the last one only."""
     attention = torch.zeros(1, 2, 5, 5)
     attention[:, :, 0, 1:] = torch.tensor([0.1, 0.2, 0.3, 0.4])
     attention[:, :, 1:, 4] = 1
     visual = SimpleNamespace(pool_type=pool, grid_size=(2, 2), patch_size=(3, 3))
-    found = patch_relevance([attention], torch.ones(1, 3, 6, 6), visual)
-    assert found.flatten().tolist() == pytest.approx(shares, abs=1e-6)
+    relevance = patch_relevance([attention], torch.ones(1, 3, 6, 6), visual)
+    assert relevance.flatten().tolist() == pytest.approx(shares, abs=1e-6)
 
 
-def test_relevance_is_where_the_model_looks(make_amhp, grid):
-    """A model that has learned to judge by how bright the upper right quarter is."""
+def test_relevance_lies_on_the_patches_that_the_model_uses(make_amhp, grid):
+    """A model that has learned to score the brightness of the upper right quarter."""
     net = make_amhp(backbone=grid, variant='image')
     rng = torch.Generator().manual_seed(1)
 
@@ -87,17 +87,17 @@ def test_relevance_is_where_the_model_looks(make_amhp, grid):
     x, _ = images(40)
     most, least = faithfulness(net, net.preprocess.normalize(x), share=0.25, fill='grey')
     assert (most.abs() > least.abs()).float().mean() >= 0.8
-    there = [np.array(net.explain(one[None]).relevance)[:2, 2:].sum() for one in x[:8]]
-    assert np.mean(there) > 0.4  # the quarter's share of the patches is 0.25
+    shares = [np.array(net.explain(one[None]).relevance)[:2, 2:].sum() for one in x[:8]]
+    assert np.mean(shares) > 0.4  # a quarter of the patches would be 0.25
 
 
-def test_other_image_encoders_have_no_map_and_say_so(make_amhp, tiny, image):
+def test_other_image_encoders_have_no_map_and_a_note(make_amhp, tiny, image):
     tiny['vision_cfg'] = {'image_size': 32, 'layers': [1, 1, 1, 1], 'width': 8, 'patch_size': None}
     net = make_amhp(backbone=tiny)
-    found = net.explain(image, TEXT)
-    assert found.score == pytest.approx(score(net, image, TEXT), abs=1e-5)
-    assert found.relevance is None
-    assert any('ModifiedResNet' in note for note in found.notes)
+    explanation = net.explain(image, TEXT)
+    assert explanation.score == pytest.approx(score(net, image, TEXT), abs=1e-5)
+    assert explanation.relevance is None
+    assert any('ModifiedResNet' in note for note in explanation.notes)
     with pytest.raises(AMHPError, match='no relevance map'):
         faithfulness(net, net.preprocess(image))
 
@@ -108,20 +108,20 @@ def sentence(levels):
     )
 
 
-def test_moves_are_the_models_scores_of_the_other_sentence(make_amhp, image):
+def test_moves_are_changes_of_the_score_with_another_sentence(make_amhp, image):
     net = make_amhp()
-    found = net.explain(image, TEXT)
-    levels = {attribute.name: attribute.level for attribute in found.attributes}
-    assert found.base == pytest.approx(score(net, image, sentence(levels)), abs=1e-4)
+    explanation = net.explain(image, TEXT)
+    levels = {attribute.name: attribute.level for attribute in explanation.attributes}
+    assert explanation.base == pytest.approx(score(net, image, sentence(levels)), abs=1e-4)
     words, moves = net.config.levels, 0
-    for attribute in found.attributes:
+    for attribute in explanation.attributes:
         for step, change in ((1, attribute.up), (-1, attribute.down)):
             place = words.index(attribute.level) + step
             if not 0 <= place < len(words):
                 assert change is None
                 continue
             moved = score(net, image, sentence({**levels, attribute.name: words[place]}))
-            assert change == pytest.approx(moved - found.base, abs=1e-4)
+            assert change == pytest.approx(moved - explanation.base, abs=1e-4)
             moves += change != 0
     assert moves >= len(levels)
 
@@ -148,16 +148,16 @@ def test_raising_a_level_that_the_model_likes_raises_the_score(make_amhp, image)
     assert any(likes) and any(dislikes)
 
 
-def test_words_are_the_score_less_that_of_the_text_without_them(make_amhp, image):
+def test_the_effect_of_a_word_is_the_score_minus_the_score_without_it(make_amhp, image):
     net = make_amhp()
-    found = net.explain(image, f'  {TEXT} ')
+    explanation = net.explain(image, f'  {TEXT} ')
     words = TEXT.split()
-    assert [word.word for word in found.words] == words
-    for i, word in enumerate(found.words):
+    assert [word.word for word in explanation.words] == words
+    for i, word in enumerate(explanation.words):
         rest = ' '.join(words[:i] + words[i + 1 :])
         change = score(net, image, TEXT) - score(net, image, rest)
         assert word.effect == pytest.approx(change, abs=1e-4)
-    assert len({word.effect for word in found.words}) == len(words)
+    assert len({word.effect for word in explanation.words}) == len(words)
 
 
 def test_the_only_word_is_compared_with_no_text(make_amhp, image):
@@ -167,33 +167,34 @@ def test_the_only_word_is_compared_with_no_text(make_amhp, image):
     assert word.effect == pytest.approx(change, abs=1e-4)
 
 
-def test_words_behind_the_last_token_have_no_effect_and_it_is_said(make_amhp, image):
-    found = make_amhp().explain(image, 'light ' * 90)
-    effects = [word.effect for word in found.words]
+def test_words_after_the_last_token_have_no_effect_and_a_note(make_amhp, image):
+    explanation = make_amhp().explain(image, 'light ' * 90)
+    effects = [word.effect for word in explanation.words]
     assert [effect is not None for effect in effects] == [True] * 75 + [False] * 15
-    assert any('longer than the model reads' in note for note in found.notes)
+    assert any('longer than the model reads' in note for note in explanation.notes)
 
 
 def test_no_words_without_a_text(make_amhp, image):
-    found = make_amhp().explain(image)
-    assert found.words == () and found.text == '' and found.prompt_source == 'none'
+    explanation = make_amhp().explain(image)
+    assert (explanation.words, explanation.text) == ((), '')
+    assert explanation.prompt_source == 'none'
 
 
-def test_a_predicted_text_is_shown_as_one(make_amhp, image):
+def test_a_predicted_text_is_reported_as_predicted(make_amhp, image):
     net = make_amhp(predictor='levels')
-    found = net.explain(image)
-    levels = {attribute.name: attribute.level for attribute in found.attributes}
-    assert (found.prompt_source, found.text) == ('predicted', sentence(levels))
-    assert found.score == pytest.approx(found.base, abs=1e-5)
-    assert found.words == ()
+    explanation = net.explain(image)
+    levels = {attribute.name: attribute.level for attribute in explanation.attributes}
+    assert (explanation.prompt_source, explanation.text) == ('predicted', sentence(levels))
+    assert explanation.score == pytest.approx(explanation.base, abs=1e-5)
+    assert explanation.words == ()
 
 
 def test_attributes_are_zero_shot_until_a_predictor_was_trained(make_amhp, image):
     net = make_amhp(predictor='levels')
-    untrained, ad_hoc = net.explain(image), make_amhp().explain(image)
-    assert untrained.attributes_from == ad_hoc.attributes_from == 'zero-shot'
+    untrained, without = net.explain(image), make_amhp().explain(image)
+    assert untrained.attributes_from == without.attributes_from == 'zero-shot'
     assert [a.levels for a in untrained.attributes] == [
-        pytest.approx(a.levels, abs=1e-6) for a in ad_hoc.attributes
+        pytest.approx(a.levels, abs=1e-6) for a in without.attributes
     ]
     net.predictor.logit_scale.data += 1
     trained = net.explain(image)
@@ -207,42 +208,42 @@ def test_attributes_are_zero_shot_until_a_predictor_was_trained(make_amhp, image
 
 
 @pytest.mark.parametrize('variant', ['image', 'image+levels'])
-def test_a_variant_without_texts_has_no_moves_and_says_so(make_amhp, image, variant):
-    found = make_amhp(variant=variant).explain(image, TEXT)
-    assert found.base is None and found.words == ()
-    assert all(a.up is None and a.down is None for a in found.attributes)
-    assert any('reads no text' in note for note in found.notes)
+def test_a_variant_without_texts_has_no_moves_and_a_note(make_amhp, image, variant):
+    explanation = make_amhp(variant=variant).explain(image, TEXT)
+    assert explanation.base is None and explanation.words == ()
+    assert all(a.up is None and a.down is None for a in explanation.attributes)
+    assert any('reads no text' in note for note in explanation.notes)
 
 
-def test_a_model_that_no_text_moves_says_so(make_amhp, image):
+def test_a_model_that_ignores_texts_has_no_moves_and_a_note(make_amhp, image):
     net = make_amhp()
     torch.nn.init.zeros_(net.fc.weight)
-    found = net.explain(image, TEXT)
-    assert found.base is None and found.words == ()
-    assert any('no weight' in note for note in found.notes)
+    explanation = net.explain(image, TEXT)
+    assert explanation.base is None and explanation.words == ()
+    assert any('no weight' in note for note in explanation.notes)
 
 
-def test_a_text_that_an_option_sets_aside_is_not_explained(make_amhp, image):
-    found = make_amhp(prompt_source='none').explain(image, TEXT)
-    assert found.words == () and found.text == ''
-    assert any("prompt_source='none'" in note for note in found.notes)
+def test_a_text_that_prompt_source_excludes_is_not_explained(make_amhp, image):
+    explanation = make_amhp(prompt_source='none').explain(image, TEXT)
+    assert explanation.words == () and explanation.text == ''
+    assert any("prompt_source='none'" in note for note in explanation.notes)
 
 
 @pytest.mark.parametrize('mode', [True, False])
-def test_the_model_is_left_as_it_was(make_amhp, grid, image, mode):
+def test_the_model_does_not_change(make_amhp, grid, image, mode):
     net = make_amhp(backbone=grid, predictor='levels').train(mode)
     net.backbone.freeze_text()
     net.backbone.train(mode)
     net.backbone.runner = runner = Runner('bf16')
     state = copy.deepcopy(net.state_dict())
     modes = [m.training for m in net.modules()]
-    asks = [p.requires_grad for p in net.parameters()]
+    trainable = [p.requires_grad for p in net.parameters()]
     hooks = [len(m._forward_hooks) for m in net.modules()]
-    found = net.explain(image, TEXT)
-    assert any('bf16' in note for note in found.notes)
+    explanation = net.explain(image, TEXT)
+    assert any('bf16' in note for note in explanation.notes)
     assert net.backbone.runner is runner
     assert [m.training for m in net.modules()] == modes
-    assert [p.requires_grad for p in net.parameters()] == asks
+    assert [p.requires_grad for p in net.parameters()] == trainable
     assert [len(m._forward_hooks) for m in net.modules()] == hooks
     assert all(p.grad is None for p in net.parameters())
     assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
@@ -253,32 +254,32 @@ def test_frozen_models_and_inference_mode_give_the_same_map(make_amhp, grid, ima
     expected = net.explain(image)
     net.requires_grad_(False)
     with torch.inference_mode():
-        found = net.explain(image.clone())
-    assert np.array(found.relevance) == pytest.approx(np.array(expected.relevance), abs=1e-6)
+        explanation = net.explain(image.clone())
+    assert np.array(explanation.relevance) == pytest.approx(np.array(expected.relevance), abs=1e-6)
 
 
-def test_other_engines_are_set_aside(make_amhp, grid, image):
+def test_torch_explains_whatever_the_engine(make_amhp, grid, image):
     pytest.importorskip('onnxruntime')
     expected = make_amhp(backbone=grid).explain(image, TEXT)
-    found = make_amhp(backbone=grid, engine='onnxruntime').explain(image, TEXT)
-    assert found.relevance == expected.relevance and found.score == expected.score
-    assert 'onnxruntime' in found.notes[-1]
+    explanation = make_amhp(backbone=grid, engine='onnxruntime').explain(image, TEXT)
+    assert explanation.relevance == expected.relevance and explanation.score == expected.score
+    assert 'onnxruntime' in explanation.notes[-1]
 
 
-def test_a_file_a_picture_and_a_tensor_are_one(make_amhp, image, tmp_path):
+def test_a_file_a_pillow_image_and_a_tensor_are_explained_alike(make_amhp, image, tmp_path):
     net = make_amhp()
     pixels = (image[0].permute(1, 2, 0) * 255).round().byte().numpy()
     picture = Image.fromarray(pixels)
     picture.save(tmp_path / 'x.png')
     tensor = torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255
-    found = [net.explain(form) for form in (tmp_path / 'x.png', picture, tensor)]
-    assert found[0] == found[1] == found[2]
+    explanations = [net.explain(given) for given in (tmp_path / 'x.png', picture, tensor)]
+    assert explanations[0] == explanations[1] == explanations[2]
 
 
 @pytest.mark.parametrize('resize', ['squash', 'shortest'])
 @pytest.mark.parametrize('crop', ['center', 'corner'])
 def test_region_is_what_the_model_sees(make_amhp, resize, crop):
-    """Pixels that say where they are, cut as the model cuts them."""
+    """Pixels hold their own position, so the crop of the model shows its region."""
     net = make_amhp(resize=resize, crop=crop)
     x = torch.zeros(1, 3, 70, 120)
     x[:, 0], x[:, 1] = torch.arange(120) / 120 + 1 / 240, torch.arange(70)[:, None] / 70 + 1 / 140
@@ -291,11 +292,11 @@ def test_region_is_what_the_model_sees(make_amhp, resize, crop):
     assert (right, bottom) == pytest.approx(tuple(map(float, seen)), abs=0.02)
 
 
-def test_the_map_of_a_mirrored_image_is_turned_back(make_amhp, grid, image):
+def test_the_map_of_a_mirrored_image_is_mirrored_back(make_amhp, grid, image):
     pixels = (image * 255).round()
     if pixels.sum() % 2 == 0:
         pixels[0, 0, 0, 0] += 1 if pixels[0, 0, 0, 0] < 255 else -1
-    options = {'backbone': grid, 'resize_size': 36}  # an even rest: the same crop of both
+    options = {'backbone': grid, 'resize_size': 36}  # an even margin: the same crop of both
     net, plain = (make_amhp(test_flip=flip, **options) for flip in (True, False))
     mirrored = np.array(plain.explain((pixels / 255).flip(-1)).relevance)
     assert np.array(net.explain(pixels / 255).relevance) == pytest.approx(
@@ -303,15 +304,15 @@ def test_the_map_of_a_mirrored_image_is_turned_back(make_amhp, grid, image):
     )
 
 
-def test_json_and_back(make_amhp, image):
-    found = make_amhp().explain(image, TEXT)
-    values = found.to_dict()
+def test_an_explanation_is_plain_json(make_amhp, image):
+    explanation = make_amhp().explain(image, TEXT)
+    values = explanation.to_dict()
     assert json.loads(json.dumps(values)) == values
-    assert values['words'][0] == {'word': 'soft', 'effect': found.words[0].effect}
-    assert values['attributes'][0]['levels'].keys() == found.levels.keys()
+    assert values['words'][0] == {'word': 'soft', 'effect': explanation.words[0].effect}
+    assert values['attributes'][0]['levels'].keys() == explanation.levels.keys()
 
 
-def test_impossible_images_and_texts_are_refused(make_amhp, image, tmp_path):
+def test_bad_images_and_texts_are_refused(make_amhp, image, tmp_path):
     net = make_amhp()
     with pytest.raises(AMHPError, match='2 images'):
         net.explain(image.expand(2, -1, -1, -1))

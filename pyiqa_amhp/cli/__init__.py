@@ -1,1 +1,1 @@
-"""The command ``amhp``: one file a command."""
+"""The command ``amhp``: a file for each larger command."""

@@ -1,8 +1,11 @@
-"""What ``amhp info`` tells: enough for a bug report."""
+"""The command ``amhp info``: what a bug report needs."""
 
 import os
 import platform
 
+from rich.table import Table
+
+from pyiqa_amhp.cli.output import console, escape
 from pyiqa_amhp.utils.environment import version_of
 
 PACKAGES = (
@@ -11,8 +14,19 @@ PACKAGES = (
 )  # fmt: skip
 
 
+def info() -> None:
+    """Show versions, devices, names registered with pyiqa, and the weights that are found."""
+    for title, rows in collect_info().items():
+        table = Table(title=title, title_justify='left', show_header=False)
+        table.add_column(no_wrap=True)
+        table.add_column(overflow='fold')
+        for name, value in rows.items():
+            table.add_row(name, escape(value))
+        console.print(table)
+
+
 def collect_info() -> dict[str, dict[str, str]]:
-    """Titles to tables of names and values; nothing is downloaded and no model is built."""
+    """Collect tables of names and values, by title. Downloads nothing and builds no model."""
     return {
         'versions': {'python': platform.python_version(), **{p: version_of(p) for p in PACKAGES}},
         'devices': _devices(),
@@ -46,25 +60,25 @@ def _registered() -> dict[str, str]:
         'metrics': ('METRIC_REGISTRY', plugin.METRICS),
         'models': ('MODEL_REGISTRY', plugin.MODELS),
     }
-    here = {
+    registered = {
         title: ', '.join(n for n in names if n in getattr(registry, table)) or 'none'
         for title, (table, names) in groups.items()
     }
     models = [name for name in pyiqa.list_models() if name in plugin.METRIC_CONFIGS]
-    return {'create_metric': ', '.join(models) or 'none', **here}
+    return {'create_metric': ', '.join(models) or 'none', **registered}
 
 
 def _weights() -> dict[str, str]:
     import huggingface_hub
 
     from pyiqa_amhp.model.clip_weights import cached_tag
-    from pyiqa_amhp.weights import store as weights
+    from pyiqa_amhp.weights import store
 
     clip = cached_tag('ViT-B-16', 'openai')
-    stored = {f'store: {name}': str(path) for name, path in weights.stored().items()}
+    stored = {f'store: {name}': str(path) for name, path in store.stored().items()}
     return {
-        weights.WEIGHTS_VARIABLE: _named(os.environ.get(weights.WEIGHTS_VARIABLE)),
-        'store': str(weights.store_path()),
+        store.WEIGHTS_VARIABLE: _describe(os.environ.get(store.WEIGHTS_VARIABLE)),
+        'store': str(store.store_path()),
         **(stored or {'stored': 'nothing (amhp weights add FILE)'}),
         'CLIP ViT-B-16 openai': str(clip or 'not on this machine'),
         'HF_HOME': huggingface_hub.constants.HF_HOME,
@@ -73,15 +87,17 @@ def _weights() -> dict[str, str]:
     }
 
 
-def _named(weights: str | None) -> str:
-    """What the environment names; of a model of the hub, whether it is here."""
+def _describe(weights: str | None) -> str:
+    """Describe the weights that the environment names; a model of the hub with its local file."""
     from pyiqa_amhp.errors import AMHPError
     from pyiqa_amhp.weights import hub
 
+    if not weights:
+        return 'not set'
     if not hub.is_hub_id(weights):
-        return weights or 'not set'
+        return weights
     try:
-        here = hub.cached_model(hub.hub_id(weights))
+        file = hub.cached_model(hub.hub_id(weights))
     except AMHPError as error:
         return f'{weights} ({error})'
-    return f'{weights} ({here or "not on this machine yet"})'
+    return f'{weights} ({file or "not on this machine yet"})'

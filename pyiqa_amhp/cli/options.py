@@ -1,4 +1,4 @@
-"""Options that several commands have, and those that typer has no form for."""
+"""Options that several commands share, and helpers that read them."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,23 +9,37 @@ from typer.core import TyperCommand
 
 from pyiqa_amhp.errors import AMHPError
 
-Paths = Annotated[list[str], typer.Argument(help='Images, folders or globs.', metavar='PATH...')]
-SaidText = Annotated[str | None, typer.Option(help='What is said about the images.')]
-SaidTexts = Annotated[Path | None, typer.Option(help='CSV with the columns img_name and text.')]
-# Not a Path, which would take `hf-hub:owner/name` for a name of the file system.
-Weights = Annotated[
-    str | None, typer.Option(help='A trained checkpoint: FILE or hf-hub:user/name.')
+Paths = Annotated[
+    list[str], typer.Argument(help='Image files, folders or globs.', metavar='PATH...')
 ]
-Device = Annotated[str | None, typer.Option(help='cpu, cuda, ...')]
+Text = Annotated[str | None, typer.Option(help='A comment that applies to all images.')]
+Texts = Annotated[
+    Path | None, typer.Option(help='CSV with the columns img_name and text: a text per image.')
+]
+# Not a Path, which would read `hf-hub:owner/name` as the name of a local file.
+Weights = Annotated[str | None, typer.Option(help='Trained checkpoint: FILE or hf-hub:user/name.')]
+AMHPMetric = Annotated[
+    str, typer.Option(help='A metric of arch AMHP: amhp, amhp-para, amhp-aadb or amhp-clip.')
+]
+Device = Annotated[
+    str | None,
+    typer.Option(help='Device of torch: cpu, cuda, cuda:1, mps.', show_default='a GPU if any'),
+]
+MetaFolder = Annotated[Path, typer.Option(help='Folder that amhp prepare wrote to.')]
 
 
-def images_and_texts(
+def find_images_and_texts(
     paths: list[str], text: str | None, texts: Path | None
 ) -> tuple[list[Path], list[str | None]]:
-    """The image files that are meant, and what is said about each.
+    """Find the image files and the text of each.
+
+    Args:
+        paths: files, folders and globs.
+        text: a text for all images.
+        texts: a CSV with a text for each image.
 
     Raises:
-        AMHPError: both options of texts, no images, or texts that do not fit.
+        AMHPError: both a text and a CSV, no images, or a CSV that does not fit the images.
     """
     from pyiqa_amhp.datasets.images import find_images
     from pyiqa_amhp.datasets.texts import read_texts
@@ -36,46 +50,50 @@ def images_and_texts(
     return images, [text] * len(images) if texts is None else read_texts(texts, images)
 
 
-def check_explains(metric: str) -> None:
-    """Refuse a metric that cannot say why; an unknown name is left to ``create_metric``.
+def check_amhp_metric(metric: str) -> None:
+    """Refuse a metric that is not an AMHP; an unknown name is left to ``create_metric``.
 
     Raises:
-        AMHPError: another arch than AMHP.
+        AMHPError: the metric has another arch.
     """
     from pyiqa_amhp.scoring.scorer import arch_of
 
     if arch_of(metric) not in ('AMHP', None):
-        raise AMHPError(f'metric {metric!r} cannot explain itself; only AMHP can')
+        raise AMHPError(f'metric {metric!r} has no explanations; only AMHP has')
 
 
-class ListsOfWords(TyperCommand):
-    """A command without arguments, whose options may take several words: ``--metrics a b c``."""
+class MultiValueCommand(TyperCommand):
+    """A command without arguments whose options accept several values: ``--metrics a b c``."""
 
     def parse_args(self, ctx, args):
-        """Read ``--metrics a b c`` as ``--metrics a --metrics b --metrics c``."""
-        several = {opt for p in self.params if getattr(p, 'multiple', False) for opt in p.opts}
-        spread, last = [], None
-        for word in args:
-            if word.startswith('-'):
-                last = word.partition('=')[0]
-            elif last in several and spread[-1] != last:
-                spread.append(last)
-            spread.append(word)
-        return super().parse_args(ctx, spread)
+        """Rewrite ``--metrics a b c`` as ``--metrics a --metrics b --metrics c``."""
+        multiple = {opt for p in self.params if getattr(p, 'multiple', False) for opt in p.opts}
+        rewritten, option = [], None
+        for arg in args:
+            if arg.startswith('-'):
+                option = arg.partition('=')[0]
+            elif option in multiple and rewritten[-1] != option:
+                rewritten.append(option)
+            rewritten.append(arg)
+        return super().parse_args(ctx, rewritten)
 
 
-def pairs(option: str, given: Iterable[str] | None) -> dict[str, str]:
-    """``NAME=VALUE`` words of an option, by name.
+def parse_pairs(option: str, pairs: Iterable[str] | None) -> dict[str, str]:
+    """Parse the values ``NAME=VALUE`` of an option into a dict.
+
+    Args:
+        option: the name of the option, for messages.
+        pairs: the values; None if the option was not given.
 
     Raises:
-        AMHPError: another form, or a name twice.
+        AMHPError: a value that is not ``NAME=VALUE``, or a name that is given twice.
     """
-    found = {}
-    for pair in given or ():
+    values: dict[str, str] = {}
+    for pair in pairs or ():
         name, _, value = pair.partition('=')
         if not (name and value):
             raise AMHPError(f'--{option} {pair!r}: expected NAME=VALUE')
-        if name in found:
+        if name in values:
             raise AMHPError(f'--{option}: {name} is given twice')
-        found[name] = value
-    return found
+        values[name] = value
+    return values

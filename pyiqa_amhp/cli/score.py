@@ -1,9 +1,9 @@
-"""The command ``amhp score``: in this process, or on a Ray cluster."""
+"""The command ``amhp score``, in this process or on a Ray cluster."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -11,29 +11,36 @@ from rich.table import Table
 from pyiqa_amhp.cli.options import (
     Device,
     Paths,
-    SaidText,
-    SaidTexts,
+    Text,
+    Texts,
     Weights,
-    images_and_texts,
-    pairs,
+    find_images_and_texts,
+    parse_pairs,
 )  # fmt: skip
-from pyiqa_amhp.cli.output import console, escape, list_problems, problems, progress
+from pyiqa_amhp.cli.output import console, error_console, escape, list_errors, progress
 from pyiqa_amhp.errors import AMHPError
+
+if TYPE_CHECKING:
+    from pyiqa_amhp.scoring.result import ScoreResult, Summary
+    from pyiqa_amhp.scoring.writer import ScoreFile
 
 
 @dataclass(frozen=True)
 class ScoreOptions:
-    """What both ways of scoring take.
+    """Options of both ways of scoring.
 
     Attributes:
-        paths: images, folders, globs; on Ray tables too.
-        text, texts: a text for all images, or a CSV of texts.
-        metric, weights, device: the metric.
+        paths: image files, folders and globs; on Ray also tables of images.
+        text: a text for all images.
+        texts: a CSV with a text for each image.
+        metric: the name of the metric.
+        weights: a checkpoint; None: the default weights.
+        device: a device of torch; None: a GPU if there is one.
         model: options of AMHP: ``precision``, ``engine``, ``compile``.
         reading: options of ``score_images``: ``batch_size``, ``workers``, ``exact``,
             ``max_pixels``.
-        out: the output, None for none.
-        top: how many of the best to show; None: not given.
+        out: the file or, on Ray, the folder of results; None: results are only shown.
+        top: number of best images to show; None: not given.
     """
 
     paths: list[str]
@@ -50,7 +57,14 @@ class ScoreOptions:
 
 @dataclass(frozen=True)
 class RayOptions:
-    """Options that only Ray takes: see ``scoring.ray.job.score_folder``."""
+    """Options of scoring on Ray.
+
+    Attributes:
+        address: the address of a cluster.
+        actors: number of models on the cluster.
+        rows: images of a part of the result.
+        columns: ``NAME=VALUE`` pairs of columns of tables.
+    """
 
     address: str | None
     actors: int | None
@@ -58,64 +72,91 @@ class RayOptions:
     columns: list[str] | None
 
     def any_given(self) -> bool:
-        """Whether an option was given."""
+        """Return whether any of the options was given."""
         return any((self.address, self.actors, self.rows, self.columns))
 
 
 def score(
     paths: Paths,
-    text: SaidText = None,
-    texts: SaidTexts = None,
+    text: Text = None,
+    texts: Texts = None,
     weights: Weights = None,
-    metric: Annotated[str, typer.Option(help='Any no-reference metric of pyiqa.')] = 'amhp',
+    metric: Annotated[str, typer.Option(help='A no-reference metric of pyiqa.')] = 'amhp',
     out: Annotated[
         str | None,
-        typer.Option(help='FILE.csv, .json, .jsonl or .parquet; with --engine ray a folder.'),
+        typer.Option(
+            help='File of results, FILE.csv, .json, .jsonl or .parquet; with --engine ray a folder.'
+        ),
     ] = None,
     resume: Annotated[
-        bool, typer.Option('--resume', help='Resume an interrupted run with the same --out.')
+        bool, typer.Option('--resume', help='Resume an interrupted run that has the same --out.')
     ] = False,
     top: Annotated[
-        int | None, typer.Option(min=1, help='Show the best N only (with --out: 10).')
+        int | None,
+        typer.Option(
+            min=1, help='Number of best images to show.', show_default='all; 10 with --out'
+        ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help='Images a pass of AMHP.')] = 8,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help='Images in a batch of AMHP; other metrics get one.')
+    ] = 8,
     workers: Annotated[
-        int | None, typer.Option(min=1, help='Threads that read images.', show_default='cores')
+        int | None,
+        typer.Option(min=1, help='Threads that read images.', show_default='cores, at most 16'),
     ] = None,
     exact: Annotated[
-        bool, typer.Option('--exact', help='Decode and resize as a metric call does; slower.')
+        bool,
+        typer.Option('--exact', help='Decode and resize exactly as a metric call does; slower.'),
     ] = False,
     max_pixels: Annotated[
         int | None,
-        typer.Option(min=1, help='Larger images are not read.', show_default='178,956,970'),
+        typer.Option(
+            min=1, help='Most pixels of an image that is read.', show_default='178,956,970'
+        ),
     ] = None,
-    precision: Annotated[str | None, typer.Option(help='fp32, bf16, fp16 or int8')] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(help='Precision of AMHP: fp32, bf16, fp16 or int8.', show_default='fp32'),
+    ] = None,
     engine: Annotated[
         str | None,
-        typer.Option(help='torch, openvino, onnxruntime, or on a cluster: ray, ray+openvino ...'),
+        typer.Option(
+            help='Engine of AMHP: torch, openvino, onnxruntime; on a cluster ray, ray+openvino ...',
+            show_default='torch',
+        ),
     ] = None,
-    compiled: Annotated[bool, typer.Option('--compile', help='Use torch.compile.')] = False,
+    compiled: Annotated[
+        bool, typer.Option('--compile', help='Use torch.compile for AMHP.')
+    ] = False,
     device: Device = None,
     ray_address: Annotated[
         str | None,
-        typer.Option(help='A running cluster (host:6379, auto).', show_default='this machine'),
+        typer.Option(
+            help='Address of a running Ray cluster: host:6379, auto.', show_default='this machine'
+        ),
     ] = None,
     ray_actors: Annotated[
         int | None,
-        typer.Option(min=1, help='Models on the cluster.', show_default='one a GPU, or 4 CPUs'),
+        typer.Option(
+            min=1,
+            help='Number of models on the Ray cluster.',
+            show_default='one for each GPU, or for 4 CPUs',
+        ),
     ] = None,
     ray_rows: Annotated[
         int | None,
-        typer.Option(min=1, help='Images of a part.', show_default='32 to 1,000'),
+        typer.Option(
+            min=1, help='Images in a part of the result on Ray.', show_default='32 to 1,000'
+        ),
     ] = None,
     column: Annotated[
         list[str] | None,
-        typer.Option(help='With ray, of tables of images: path=NAME, text=NAME or image=NAME.'),
+        typer.Option(help='Columns of tables of images on Ray: path=NAME, text=NAME, image=NAME.'),
     ] = None,
 ) -> None:
-    """Score images; a file that cannot be read becomes a row with its error, and exit code 1."""
+    """Score images. A file that cannot be read is an error row, and the exit code is 1."""
     if resume and out is None:
-        raise AMHPError('--resume resumes a file: give its name with --out')
+        raise AMHPError('--resume needs the file of the interrupted run: give it with --out')
     on_ray = engine is not None and engine.partition('+')[0] == 'ray'
     if on_ray and engine:
         engine = engine.partition('+')[2] or None
@@ -141,10 +182,10 @@ def score(
 
 
 def score_locally(options: ScoreOptions, resume: bool) -> None:
-    """Score in this process, into a table where ``--out`` names one."""
+    """Score in this process, and write a table if ``--out`` is given."""
     from pyiqa_amhp.scoring import writer
     from pyiqa_amhp.scoring.files import score_images
-    from pyiqa_amhp.scoring.result import summarise
+    from pyiqa_amhp.scoring.result import ScoreResult, summarise
     from pyiqa_amhp.scoring.scorer import Scorer, create_metric
     from pyiqa_amhp.utils.files import check_output
 
@@ -153,7 +194,7 @@ def score_locally(options: ScoreOptions, resume: bool) -> None:
         raise AMHPError(f'{table}: tables of images take --engine ray; texts go to --texts')
     if options.out is not None:
         check_output(options.out, writer.WRITERS)
-    images, texts = images_and_texts(options.paths, options.text, options.texts)
+    images, texts = find_images_and_texts(options.paths, options.text, options.texts)
     scorer = Scorer(create_metric(options.metric, options.weights, options.device, **options.model))
     file = None
     if options.out is not None:
@@ -163,7 +204,7 @@ def score_locally(options: ScoreOptions, resume: bool) -> None:
         file = writer.ScoreFile(options.out, settings, resume)
         missing = [i for i, image in enumerate(images) if str(image) not in file.done]
         images, texts = [images[i] for i in missing], [texts[i] for i in missing]
-    results: Iterable = score_images(images, texts, scorer, **options.reading)
+    results: Iterable[ScoreResult] = score_images(images, texts, scorer, **options.reading)
     results = progress(results, len(images), 'Scoring')
     if file is not None:
         results = _append_all(file, results)
@@ -177,7 +218,7 @@ def score_locally(options: ScoreOptions, resume: bool) -> None:
 
 
 def score_on_ray(options: ScoreOptions, ray: RayOptions) -> None:
-    """Score on a cluster into a folder of Parquet files."""
+    """Score on a Ray cluster, and write a folder of Parquet files."""
     from pyiqa_amhp.scoring.ray.actors import ScorerConfig
     from pyiqa_amhp.scoring.ray.job import score_folder
     from pyiqa_amhp.scoring.ray.storage import redact
@@ -199,7 +240,7 @@ def score_on_ray(options: ScoreOptions, ray: RayOptions) -> None:
             config,
             text=options.text,
             texts=options.texts,
-            columns=pairs('column', ray.columns),
+            columns=parse_pairs('column', ray.columns),
             shard_rows=ray.rows,
             address=ray.address,
             actors=ray.actors,
@@ -207,10 +248,10 @@ def score_on_ray(options: ScoreOptions, ray: RayOptions) -> None:
         )
     except KeyboardInterrupt:
         kept = f'the parts so far are kept in {escape(redact(options.out))}'
-        problems.print(f'{kept}; the same command resumes', soft_wrap=True)
+        error_console.print(f'{kept}; the same command resumes', soft_wrap=True)
         raise
     for warning in report.warnings:
-        problems.print(escape(warning), soft_wrap=True)
+        error_console.print(escape(warning), soft_wrap=True)
     _print_scores(report.summary.best, f'{options.metric}, scale {report.scale}')
     before = f', {report.shards_before} of them from an earlier run' if report.shards_before else ''
     console.print(
@@ -220,8 +261,12 @@ def score_on_ray(options: ScoreOptions, ray: RayOptions) -> None:
     _report_failures(report.summary)
 
 
-def _append_all(file, results: Iterable) -> Iterator:
-    """Write all results of a run to its file, and read them again with those of earlier runs."""
+def _append_all(file: 'ScoreFile', results: Iterable['ScoreResult']) -> Iterator['ScoreResult']:
+    """Write all results to the partial file, and read it from the start.
+
+    Returns:
+        The results of this run and of the interrupted run that it resumes.
+    """
     try:
         for _ in file.append(results):
             pass
@@ -229,7 +274,7 @@ def _append_all(file, results: Iterable) -> Iterator:
         if not file.count:
             file.discard()
             raise
-        problems.print(
+        error_console.print(
             f'the results so far are kept in {escape(str(file.partial))}; --resume resumes the run',
             soft_wrap=True,
         )
@@ -237,7 +282,7 @@ def _append_all(file, results: Iterable) -> Iterator:
     return file.results()
 
 
-def _print_scores(results: Iterable, title: str) -> None:
+def _print_scores(results: Iterable['ScoreResult'], title: str) -> None:
     table = Table(title=title, title_justify='left')
     table.add_column('score', justify='right')
     table.add_column('text')
@@ -250,10 +295,10 @@ def _print_scores(results: Iterable, title: str) -> None:
     console.print(table)
 
 
-def _report_failures(summary) -> None:
-    """List the images without a score, and end with exit code 1 if there are any."""
+def _report_failures(summary: 'Summary') -> None:
+    """List the images without a score, and exit with code 1 if there are any."""
     if not summary.failed:
         return
     title = f'[bold red]{summary.failed} of {summary.count} images could not be scored[/]'
-    list_problems(title, summary.errors)
+    list_errors(title, summary.errors)
     raise typer.Exit(1)

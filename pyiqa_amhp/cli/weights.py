@@ -1,4 +1,4 @@
-"""The commands ``amhp weights``: the user's store of trained weights, and sharing them."""
+"""The commands ``amhp weights``: the local store of trained weights, and sharing them."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -7,21 +7,21 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from pyiqa_amhp.cli.output import console, escape, problems
+from pyiqa_amhp.cli.output import console, error_console, escape, print_written
 
 weights_app = typer.Typer(
-    help='The store of trained AMHP weights, and the hub.', no_args_is_help=True
+    help='Manage the local store of trained AMHP weights, and share weights.', no_args_is_help=True
 )
 
 
 @weights_app.command('list')
 def weights_list() -> None:
-    """What the store holds."""
-    from pyiqa_amhp.weights import store as weights
+    """List the weights in the store."""
+    from pyiqa_amhp.weights import store
     from pyiqa_amhp.weights.checkpoint import read_checkpoint
 
     table = Table('name', 'scale', 'variant', 'protocol', 'backbone', 'file')
-    for name, path in weights.stored().items():
+    for name, path in store.stored().items():
         config = read_checkpoint(path).config
         values = config['level_values']
         backbone = config['backbone']
@@ -36,65 +36,84 @@ def weights_list() -> None:
     if table.row_count:
         console.print(table)
     else:
-        console.print(f'no weights in {weights.store_path()}; add some: amhp weights add FILE')
+        console.print(f'no weights in {store.store_path()}; add some: amhp weights add FILE')
 
 
 @weights_app.command('add')
 def weights_add(
-    file: Annotated[str, typer.Argument(help='FILE or hf-hub:user/name', metavar='FILE')],
+    file: Annotated[
+        str, typer.Argument(help='Trained checkpoint: FILE or hf-hub:user/name.', metavar='FILE')
+    ],
     name: Annotated[
-        str, typer.Option('--as', help='ava, para, aadb: used by amhp, amhp-para, amhp-aadb.')
+        str,
+        typer.Option(
+            '--as',
+            help='Name in the store; amhp uses ava, amhp-para uses para, amhp-aadb uses aadb.',
+        ),
     ] = 'ava',
 ) -> None:
-    """Check a checkpoint and keep a copy of it; `--as ava` makes it the one that amhp uses."""
+    """Check a checkpoint and copy it to the store; with `--as ava`, amhp uses it."""
     from pyiqa_amhp.model.config import complete_checkpoint
-    from pyiqa_amhp.weights import store as weights
+    from pyiqa_amhp.weights import store
     from pyiqa_amhp.weights.checkpoint import read_checkpoint
 
-    weights.store_path(name)  # a bad name is an error before anything is downloaded
+    store.store_path(name)  # a bad name is an error before anything is downloaded
     checkpoint = complete_checkpoint(read_checkpoint(file, newest=True))
-    console.print(f'stored: {escape(str(weights.add_to_store(checkpoint, name)))}')
+    console.print(f'stored: {escape(str(store.add_to_store(checkpoint, name)))}')
 
 
 @weights_app.command('remove')
-def weights_remove(name: str) -> None:
-    """Delete an entry of the store."""
-    from pyiqa_amhp.weights import store as weights
+def weights_remove(
+    name: Annotated[str, typer.Argument(help='Name in the store.')],
+) -> None:
+    """Delete weights from the store."""
+    from pyiqa_amhp.weights import store
 
-    console.print(f'removed: {escape(str(weights.remove_from_store(name)))}')
+    console.print(f'removed: {escape(str(store.remove_from_store(name)))}')
 
 
 @weights_app.command('path')
-def weights_path(name: Annotated[str | None, typer.Argument()] = None) -> None:
-    """Where the store is, or one entry of it."""
-    from pyiqa_amhp.weights import store as weights
+def weights_path(
+    name: Annotated[
+        str | None, typer.Argument(help='Name in the store; without it, the whole store.')
+    ] = None,
+) -> None:
+    """Print the path of the store, or of weights in it."""
+    from pyiqa_amhp.weights import store
 
-    print(weights.store_path(name))
+    print(store.store_path(name))
 
 
 @weights_app.command('push')
 def weights_push(
     file: Annotated[str, typer.Argument(help='A trained checkpoint.', metavar='FILE')],
-    to: Annotated[str, typer.Argument(help='hf-hub:user/name', metavar='MODEL')],
+    to: Annotated[
+        str, typer.Argument(help='Repository on the hub: hf-hub:user/name.', metavar='MODEL')
+    ],
     private: Annotated[
-        bool, typer.Option('--private', help='Nobody else may see it (a new repository).')
+        bool, typer.Option('--private', help='Make a new repository private.')
     ] = False,
     experiment: Annotated[
         Path | None,
-        typer.Option(help='experiments/NAME of the training.', show_default='where FILE lies'),
+        typer.Option(
+            help='Folder experiments/NAME of the training.', show_default='the folder of FILE'
+        ),
     ] = None,
     results: Annotated[
-        list[Path] | None, typer.Option(help='results/NAME of amhp test; several times.')
+        list[Path] | None, typer.Option(help='Folder results/NAME of amhp test; may be repeated.')
     ] = None,
     licence: Annotated[
-        str | None, typer.Option('--licence', '--license', help='apache-2.0, cc-by-nc-4.0 ...')
+        str | None,
+        typer.Option(
+            '--licence', '--license', help='Licence of the weights: apache-2.0, cc-by-nc-4.0 ...'
+        ),
     ] = None,
-    message: Annotated[str | None, typer.Option(help='Of the commit.')] = None,
+    message: Annotated[str | None, typer.Option(help='Commit message.')] = None,
     dry_run: Annotated[
-        Path | None, typer.Option(help='Write what would be pushed to this folder, and stop.')
+        Path | None, typer.Option(help='Write the files to this folder, and push nothing.')
     ] = None,
 ) -> None:
-    """Share a checkpoint on the Hugging Face hub, with a card of what is known of it."""
+    """Share a checkpoint on the Hugging Face hub, with a model card."""
     from pyiqa_amhp.sharing.push import FILES, push, write_repository
     from pyiqa_amhp.weights.hub import hub_id
 
@@ -103,12 +122,13 @@ def weights_push(
         folder = dry_run or Path(temporary)
         notes = write_repository(file, model, folder, licence, experiment, results or ())
         for note in notes:
-            problems.print(f'[yellow]not recorded[/]: {escape(note)}', soft_wrap=True)
+            error_console.print(f'[yellow]not recorded[/]: {escape(note)}', soft_wrap=True)
         if licence is None:
-            problems.print('[yellow]no licence is stated[/]: --licence says which', soft_wrap=True)
+            error_console.print(
+                '[yellow]no licence is stated[/]: give one with --licence', soft_wrap=True
+            )
         if dry_run is not None:
-            for name in FILES:
-                console.print(f'written: {escape(str(dry_run / name))}', soft_wrap=True)
+            print_written(dry_run / name for name in FILES)
             return
         console.print(f'pushed: {escape(push(folder, model, private, message))}', soft_wrap=True)
     console.print(f'use it: amhp score photos/ --weights {escape(str(model))}', soft_wrap=True)

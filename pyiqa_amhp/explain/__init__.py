@@ -1,1 +1,1 @@
-"""Why a score is what it is: what is computed, and how it is shown."""
+"""Explanations of scores, and cards and pages that show them."""

@@ -1,106 +1,116 @@
-"""An explanation as one picture: the photograph, where it is judged by, and what moves its score.
+"""An explanation as one picture: the photograph, its relevance map, and what moves the score.
 
-matplotlib comes with the extra ``demo`` and is imported only when something is drawn.
+matplotlib comes with the extra ``demo`` and is imported only when a card is drawn.
 """
 
+import textwrap
 import warnings
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from pyiqa_amhp.explain.canvas import PixelCanvas, fitted, flowed, text_width, wrapped
 from pyiqa_amhp.explain.explanation import Explanation, Word
 from pyiqa_amhp.explain.words import (
     attributes_line,
+    format_change,
+    format_score,
     largest_effect,
     largest_move,
-    plain_score,
     scale_line,
-    signed,
     source_line,
 )
 from pyiqa_amhp.utils.environment import import_extra
-from pyiqa_amhp.utils.plotting import INK, LINE, MUTED, PREDICTED, SERIES, drawing
+from pyiqa_amhp.utils.plotting import INK, LINE, MUTED, PREDICTED, RATED, SERIES, drawing, save_png
 
-WIDTH, MARGIN, GAP = 1200, 44, 40  # pixels
-PICTURE, TALLEST, THINNEST = (WIDTH - 2 * MARGIN - GAP) // 2, 520, 12
-ROW, WORD_SIZE, WORD_GAP = 46, 14, 6
+WIDTH, DPI = 1200, 100  # pixels
+LEFT, RIGHT = 0.04, 0.96  # margins, as shares of the width
+MAX_SIDE = 1100  # pixels of a photograph on the card, as large as it is drawn at most
 RAISES, LOWERS, HEAT = PREDICTED, SERIES[1], 'inferno'
-FULL = WIDTH - 2 * MARGIN
+COLUMNS, MAX_LINES = 120, 40  # characters of a line of text, lines of a text
+MONOSPACE = 'DejaVu Sans Mono'  # ships with matplotlib, as DejaVu Sans does
 
 
-def draw_card(path: Path, name: str, image: Image.Image, found: Explanation) -> Path:
-    """Write the card of an image as a PNG, WIDTH pixels wide.
+def draw_card(path: Path, name: str, image: Image.Image, explanation: Explanation) -> Path:
+    """Write the card of an image as a PNG, ``WIDTH`` pixels wide.
 
     Args:
-        path: of the PNG. name: of the image, as it is to be read.
-        image: RGB. found: what ``explain`` gave for it.
+        path: the file to write.
+        name: the name of the image, as the card shows it.
+        image: the photograph in RGB.
+        explanation: what ``explain`` returned for it.
 
     Raises:
         AMHPError: matplotlib is missing.
     """
     image = image.copy()
-    image.thumbnail((2 * PICTURE, 2 * TALLEST))
+    image.thumbnail((MAX_SIDE, MAX_SIDE))
+    lines = _text_lines(explanation)
+    notes = [line for note in explanation.notes for line in textwrap.wrap(note, 150)]
+    heights = (  # inches of the parts, from the top
+        1.1,
+        max(1.0, min(5.2, 5.3 * image.height / image.width)) + 0.7,
+        0.46 * max(6, len(explanation.attributes)) + 0.8,
+        0.44 * len(lines) + 0.6 if lines else 0.1,
+        0.2 * len(notes) + 0.3,
+    )
     with warnings.catch_warnings(), drawing() as new_figure:
         warnings.filterwarnings('ignore', 'Glyph .* missing')  # a box is drawn, the page has it
-        return _drawn(new_figure, name, image, found).save(path)
+        figure = new_figure(figsize=(WIDTH / DPI, sum(heights)))
+        head, pictures, bars, text, foot = figure.subfigures(5, 1, height_ratios=heights)
+        _draw_head(head, name, explanation)
+        _draw_pictures(pictures, image, explanation, heights[1])
+        _draw_bars(bars, explanation, heights[2])
+        if lines:
+            _draw_text(text, lines, explanation, heights[3])
+        _write(foot, LEFT, 0.95, '\n'.join(notes), 10, MUTED)
+        return save_png(figure, path, DPI)
 
 
-def _drawn(new_figure, name: str, image: Image.Image, found: Explanation) -> PixelCanvas:
-    high = max(THINNEST, min(TALLEST, round(PICTURE * image.height / image.width)))
-    words = _word_lines(found)
-    notes = [line for note in found.notes for line in wrapped(note, 10, FULL, 3)]
-    top = 130 + high + 56
-    middle = top + 66 + ROW * max(len(found.attributes), 6)
-    bottom = middle + (58 + _line_height(found) * len(words) if words else 12)
-    sheet = PixelCanvas(new_figure, WIDTH, round(bottom + 18 * len(notes) + MARGIN))
-    _draw_head(sheet, name, found)
-    _draw_pictures(sheet, image, high, found)
-    _draw_levels(sheet, top, found)
-    _draw_attributes(sheet, top, found)
-    _draw_words(sheet, middle, words, found)
-    for i, line in enumerate(notes):
-        sheet.write(MARGIN, bottom + 18 * i, line, 10, MUTED)
-    return sheet
+def _write(part, x: float, y: float, text: str, size: float, color: str = INK, **style) -> None:
+    """Write text below ``y``; both are shares of the part's size from its lower left corner."""
+    # Without parse_math two dollar signs would start a formula.
+    style = {'va': 'top', 'parse_math': False, **style}
+    part.text(x, y, text, fontsize=size, color=color, **style)
 
 
-def _draw_head(sheet: PixelCanvas, name: str, found: Explanation) -> None:
-    right = WIDTH - MARGIN
-    sheet.write(MARGIN, 36, fitted(name, 19, 760), 19, weight='bold')
-    sheet.write(MARGIN, 76, source_line(found), 13, MUTED)
-    sheet.write(right, 26, plain_score(found), 34, PREDICTED, weight='bold', ha='right')
-    sheet.write(right, 86, scale_line(found), 12, MUTED, ha='right')
+def _draw_head(part, name: str, explanation: Explanation) -> None:
+    name = _shorten(name, 55)
+    _write(part, LEFT, 0.7, name, 16, family=MONOSPACE, weight='bold')
+    _write(part, LEFT, 0.36, source_line(explanation), 12, MUTED)
+    _write(part, RIGHT, 0.85, format_score(explanation), 32, PREDICTED, weight='bold', ha='right')
+    _write(part, RIGHT, 0.32, scale_line(explanation), 12, MUTED, ha='right')
 
 
-def _draw_pictures(sheet: PixelCanvas, image: Image.Image, high: int, found: Explanation) -> None:
-    """The photograph, and beside it the same in grey under the map."""
-    wide = max(THINNEST, min(PICTURE, round(high * image.width / image.height)))
-    lefts = (MARGIN + (PICTURE - wide) // 2, MARGIN + PICTURE + GAP + (PICTURE - wide) // 2)
-    sheet.axes(lefts[0], 130, wide, high).imshow(image, interpolation='lanczos', aspect='auto')
-    axes = sheet.axes(lefts[1], 130, wide, high)
-    under = 130 + high + 10
-    if found.relevance is None:
-        sheet.box(lefts[1], 130, wide, high, '#f6f7f8')
-        style = {'ha': 'center', 'va': 'center'}
-        sheet.write(lefts[1] + wide / 2, 130 + high / 2, 'no map', 13, MUTED, **style)
+def _draw_pictures(part, image: Image.Image, explanation: Explanation, height: float) -> None:
+    """Draw the photograph, and beside it the same in grey under the relevance map."""
+    places = {'left': LEFT, 'right': RIGHT, 'wspace': 0.06, 'bottom': 0.55 / height, 'top': 1}
+    photo, relevance = part.subplots(1, 2, gridspec_kw=places)
+    photo.set_axis_off()
+    relevance.set_axis_off()
+    photo.imshow(image)
+    if explanation.relevance is None:
+        style = {'ha': 'center', 'transform': relevance.transAxes}
+        _write(relevance, 0.5, 0.5, 'no map', 13, MUTED, **style)
         return
-    grey = np.asarray(image.convert('L'))
-    place = {'interpolation': 'lanczos', 'aspect': 'auto', 'extent': (0, 1, 1, 0)}
-    axes.imshow(grey, cmap='gray', vmin=0, vmax=255, **place)
-    axes.imshow(relevance_layer(found), **{**place, 'interpolation': 'nearest'})
-    axes.set(xlim=(0, 1), ylim=(1, 0))
-    caption = 'where the score comes from, the brighter the more'
-    sheet.write(lefts[1] + wide / 2, under, caption, 11, MUTED, ha='center')
+    extent = (0, image.width, image.height, 0)
+    relevance.imshow(image.convert('L'), cmap='gray', vmin=0, vmax=255, extent=extent)
+    relevance.imshow(relevance_layer(explanation), extent=extent)
+    caption = 'where the score comes from: the brighter, the more'
+    _write(part, 0.74, 0.45 / height, caption, 11, MUTED, ha='center')
 
 
-def relevance_layer(found: Explanation, side: int = 256) -> np.ndarray:
-    """The map as colours over a whole image, ``(side, side, 4)``; clear outside its region."""
-    relevance = np.array(found.relevance, dtype=np.float32)
-    # Ties of the largest patch are the rule in maps with one peak; the 98th percentile is full.
+def relevance_layer(explanation: Explanation, side: int = 256) -> np.ndarray:
+    """Colour the relevance map, as a transparent layer over the whole image.
+
+    Returns:
+        RGBA ``(side, side, 4)`` in [0, 1], transparent outside the region of the map.
+    """
+    relevance = np.array(explanation.relevance, dtype=np.float32)
+    # Maps often have one peak. The 98th percentile gets the brightest colour.
     full = max(np.quantile(relevance, 0.98), np.finfo(np.float32).tiny)
     shades = Image.fromarray(np.clip(relevance / full, 0, 1))
-    left, top, right, bottom = (round(side * share) for share in found.region)
+    left, top, right, bottom = (round(side * share) for share in explanation.region)
     shades = shades.resize((right - left, bottom - top), Image.Resampling.BICUBIC)
     shades = np.clip(np.asarray(shades), 0, 1)
     colors = import_extra('matplotlib', 'demo').colormaps[HEAT]
@@ -110,109 +120,139 @@ def relevance_layer(found: Explanation, side: int = 256) -> np.ndarray:
     return layer
 
 
-def _draw_levels(sheet: PixelCanvas, top: int, found: Explanation) -> None:
-    """The distribution over the quality levels, best first, as bars to the right."""
-    sheet.write(MARGIN, top, 'How good it looks', 14, weight='bold')
-    longest = max(text_width(level, 12) for level in found.levels)
-    left = MARGIN + longest + 16
-    wide = 370 - longest - 70
-    for i, (level, p) in enumerate(reversed(found.levels.items())):
-        y = top + 66 + i * 38
-        sheet.write(left - 16, y, level, 12, ha='right', va='center')
-        sheet.box(left, y - 9, wide, 18, LINE, alpha=0.5)
-        sheet.box(left, y - 9, wide * p, 18, PREDICTED)
-        sheet.write(left + wide + 10, y, f'{100 * p:.0f} %', 12, MUTED, va='center')
-
-
-def _draw_attributes(sheet: PixelCanvas, top: int, found: Explanation) -> None:
-    """A row each: name, level, the levels' probabilities, and the two counterfactual moves."""
-    left, center, reach = 470, 1000, 82
-    sheet.write(left, top, 'Its attributes', 14, weight='bold')
-    sheet.write(left, top + 27, attributes_line(found), 10.5, MUTED)
-    if found.base is not None:
-        style = {'ha': 'center'}
-        sheet.write(center, top, 'If it were said otherwise', 14, weight='bold', **style)
-        sheet.write(center, top + 27, '▲ one level better   ▼ one worse', 10.5, MUTED, **style)
-    most = largest_move(found)
-    for i, attribute in enumerate(found.attributes):
-        y = top + 76 + i * ROW
-        name = fitted(attribute.name.replace('_', ' '), 12.5, 150)
-        sheet.write(left, y, name, 12.5, va='center')
-        p = attribute.levels[attribute.level]
-        said = f'{fitted(attribute.level, 12.5, 80)}  {100 * p:.0f} %'
-        sheet.write(left + 162, y, said, 12.5, va='center', weight='bold')
-        _draw_probabilities(sheet, left + 286, y + 13, list(attribute.levels.values()))
-        if found.base is None:
-            continue
-        sheet.box(center - 0.5, y - 20, 1, 40, MUTED)
-        for mark, change, offset in (('▲', attribute.up, -10), ('▼', attribute.down, 10)):
-            _draw_move(sheet, center, y + offset, mark, change, reach / most, found)
-
-
-def _draw_probabilities(sheet: PixelCanvas, left: float, base: float, p: list[float]) -> None:
-    """A small histogram, worst level first."""
-    step = 60 / len(p)
-    sheet.box(left, base, 60, 1, LINE)
-    for i, share in enumerate(p):
-        sheet.box(left + i * step + 1, base - 28 * share, step - 2, 28 * share, MUTED)
-
-
-def _draw_move(
-    sheet: PixelCanvas, center: float, y: float, mark: str, change: float | None, scale, found
-) -> None:
-    """One bar from the middle, to the right where the score rises."""
-    if change is None:
-        sheet.write(center + 8, y, f'{mark} no such level', 9, '#a9b4be', va='center')
+def _draw_bars(part, explanation: Explanation, height: float) -> None:
+    """Draw the quality levels, the levels of each attribute, and its counterfactual moves."""
+    bottom, top = 0.05, 1 - 0.7 / height
+    levels, attributes, moves = (
+        part.add_axes((left, bottom, right - left, top - bottom))
+        for left, right in ((0.14, 0.29), (0.57, 0.69), (0.73, RIGHT))
+    )
+    for axes in (levels, attributes, moves):
+        axes.grid(False)
+        axes.spines[:].set_visible(False)
+        axes.set_xticks([])
+    _write_title(part, LEFT, 'How good it looks')
+    _draw_levels(levels, explanation)
+    _write_title(part, 0.38, 'Its attributes', attributes_line(explanation))
+    _draw_attributes(attributes, explanation)
+    if explanation.base is None:
+        moves.set_axis_off()
         return
-    wide, rises = abs(change) * scale, change > 0
-    color = RAISES if rises else LOWERS
-    sheet.box(center if rises else center - wide, y - 7, wide, 14, color)
-    x, side = (center + wide + 6, 'left') if rises else (center - wide - 6, 'right')
-    sheet.write(x, y, f'{mark} {signed(change, found)}', 10, INK, va='center', ha=side)
+    better_worse = '▲ one level better   ▼ one level worse'
+    _write_title(part, 0.72, 'Score changes', better_worse)
+    _draw_moves(moves, explanation)
 
 
-def _word_lines(found: Explanation) -> list[list[str]]:
-    """The text in lines: of words with an effect, or as it was predicted."""
-    if found.words:
-        return flowed([_shown(word) for word in found.words], WORD_SIZE, FULL, 2 * WORD_GAP)
-    return [[line] for line in wrapped(found.text, WORD_SIZE, FULL, 4)] if found.text else []
+def _write_title(part, left: float, title: str, subtitle: str = '') -> None:
+    _write(part, left, 1, title, 14, weight='bold')
+    part.text(left, 1, f'\n\n{subtitle}', fontsize=10.5, color=MUTED, va='top')
 
 
-def _line_height(found: Explanation) -> int:
-    return 46 if found.words else 28
+def _set_rows(axes, labels: list[str]) -> np.ndarray:
+    """Name the rows of a bar chart, first one on top, and return their places."""
+    rows = np.arange(len(labels))
+    axes.set_yticks(rows, labels, color=INK, fontsize=12, parse_math=False)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    return rows
+
+
+def _draw_levels(axes, explanation: Explanation) -> None:
+    """Draw the distribution over the quality levels, best first."""
+    levels = dict(reversed(explanation.levels.items()))
+    rows = _set_rows(axes, [_shorten(level, 14) for level in levels])
+    backgrounds = axes.barh(rows, 1, 0.5, color=LINE, alpha=0.5)
+    axes.barh(rows, list(levels.values()), 0.5, color=PREDICTED)
+    percent = [f'{100 * p:.0f} %' for p in levels.values()]
+    axes.bar_label(backgrounds, percent, padding=6, color=MUTED)
+    axes.set_xlim(0, 1)
+
+
+def _draw_attributes(axes, explanation: Explanation) -> None:
+    """Draw the levels of each attribute as parts of a bar, worst first, the darker the better."""
+    labels = []
+    for attribute in explanation.attributes:
+        p = attribute.levels[attribute.level]
+        name = _shorten(attribute.name.replace('_', ' '), 20)
+        labels.append(f'{name}: {_shorten(attribute.level, 10)} {100 * p:.0f} %')
+    rows = _set_rows(axes, labels)
+    shares = np.array([list(attribute.levels.values()) for attribute in explanation.attributes])
+    starts = shares.cumsum(axis=1) - shares
+    for level in range(shares.shape[1]):
+        shade = 0.15 + 0.85 * level / max(1, shares.shape[1] - 1)
+        axes.barh(rows, shares[:, level], 0.4, starts[:, level], color=PREDICTED, alpha=shade)
+    axes.set_xlim(0, 1)
+
+
+def _draw_moves(axes, explanation: Explanation) -> None:
+    """Draw how much the score changes with each attribute one level up, and one level down."""
+    rows = _set_rows(axes, [''] * len(explanation.attributes))
+    up = [attribute.up for attribute in explanation.attributes]
+    down = [attribute.down for attribute in explanation.attributes]
+    for mark, offset, changes in (('▲', -0.2, up), ('▼', 0.2, down)):
+        widths = [change or 0 for change in changes]
+        colors = [RAISES if width > 0 else LOWERS for width in widths]
+        bars = axes.barh(rows + offset, widths, 0.32, color=colors)
+        labels = [
+            f'{mark} no such level' if change is None
+            else f'{mark} {format_change(change, explanation)}'
+            for change in changes
+        ]  # fmt: skip
+        axes.bar_label(bars, labels, padding=4, fontsize=9)
+    axes.axvline(0, color=RATED, linewidth=1)
+    limit = 2.2 * largest_move(explanation)  # room for the numbers
+    axes.set_xlim(-limit, limit)
+
+
+def _text_lines(explanation: Explanation) -> list[list[Word]]:
+    """Break the text into at most ``MAX_LINES`` lines of words, ``COLUMNS`` characters wide."""
+    words = explanation.words or tuple(Word(word, None) for word in explanation.text.split())
+    lines: list[list[Word]] = []
+    column = COLUMNS
+    for word in words:
+        if column + len(_shown(word)) > COLUMNS:
+            lines.append([])
+            column = 0
+        lines[-1].append(word)
+        column += len(_shown(word)) + 1
+    if len(lines) > MAX_LINES:
+        lines = [*lines[: MAX_LINES - 1], [Word('…', None)]]
+    return lines
 
 
 def _shown(word: Word) -> str:
-    return fitted(word.word, WORD_SIZE, FULL / 2)
+    return _shorten(word.word, COLUMNS // 2)
 
 
-def _draw_words(sheet: PixelCanvas, top: int, lines: list[list[str]], found: Explanation) -> None:
-    """The text; words of a given one on the colour of their effect."""
-    if not lines:
-        return
-    given = found.prompt_source == 'given'
-    title = 'What its words do' if found.words else 'What was said' if given else 'What it predicts'
-    sheet.write(MARGIN, top, title, 14, weight='bold')
-    if found.words:
-        x = MARGIN + text_width(title, 14, 'bold') + 20
-        for color, what in ((RAISES, 'raises the score'), (LOWERS, 'lowers it')):
-            sheet.box(x, top + 5, 14, 14, color, alpha=0.6)
-            sheet.write(x + 20, top + 4, what, 10.5, MUTED)
-            x += 36 + text_width(what, 10.5)
-    blank = text_width('n n', WORD_SIZE) - text_width('nn', WORD_SIZE) + 2 * WORD_GAP
-    most, words = largest_effect(found), iter(found.words)
-    for i, line in enumerate(lines):
-        x, y = MARGIN, top + 38 + i * _line_height(found)
-        for text in line:
-            wide = text_width(text, WORD_SIZE)
-            effect = next(words).effect if found.words else None
+def _draw_text(part, lines: list[list[Word]], explanation: Explanation, height: float) -> None:
+    """Draw the text; each word of a given text has the colour of its effect."""
+    given = explanation.prompt_source == 'given'
+    _write_title(part, LEFT, 'The given text' if given else 'The predicted text')
+    if explanation.words:
+        for x, color, meaning in ((0.2, RAISES, 'raises the score'), (0.34, LOWERS, 'lowers it')):
+            box = {'facecolor': color, 'alpha': 0.6, 'linewidth': 0, 'pad': 2}
+            _write(part, x, 1 - 0.04 / height, meaning, 10.5, bbox=box)
+    axes = part.add_axes((LEFT, 0, RIGHT - LEFT, 1 - 0.4 / height))
+    axes.set_axis_off()
+    axes.set(xlim=(0, COLUMNS), ylim=(len(lines), 0))
+    largest = largest_effect(explanation)
+    for row, line in enumerate(lines):
+        column = 0
+        for word in line:
+            text, effect = _shown(word), word.effect
+            style = {'family': MONOSPACE, 'fontsize': 11, 'va': 'top', 'parse_math': False}
+            style['color'] = RATED if explanation.words and effect is None else INK
             if effect is not None:
-                shade = 0.75 * min(1, abs(effect) / most)
-                box = (x - WORD_GAP / 2, y - 3, wide + WORD_GAP, 26)
-                sheet.box(*box, RAISES if effect > 0 else LOWERS, alpha=shade)
-                if abs(effect) >= 0.2 * most:
-                    change = signed(effect, found)
-                    sheet.write(x + wide / 2, y + 25, change, 8, MUTED, ha='center')
-            unread = found.words and effect is None
-            sheet.write(x, y, text, WORD_SIZE, '#a9b4be' if unread else INK)
-            x += wide + blank
+                shade = 0.75 * min(1, abs(effect) / largest)
+                color = RAISES if effect > 0 else LOWERS
+                style['bbox'] = {'facecolor': color, 'alpha': shade, 'linewidth': 0, 'pad': 2}
+                if abs(effect) >= 0.2 * largest:
+                    change = format_change(effect, explanation)
+                    axes.text(column, row + 0.55, change, fontsize=8, color=MUTED, va='top')
+            axes.text(column, row + 0.1, text, **style)
+            column += len(text) + 1
+
+
+def _shorten(text: str, length: int) -> str:
+    """Cut the middle out of a text with more than ``length`` characters."""
+    half = (length - 1) // 2
+    return text if len(text) <= length else f'{text[: length - 1 - half]}…{text[-half:]}'

@@ -1,7 +1,7 @@
-"""Explanations of one score: attributes, counterfactual texts, words, and a map of patches.
+"""Explanation of one score: attributes, counterfactual texts, words, and a relevance map.
 
-Our own addition. Everything is computed by the model itself: a counterfactual is the score of the
-same image with another text.
+The paper has no explanations: this is our own addition. The model itself computes all of it. A
+counterfactual is the score of the same image with another text.
 """
 
 import dataclasses
@@ -34,9 +34,9 @@ class Attribute:
         name: one of ``AMHPConfig.attributes``.
         level: the likeliest level.
         levels: the probability of each level, by its word, worst first.
-        up, down: how much the score changes when the sentence about this attribute names the next
-            better, or the next worse level; None at the end of the levels, and for a model that
-            no text can move.
+        up, down: change of the score when the sentence about this attribute names the next
+            better or the next worse level. None where there is no such level, and for a model
+            whose score does not depend on a text.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Word:
 
     Attributes:
         word: the word as it was given.
-        effect: the score minus the score of the text without the word; None for a word behind
+        effect: the score minus the score of the text without the word. None for a word after
             the last token that the text encoder reads.
     """
 
@@ -68,15 +68,16 @@ class Explanation:
         score: on the scale from ``scale[0]`` to ``scale[1]``.
         scale: the ends of the scale.
         levels: the probability of each quality level, by its word, worst first.
-        text: the attribute prompt; ``''`` where there is none, or it is a feature without words.
+        text: the attribute prompt, ``''`` if there is none or if it is a feature without words.
         prompt_source: ``given``, ``predicted`` or ``none``.
         attributes: the attributes of the image.
         attributes_from: ``trained``, or ``zero-shot`` for a model that learned from no labels.
-        base: the score with the sentences of the likeliest levels, to which ``up`` and ``down``
-            of the attributes are relative; None where no text can move the score.
-        words: the words of a given text, in order; empty where no text can move the score.
-        relevance: rows of a square map over the patches, sum 1; None where there is no map.
-        region: what the map covers, (left, top, right, bottom) as shares of the image's sides.
+        base: the score with the sentences of the likeliest levels. ``up`` and ``down`` of the
+            attributes are changes of this score. None if the score does not depend on a text.
+        words: the words of a given text, in order. Empty if the score does not depend on it.
+        relevance: rows of a square map over the patches, sum 1. None if there is no map.
+        region: the part of the image that the map covers, ``(left, top, right, bottom)`` as
+            shares of its width and height.
         notes: limits of this model and of this explanation.
     """
 
@@ -94,7 +95,7 @@ class Explanation:
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """The explanation as JSON: dicts, lists, strings, numbers, None."""
+        """Convert to values for JSON: dicts, lists, strings, numbers and None."""
         return _to_json(dataclasses.asdict(self))
 
 
@@ -104,13 +105,15 @@ def explain(
     """Explain the score of one image.
 
     Args:
-        net: an AMHP; its mode, gradients and engine do not change. The explanation is computed
-            by torch, in the precision of the weights.
+        net: an AMHP. Its mode, gradients and engine do not change. torch computes the explanation
+            in the precision of the weights.
         image: a file, a Pillow image, or a tensor ``(1, 3, H, W)`` with values in [0, 1].
-        text: what people say about the image, if anything.
+        text: a comment on the image; None if there is none.
 
     Raises:
-        ImageReadError, AMHPError, TypeError: an image or a text that is not of this form.
+        ImageReadError: the file cannot be read.
+        AMHPError: the tensor has another shape, or values outside [0, 1].
+        TypeError: the text is not a string.
     """
     image = check_images(as_tensor(image))
     if len(image) != 1:
@@ -124,8 +127,8 @@ def explain(
     if (runner.engine, runner.precision) == ('torch', 'fp32'):
         return explanation
     note = (
-        f'Explained by torch in the precision of the weights; with engine {runner.engine} in '
-        f'{runner.precision} the score is the same but for rounding.'
+        f'Explained by torch in the precision of the weights. With engine {runner.engine} in '
+        f'{runner.precision} the score differs by rounding only.'
     )
     return dataclasses.replace(explanation, notes=(*explanation.notes, note))
 
@@ -178,21 +181,20 @@ def _explain(net: AMHP, attribution: Attribution, text: str, image: torch.Tensor
         region=net.preprocess.seen_region(image.shape[-2], image.shape[-1]),
         notes=(),
     )
-    notes = _notes(scorer, explanation, text, attributes_cut=cut)
+    notes = _notes(net, explanation, text, scorer.reads_text, attributes_cut=cut)
     return dataclasses.replace(explanation, notes=tuple(notes))
 
 
 def predict_attributes(net: AMHP, Fx: torch.Tensor) -> tuple[tuple[Attribute, ...], str]:
-    """Predict the levels of the attributes of one image with the feature ``Fx (1, n)``.
+    """Predict the levels of the attributes of one image from its feature ``Fx (1, n)``.
 
     Returns:
-        The attributes without their counterfactuals, and ``trained`` or ``zero-shot``.
+        The attributes without counterfactuals, and the source: ``trained`` or ``zero-shot``.
     """
     predictor = _level_predictor(net)
     features = net.sentence_features(predictor.sentences)
     levels = predictor(Fx, features, lambda texts: None).levels[0]  # (A, k); no Ft is needed
     start = torch.tensor(net.backbone.clip_logit_scale).to(predictor.logit_scale)
-    own = predictor is net.predictor
     attributes = tuple(
         Attribute(
             name,
@@ -201,12 +203,13 @@ def predict_attributes(net: AMHP, Fx: torch.Tensor) -> tuple[tuple[Attribute, ..
         )
         for name, p in zip(predictor.attributes, levels, strict=True)
     )
-    # Training moves the scale, the one parameter of its own that such a predictor has.
-    return attributes, 'trained' if own and predictor.logit_scale != start else 'zero-shot'
+    # The scale is the only parameter of the predictor itself, and training changes it.
+    is_trained = predictor is net.predictor and predictor.logit_scale != start
+    return attributes, 'trained' if is_trained else 'zero-shot'
 
 
 def _level_predictor(net: AMHP) -> LevelPredictor:
-    """The predictor of the model, or an untrained one, which predicts zero-shot."""
+    """Return the predictor of the model or, if it has none, a zero-shot predictor."""
     if isinstance(net.predictor, LevelPredictor):
         return net.predictor
     return LevelPredictor(net.config, net.backbone.clip_logit_scale).to(net.logit_scale).eval()
@@ -219,42 +222,48 @@ def counterfactuals(
 
     Args:
         Fx: the feature of the image, ``(1, n)``.
-        attributes: what ``predict_attributes`` returned.
+        attributes: the attributes that ``predict_attributes`` returned.
 
     Returns:
         The score with the sentences of the likeliest levels, and the attributes.
     """
     predictor, count = _level_predictor(net), len(net.config.levels)
-    base = [net.config.levels.index(attribute.level) for attribute in attributes]
-    rows, places = [base], {}
-    for i, level in enumerate(base):
-        for step in (1, -1):
-            if 0 <= level + step < count:
-                places[i, step] = len(rows)
-                rows.append([*base[:i], level + step, *base[i + 1 :]])
-    scores = scores_of_texts(net, Fx, predictor.sentences_for(torch.tensor(rows)))
-    moves = {key: scores[place] - scores[0] for key, place in places.items()}
-    return scores[0], tuple(
-        dataclasses.replace(attribute, up=moves.get((i, 1)), down=moves.get((i, -1)))
+    likeliest = [net.config.levels.index(attribute.level) for attribute in attributes]
+    moves = [  # (attribute, step) to a level that exists
+        (i, step)
+        for i, level in enumerate(likeliest)
+        for step in (1, -1)
+        if 0 <= level + step < count
+    ]
+    moved = [[*likeliest[:i], likeliest[i] + step, *likeliest[i + 1 :]] for i, step in moves]
+    levels = torch.tensor([likeliest, *moved])
+    base, *scores = score_texts(net, Fx, predictor.sentences_for(levels))
+    changes = {move: score - base for move, score in zip(moves, scores, strict=True)}
+    return base, tuple(
+        dataclasses.replace(attribute, up=changes.get((i, 1)), down=changes.get((i, -1)))
         for i, attribute in enumerate(attributes)
     )
 
 
 def leave_one_out(net: AMHP, attribution: Attribution, text: str) -> tuple[Word, ...]:
-    """Measure the effect of each word; the only word of a text is compared with no text."""
+    """Measure the effect of each word. A single word is compared with no text."""
     words = text.split()
     read = _words_read(net.backbone, words)
-    rest = [' '.join(words[:i] + words[i + 1 :]) for i in range(len(words)) if read[i]]
-    scores = iter(scores_of_texts(net, attribution.Fx, rest))
-    whole = float(attribution.mos)
+    texts = [' '.join(words[:i] + words[i + 1 :]) for i in range(len(words)) if read[i]]
+    scores = iter(score_texts(net, attribution.Fx, texts))
+    score = float(attribution.mos)
     return tuple(
-        Word(word, whole - next(scores) if is_read else None)
+        Word(word, score - next(scores) if is_read else None)
         for word, is_read in zip(words, read, strict=True)
     )
 
 
 def _words_read(backbone: Backbone, words: list[str]) -> list[bool]:
-    """Which words reach the text encoder: those whose addition changes its tokens."""
+    """Find the words that the text encoder reads: adding such a word changes the tokens.
+
+    Returns:
+        For each word whether it is read.
+    """
     length = backbone.tokenizer.context_length
     starts = [' '.join(words[:i]) for i in range(min(len(words), length) + 1)]
     tokens = backbone.tokenizer(starts)
@@ -262,8 +271,8 @@ def _words_read(backbone: Backbone, words: list[str]) -> list[bool]:
     return read + [False] * (len(words) - len(read))
 
 
-def scores_of_texts(net: AMHP, Fx: torch.Tensor, texts: list[str]) -> list[float]:
-    """Scores of one image, ``Fx (1, n)``, with each of the texts, in one batch."""
+def score_texts(net: AMHP, Fx: torch.Tensor, texts: list[str]) -> list[float]:
+    """Score one image, given by its feature ``Fx (1, n)``, with each of the texts in one batch."""
     if not texts:
         return []
     Fx = Fx.expand(len(texts), -1)
@@ -271,39 +280,38 @@ def scores_of_texts(net: AMHP, Fx: torch.Tensor, texts: list[str]) -> list[float
 
 
 def _notes(
-    scorer: Scorer, explanation: Explanation, text: str, attributes_cut: bool
+    net: AMHP, explanation: Explanation, text: str, reads_text: bool, attributes_cut: bool
 ) -> Iterator[str]:
-    net = scorer.net
     if not net.config.uses_attributes:
         yield (
             f'This model (variant {net.config.variant}) reads no text: neither words nor '
-            'attributes move its score.'
+            'attributes change its score.'
         )
-    elif not scorer.reads_text:
+    elif not reads_text:
         yield (
-            'The attribute prompt has no weight in this model, which was not trained: neither '
-            'words nor attributes move its score.'
+            'This model is not trained, and its attribute prompt has no weight: neither words nor '
+            'attributes change its score.'
         )
     elif text and explanation.prompt_source != 'given':
         source = net.config.prompt_source
         yield f'The given text was not read: the model has prompt_source={source!r}.'
     if explanation.attributes_from == 'zero-shot':
         yield (
-            'The levels of the attributes are predicted zero-shot: the model learned them from no '
-            'labels.'
+            'The levels of the attributes are predicted zero-shot: the model did not learn them '
+            'from labels.'
         )
     if attributes_cut:
         yield (
-            'The sentences about all attributes are longer than the model reads; the last '
+            'The sentences about all attributes are longer than the model reads: the last '
             'attributes have no effect.'
         )
     if any(word.effect is None for word in explanation.words):
-        yield 'The text is longer than the model reads; its last words have no effect.'
+        yield 'The text is longer than the model reads: its last words have no effect.'
     if explanation.relevance is None:
         encoder = type(net.backbone.clip.visual).__name__
         yield (
-            f'No map of where the score comes from: the image encoder ({encoder}) has no attention '
-            'that can be read.'
+            f'There is no relevance map: the attention of this image encoder ({encoder}) cannot be '
+            'read.'
         )
 
 

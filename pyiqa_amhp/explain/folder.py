@@ -1,9 +1,10 @@
-"""Explanations of many images as a folder: JSON, a card each, and a page that can be sorted."""
+"""Explanations of many images as a folder: JSON, a card for each image, and a sortable page."""
 
 import io
 import json
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,65 +15,77 @@ from PIL import Image
 from pyiqa_amhp.datasets.images import read_image
 from pyiqa_amhp.errors import ImageReadError
 from pyiqa_amhp.explain import words
+from pyiqa_amhp.explain.card import draw_card
 from pyiqa_amhp.explain.explanation import Explanation, explain
+from pyiqa_amhp.model.amhp import AMHP
 from pyiqa_amhp.utils.environment import import_extra
-from pyiqa_amhp.utils.files import write_atomically
+from pyiqa_amhp.utils.files import write_text
 from pyiqa_amhp.utils.plotting import bytes_uri, render_page
 
 CARDS, JSON_NAME, PAGE_NAME = 'cards', 'explanations.json', 'index.html'
 THUMBNAIL = 320  # pixels of the longer side
-LONGEST_NAME = 120  # bytes of a card's name: file systems take 255
+MAX_NAME = 120  # bytes of a card's name; file systems allow 255
 
 
 @dataclass
 class Entry:
-    """What became of one image.
+    """Explanation of one image of many.
 
     Attributes:
-        path: as it was given. found: None where the image could not be read.
-        card: the name of its card, in the folder of cards. thumbnail: as the address of a picture.
-        error: why there is no explanation, else ''.
+        path: the path of the image, as it was given.
+        explanation: the explanation; None if the image could not be read.
+        card: the file name of the card in the folder of cards, ``''`` if there is none.
+        thumbnail: a small picture as a data URI, ``''`` if there is none.
+        error: the reason why there is no explanation, else ``''``.
     """
 
     path: str
-    found: Explanation | None = None
+    explanation: Explanation | None = None
     card: str = ''
     thumbnail: str = ''
     error: str = ''
 
     @property
     def name(self) -> str:
-        """The file's name, in characters that can be written."""
+        """Name of the image file, with ``?`` for characters that UTF-8 cannot write."""
         return Path(self.path).name.encode('utf-8', 'replace').decode()
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it; ``path``, and ``error`` or all of the explanation."""
-        if self.found is None:
+        """Convert to values for JSON: ``path``, and either ``error`` or the explanation."""
+        if self.explanation is None:
             return {'path': self.path, 'error': self.error}
         card = {'card': f'{CARDS}/{self.card}'} if self.card else {}
-        return {'path': self.path, **card, **self.found.to_dict()}
+        return {'path': self.path, **card, **self.explanation.to_dict()}
 
 
 def check_output(out: Path) -> None:
-    """See that a folder can be written, before anything is computed for it.
+    """Check that the folder can be written, before any explanation is computed.
 
     Raises:
         AMHPError: matplotlib or jinja2 is missing.
-        OSError: a file of that name, or a folder that may not be made.
+        OSError: the path is a file, or the folder cannot be made.
     """
     for name in ('matplotlib', 'jinja2'):
         import_extra(name, 'demo')
     (out / CARDS).mkdir(parents=True, exist_ok=True)
 
 
-def explain_files(net, paths, texts, out: Path | None = None) -> Iterator[Entry]:
-    """Explain image files one after the other; with ``out``, draw their cards there.
+def explain_files(
+    net: AMHP,
+    paths: Iterable[str | Path],
+    texts: Iterable[str | None],
+    out: Path | None = None,
+) -> Iterator[Entry]:
+    """Explain image files one after the other.
 
     Args:
-        net: an AMHP. paths: image files. texts: one for each, None where there is none.
+        net: an AMHP.
+        paths: image files.
+        texts: a text for each image, None for no text.
+        out: a folder; its folder ``cards`` gets a card for each image. None: no cards.
 
     Yields:
-        An ``Entry`` each; of a file that cannot be read, with its error.
+        An entry for each image. An image that cannot be read has an error.
     """
     taken: set[str] = set()
     for path, text in zip(paths, texts, strict=True):
@@ -82,25 +95,23 @@ def explain_files(net, paths, texts, out: Path | None = None) -> Iterator[Entry]
         except ImageReadError as error:
             entry.error = str(error)
         else:
-            entry.found = explain(net, image, text)
+            entry.explanation = explain(net, image, text)
             if out is not None:
-                from pyiqa_amhp.explain.card import draw_card
-
                 entry.card = card_name(Path(path).stem, taken)
                 entry.thumbnail = thumbnail(image)
-                draw_card(out / CARDS / entry.card, entry.name, image, entry.found)
+                draw_card(out / CARDS / entry.card, entry.name, image, entry.explanation)
         yield entry
 
 
 def card_name(stem: str, taken: set[str]) -> str:
-    """A name for an image's card that no other has, on file systems blind to case too.
+    """Choose a unique name for the card of an image, even if the file system ignores case.
 
     Args:
-        stem: the image's name without its suffix; characters that some file systems or addresses
-            do not take become ``_``.
-        taken: the names so far, in lower case; gets this one.
+        stem: name of the image without its suffix. Characters that some file systems or URLs do
+            not allow become ``_``.
+        taken: the names in use, case-folded. The new name is added.
     """
-    plain = re.sub(r'[^\w .()+-]', '_', stem).encode()[:LONGEST_NAME].decode('utf-8', 'ignore')
+    plain = re.sub(r'[^\w .()+-]', '_', stem).encode()[:MAX_NAME].decode('utf-8', 'ignore')
     plain = plain.strip(' .') or 'image'
     name, number = plain, 1
     while name.casefold() in taken:
@@ -111,7 +122,7 @@ def card_name(stem: str, taken: set[str]) -> str:
 
 
 def thumbnail(image: Image.Image) -> str:
-    """A small JPEG as the address of a picture."""
+    """Encode a small JPEG of an image as a data URI."""
     small = image.copy()
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     buffer = io.BytesIO()
@@ -123,23 +134,25 @@ def write_folder(out: Path, entries: list[Entry], title: str) -> list[Path]:
     """Write ``explanations.json`` and ``index.html`` beside the cards.
 
     Args:
-        title: what the page is of, below its heading.
+        out: the folder.
+        entries: the entries that ``explain_files`` yielded.
+        title: a line below the heading of the page.
 
     Returns:
         The two files.
     """
     values = json.dumps([entry.to_dict() for entry in entries], indent=1) + '\n'
-    best_first = sorted(entries, key=lambda e: -e.found.score if e.found else float('inf'))
+    best_first = sorted(entries, key=lambda e: -e.explanation.score if e.explanation else math.inf)
     page = render_page(
         Path(__file__).with_name('page.html'),
         title=title,
         entries=best_first,
-        failed=sum(entry.found is None for entry in entries),
+        failed=sum(entry.explanation is None for entry in entries),
         address=lambda entry: f'{CARDS}/{quote(entry.card)}',
         readable=lambda text: text.encode('utf-8', 'replace').decode(),
         words=words,
     )
     return [
-        write_atomically(out / JSON_NAME, lambda file: file.write_text(values, 'utf-8')),
-        write_atomically(out / PAGE_NAME, lambda file: file.write_text(page, 'utf-8')),
+        write_text(out / JSON_NAME, values),
+        write_text(out / PAGE_NAME, page),
     ]

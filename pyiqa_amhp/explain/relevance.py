@@ -1,10 +1,10 @@
-"""Where in the image a score comes from: attention to each patch, weighted by its gradient.
+"""Relevance of image patches to a score: attention to each patch, weighted by its gradient.
 
-Attention rolled out over the layers (Abnar and Zuidema, "Quantifying Attention Flow in
-Transformers", ACL 2020) says how much of a patch reaches the feature; the gradient of the score in
-the patch's pixels, times how far they are from the image's mean colour, how much it matters there.
-Their product is our choice. The gradient of the attention itself (Chefer et al., ICCV 2021, Eq. 5
-and 6) was less faithful on the demo's models: see docs/explain.md.
+Attention rollout (Abnar and Zuidema, "Quantifying Attention Flow in Transformers", ACL 2020)
+measures how much of a patch reaches the image feature. The gradient of the score with respect to
+the patch's pixels, times their distance from the image's mean colour, measures how much the patch
+matters there. Their product is our choice. The gradient of the attention itself (Chefer et al.,
+ICCV 2021, Eq. 5 and 6) was less faithful on the demo's models: see docs/explain.md.
 """
 
 import math
@@ -27,14 +27,14 @@ FILLS = ('mean', 'grey')
 
 @dataclass(frozen=True)
 class Attribution:
-    """Scores of N images, and the patches that they come from.
+    """Scores of N images, and the relevance of their patches.
 
     Attributes:
         Fx: image features ``(N, n)``.
         prompt: the attribute prompts.
         mos, dist: scores ``(N, 1)`` and distributions ``(N, k)``.
-        relevance: ``(N, grid, grid)`` over the patches, at least 0, each image's sum 1 (0 where
-            no patch moves the score); None where the encoder's attention cannot be read.
+        relevance: ``(N, grid, grid)``, at least 0. The sum of an image is 1, or 0 if no patch
+            changes the score. None if the attention of the encoder cannot be read.
     """
 
     Fx: torch.Tensor
@@ -47,7 +47,7 @@ class Attribution:
 def attribute_scores(net: AMHP, x: torch.Tensor, texts: list[str]) -> Attribution:
     """Score preprocessed images ``x``, and attribute each score to the patches of its image.
 
-    Texts, predicted ones too, are constants here: only the image's own path to the score counts.
+    Texts, even predicted ones, are constants here: only the image feature carries gradients.
     """
     visual = net.backbone.clip.visual
     attentions = readable_attention(net)
@@ -68,27 +68,34 @@ def attribute_scores(net: AMHP, x: torch.Tensor, texts: list[str]) -> Attributio
 
 
 def readable_attention(net: AMHP) -> list[nn.MultiheadAttention] | None:
-    """The attention layers of open_clip's vision transformer, first block first; else None."""
+    """Return the attention layers of open_clip's vision transformer, in order.
+
+    None for other encoders, and for layers whose attention or gradient cannot be computed.
+    """
     visual = net.backbone.clip.visual
     if not isinstance(visual, VisionTransformer) or visual.attn_pool is not None:
         return None
-    layers = [getattr(block, 'attn', None) for block in visual.transformer.resblocks]
-    plain = all(
-        type(a) is nn.MultiheadAttention and a.batch_first and a.in_proj_weight is not None
-        for a in layers
-    )
-    has_gradients = not any(p.is_inference() for p in net.parameters())  # autograd refuses those
-    return layers if layers and plain and has_gradients else None
+    if any(p.is_inference() for p in net.parameters()):  # autograd refuses those
+        return None
+    layers: list[nn.MultiheadAttention] = []
+    for block in visual.transformer.resblocks:
+        layer = getattr(block, 'attn', None)
+        if type(layer) is not nn.MultiheadAttention:
+            return None
+        if not layer.batch_first or layer.in_proj_weight is None:
+            return None
+        layers.append(layer)
+    return layers or None
 
 
 @contextmanager
 def record_attention(attentions: Sequence[nn.MultiheadAttention]) -> Iterator[list[torch.Tensor]]:
     """Record the attention probabilities of layers while they run.
 
-    torch's own computation does not return them, so each layer's output is computed again.
+    torch does not return them, so the output of each layer is computed a second time.
 
     Yields:
-        A list that gets ``(N, heads, L, L)`` of each layer as it runs.
+        A list to which each layer appends its probabilities ``(N, heads, L, L)`` when it runs.
     """
     recorded: list[torch.Tensor] = []
 
@@ -114,18 +121,19 @@ def patch_relevance(
     """Combine attention rollout and gradient into the relevance of patches.
 
     Args:
-        probabilities: of each attention layer, first one first, ``(N, heads, L, L)``.
+        probabilities: attention ``(N, heads, L, L)`` of each layer, in order.
         pixels: gradient times input of the preprocessed images, ``(N, 3, size, size)``.
         visual: the image encoder.
 
     Returns:
-        ``(N, grid, grid)``, at least 0, each image's sum 1 (0 where no patch moves the score).
+        ``(N, grid, grid)``, at least 0. The sum of an image is 1, or 0 if no patch changes the
+        score.
     """
     identity = torch.eye(probabilities[0].shape[-1]).to(probabilities[0])
     R = identity
     for p in probabilities:
         R = R + p.mean(dim=1) @ R  # (N, L, L)
-    R = R - identity  # a token's path to itself says nothing about the score
+    R = R - identity  # the path of a token to itself carries no information
     reached = R[:, 1:, 1:].mean(dim=1) if visual.pool_type == 'avg' else R[:, 0, 1:]
     strength = nn.functional.avg_pool2d(pixels.abs().sum(dim=1), visual.patch_size)
     patches = reached.unflatten(-1, visual.grid_size) * strength
@@ -145,15 +153,18 @@ def faithfulness(
     Args:
         net: an AMHP; it is not changed.
         images: preprocessed images, ``(N, 3, size, size)``.
-        texts: one for each image, ``''`` where there is none.
+        texts: a text for each image, ``''`` for no text.
         share: the share of patches to delete, in (0, 1].
-        fill: the colour in their place: each image's ``mean`` colour, or CLIP's mean (``grey``).
+        fill: the colour of deleted patches: ``mean`` is the mean colour of each image, ``grey``
+            is CLIP's mean.
 
     Returns:
-        Score changes ``(N,)`` without the most relevant and without the least relevant patches.
+        Changes of the scores ``(N,)`` without the most relevant patches, and without the least
+        relevant patches.
 
     Raises:
-        AMHPError: an image encoder without a map, a share outside 0..1, another fill.
+        AMHPError: the image encoder has no relevance map, the share is outside (0, 1], or the
+            fill is unknown.
     """
     if not 0 < share <= 1 or fill not in FILLS:
         raise AMHPError(f'share={share!r}, fill={fill!r}: expected 0 < share <= 1 and mean or grey')
@@ -161,7 +172,7 @@ def faithfulness(
     with eval_fp32(net):
         attribution = attribute_scores(net, images, texts)
         if attribution.relevance is None:
-            raise AMHPError('this image encoder has no relevance map to be checked')
+            raise AMHPError('this image encoder has no relevance map')
         blank = images.mean(dim=(2, 3), keepdim=True) * (fill == 'mean')
         changes = []
         for largest in (True, False):
@@ -173,7 +184,7 @@ def faithfulness(
 
 
 def _select_patches(relevance: torch.Tensor, share: float, largest: bool) -> torch.Tensor:
-    """The most or the least relevant patches, ``(N, grid, grid)`` of bool."""
+    """Mark the most or the least relevant patches, ``(N, grid, grid)`` of bool."""
     flat = relevance.flatten(1)
     count = max(1, round(share * flat.shape[1]))
     chosen = flat.topk(count, largest=largest).indices
@@ -198,7 +209,7 @@ def eval_fp32(net: AMHP) -> Iterator[None]:
             yield
     finally:
         backbone.runner = runner
-        # Texts cut here were not the user's, but the warning about cut texts has been given.
+        # Texts cut here were not the user's, but the warning about cut texts is given only once.
         backbone.truncated_texts = max(truncated, min(1, backbone.truncated_texts))
         for module, mode in modes:
             module.training = mode

@@ -1,67 +1,78 @@
-"""What explanations say in words, the same in the terminal, on cards and on the page."""
+"""Phrases and numbers of explanations, the same in the terminal, on cards and on the pages."""
 
 from pyiqa_amhp.explain.explanation import Explanation
 
 SOURCES = {
-    'given': 'Judged with the text that was given',
-    'predicted': 'Judged with a text that the model predicted',
-    'none': 'Judged by the image alone, without a text',
+    'given': 'Scored with the given text',
+    'predicted': 'Scored with a text that the model predicted',
+    'none': 'Scored from the image alone, without a text',
 }
 
 
-def source_line(found: Explanation) -> str:
-    """What the first-level prompt was."""
-    line = SOURCES[found.prompt_source]
-    return line if found.text or found.prompt_source == 'none' else line + ', as a feature'
+def source_line(explanation: Explanation) -> str:
+    """Say where the attribute prompt came from."""
+    line = SOURCES[explanation.prompt_source]
+    as_words = explanation.text or explanation.prompt_source == 'none'
+    return line if as_words else line + ' (as a feature, not in words)'
 
 
-def scale_line(found: Explanation) -> str:
-    """``on a scale from 1 to 10``."""
-    return f'on a scale from {found.scale[0]:g} to {found.scale[1]:g}'
+def scale_line(explanation: Explanation) -> str:
+    """Say what the scale is, as in ``on a scale from 1 to 10``."""
+    return f'on a scale from {explanation.scale[0]:g} to {explanation.scale[1]:g}'
 
 
-def attributes_line(found: Explanation) -> str:
-    """Whose opinion the attributes are."""
-    if found.attributes_from == 'trained':
-        return 'as the model learned to tell them'
-    return 'a zero-shot opinion, not learned from labels'
+def attributes_line(explanation: Explanation) -> str:
+    """Say where the levels of the attributes come from."""
+    if explanation.attributes_from == 'trained':
+        return 'as the model learned from labels'
+    return 'predicted zero-shot, not learned from labels'
 
 
-def signed(change: float | None, found: Explanation) -> str:
-    """A change of the score, in as many digits as the scale needs; '–' for none."""
+def format_change(change: float | None, explanation: Explanation) -> str:
+    """Format a change of the score with its sign, in the digits of the scale; '–' for None."""
     if change is None:
         return '–'
-    digits = 2 if found.scale[1] - found.scale[0] > 2 else 3
+    digits = score_digits(explanation)
     text = f'{change:+.{digits}f}'.replace('-', '−')
     return text if float(f'{abs(change):.{digits}f}') else f'±{0:.{digits}f}'
 
 
-def plain_score(found: Explanation) -> str:
-    """The score in as many digits as the scale needs."""
-    return f'{found.score:.{2 if found.scale[1] - found.scale[0] > 2 else 3}f}'
+def format_score(explanation: Explanation, score: float | None = None) -> str:
+    """Format a score in the digits of the scale; by default the score of the explanation."""
+    score = explanation.score if score is None else score
+    return f'{score:.{score_digits(explanation)}f}'
 
 
-def largest_move(found: Explanation) -> float:
-    """What the bars of the moves are measured by: the largest of them; see ``_largest``."""
-    return _largest([change for a in found.attributes for change in (a.up, a.down)], found)
+def score_digits(explanation: Explanation) -> int:
+    """Count the digits behind the point that suit the scale."""
+    return 2 if explanation.scale[1] - explanation.scale[0] > 2 else 3
 
 
-def largest_effect(found: Explanation) -> float:
-    """What the colours of words are measured by: the largest effect; see ``_largest``."""
-    return _largest([word.effect for word in found.words], found)
+def largest_move(explanation: Explanation) -> float:
+    """Find the largest change by another level of an attribute, for the length of bars."""
+    changes = [change for a in explanation.attributes for change in (a.up, a.down)]
+    return _largest(changes, explanation)
 
 
-def _largest(changes: list[float | None], found: Explanation) -> float:
-    """At least one hundredth of the scale, so that next to nothing does not look like much."""
-    least = 0.01 * (found.scale[1] - found.scale[0])
-    return max([least, *(abs(change) for change in changes if change is not None)])
+def largest_effect(explanation: Explanation) -> float:
+    """Find the largest effect of a word, for the depth of colours."""
+    return _largest([word.effect for word in explanation.words], explanation)
 
 
-def strongest_moves(found: Explanation, count: int = 3) -> list[tuple[str, float]]:
-    """The changes of one level that move the score most: ``('light up', 0.31)``."""
+def _largest(changes: list[float | None], explanation: Explanation) -> float:
+    """Find the largest size of a change, and at least one hundredth of the scale.
+
+    Without the bound, changes of almost nothing would be drawn as large ones.
+    """
+    bound = 0.01 * (explanation.scale[1] - explanation.scale[0])
+    return max([bound, *(abs(change) for change in changes if change is not None)])
+
+
+def strongest_moves(explanation: Explanation, count: int = 3) -> list[tuple[str, float]]:
+    """List the changes of one level that move the score most, as in ``('light up', 0.31)``."""
     moves = [
         (f'{a.name.replace("_", " ")} {way}', change)
-        for a in found.attributes
+        for a in explanation.attributes
         for way, change in (('up', a.up), ('down', a.down))
         if change is not None
     ]
