@@ -43,11 +43,17 @@ def results(trained_and_tested):
 
 
 @pytest.fixture(scope='module')
-def card(best, results, tmp_path_factory):
-    """The card of the tiny training, as the hub's own client reads it."""
-    folder = tmp_path_factory.mktemp('card')
+def repository(best, results, tmp_path_factory):
+    """The folder with all files that are pushed to the hub for the tiny training."""
+    folder = tmp_path_factory.mktemp('repository')
     assert write_repository(best, MODEL, folder, 'cc-by-nc-4.0', results=[results]) == ()
-    return ModelCard.load(folder / 'README.md')
+    return folder
+
+
+@pytest.fixture(scope='module')
+def card(repository):
+    """The card of the tiny training, read by the hub's own client."""
+    return ModelCard.load(repository / 'README.md')
 
 
 def evidence_of(file, **places):
@@ -138,9 +144,17 @@ def test_it_says_how_to_use_it_whose_it_is_and_what_it_cannot(card):
         assert part in text
 
 
-def test_no_folder_of_this_machine_is_in_it(card, trained_and_tested, shared_rated_images):
-    for folder in (trained_and_tested, shared_rated_images.parent):
-        assert str(folder) not in str(card)
+def test_no_folder_of_this_machine_is_published(
+    repository, training_options, trained_and_tested, shared_rated_images
+):
+    images = shared_rated_images.parent
+    given = training_options(shared_rated_images)['datasets']['train']
+    assert str(images) in given['meta_info_file'] and str(images) in given['dataroot_target']
+    files = [file for file in repository.rglob('*') if file.is_file()]
+    assert {'README.md', 'config.json'} <= {file.name for file in files}
+    for file in files:
+        for folder in (trained_and_tested, images):
+            assert str(folder).encode() not in file.read_bytes(), file.name
 
 
 def test_what_is_not_known_is_said_so(best):
@@ -279,17 +293,19 @@ def test_names_of_markdown_html_and_yaml_are_shown_as_text(best, experiment):
 
 
 @pytest.mark.parametrize('value', [None, 'x', [[]], {'a': {}}, 1e400], ids=str)
-def test_anything_in_the_place_of_anything_is_no_crash(best, experiment, value):
+def test_a_value_of_another_type_still_gives_a_valid_card(best, experiment, value):
     record = json.loads((experiment / 'training.json').read_text())
-    for key in list(record):
-        card_of(best, Evidence({**record, key: value}, 3, ()))
-    for key in record['measured'][0]:
-        card_of(best, Evidence(record, 3, ({**record['measured'][0], key: value},)))
+    row = record['measured'][0]
+    cases = [Evidence({**record, key: value}, 3, ()) for key in record]
+    cases += [Evidence(record, 3, ({**row, key: value},)) for key in row]
     for part in ('data', 'train', 'network', 'validation'):
         for key in record[part]:
-            changed = {**record, part: {**record[part], key: value}}
-            card_of(best, Evidence(changed, 3, ()))
+            cases.append(Evidence({**record, part: {**record[part], key: value}}, 3, ()))
     for key in record['data']['train']:
         changed = copy.deepcopy(record)
         changed['data']['train'][key] = value
-        card_of(best, Evidence(changed, 3, ()))
+        cases.append(Evidence(changed, 3, ()))
+    for evidence in cases:
+        text = str(card_of(best, evidence))
+        assert '\n# a-model\n' in text and '\n## Training\n' in text and '\n## Results\n' in text
+        assert ModelCard(text).data.library_name == 'pyiqa-amhp'
