@@ -68,9 +68,9 @@ def _(world: World) -> str:
 
 def benchmarked(world: World):
     """Make the rows of a benchmark with malicious names."""
-    from pyiqa_amhp.evaluation.tables import failed_row
+    from pyiqa_amhp.evaluation.tables import error_row
 
-    return [failed_row(f'{EVIL} | [a](javascript:alert(1))', f'{EVIL}\x1b]0;owned\x07')]
+    return [error_row(f'{EVIL} | [a](javascript:alert(1))', f'{EVIL}\x1b]0;owned\x07')]
 
 
 @report('a method, a title and an error of HTML and scripts', '`amhp benchmark`: page')
@@ -94,9 +94,9 @@ def _(world):
 
 @report('the same, and `\\input{/etc/passwd}`', '`amhp benchmark`: LaTeX')
 def _(world):
-    from pyiqa_amhp.evaluation.tables import failed_row, to_latex
+    from pyiqa_amhp.evaluation.tables import error_row, to_latex
 
-    text = to_latex([failed_row(r'\input{/etc/passwd}$%&#_', EVIL)], r'\write18{ls}')
+    text = to_latex([error_row(r'\input{/etc/passwd}$%&#_', EVIL)], r'\write18{ls}')
     assert r'\input' not in text and r'\write' not in text
     return SHOWN
 

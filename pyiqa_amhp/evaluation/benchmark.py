@@ -26,7 +26,7 @@ from pyiqa_amhp.evaluation.scores import (
     median_seconds,
     score_with_cache,
 )
-from pyiqa_amhp.evaluation.tables import Row, failed_row, measured_row, write_tables
+from pyiqa_amhp.evaluation.tables import Row, error_row, measured_row, write_tables
 from pyiqa_amhp.scoring.scorer import Scorer, create_metric
 from pyiqa_amhp.utils.files import write_atomically
 from pyiqa_amhp.weights.hub import is_hub_id
@@ -159,7 +159,7 @@ def _measure(name: str, weights: str | None, run: Run) -> list[tuple[Row, np.nda
         with _quiet():
             scorer = Scorer(create_metric(name, weights, run.device))
     except Exception as error:  # other people's metrics fail in many ways
-        return [(failed_row(method, reason_for(error, run.no_network)), None)]
+        return [(error_row(method, reason_for(error, run.no_network)), None)]
     return [
         _measure_with(scorer, method + suffix, source, run)
         for suffix, source in _prompt_sources(scorer, run.rated)
@@ -197,9 +197,9 @@ def _measure_with(
         with _quiet():
             scores = score_with_cache(scoring, cache, run.progress)
     except MetricFailed as error:
-        return failed_row(method, str(error)), None
+        return error_row(method, str(error)), None
     except Exception as error:
-        return failed_row(method, reason_for(error, run.no_network)), None
+        return error_row(method, reason_for(error, run.no_network)), None
     predicted = np.array([np.nan if s.score is None else s.score for s in scores], np.float64)
     bins = _bins(scores)
     no_dist = _no_distributions(scorer, bins, rated)

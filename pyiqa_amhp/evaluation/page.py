@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from pyiqa_amhp.evaluation.rated_set import RatedSet
-from pyiqa_amhp.evaluation.tables import Row, columns, format_value, notes_of
+from pyiqa_amhp.evaluation.tables import Row, footnotes, format_value, measure_columns
 from pyiqa_amhp.utils.files import write_atomically
 from pyiqa_amhp.utils.plotting import INK, MUTED, PREDICTED, RATED, drawing, render_page, svg_uri
 
@@ -33,7 +33,7 @@ def write_page(
     Raises:
         AMHPError: jinja2 or matplotlib is missing (the extra ``demo``).
     """
-    shown = columns(rows)
+    shown = measure_columns(rows)
     page = render_page(
         Path(__file__).with_name('page.html'),
         title=title,
@@ -45,7 +45,7 @@ def write_page(
             if not row.error
         ],
         failed=[row for row in rows if row.error],
-        remarks=notes_of(rows),
+        remarks=footnotes(rows),
         overview=_overview(comparable),
         pictures=[_scatter(rated, row, predicted) for row, predicted in predictions],
     )

@@ -1,4 +1,4 @@
-"""Rows of results as CSV, Markdown, LaTeX and on the terminal: nothing lost, nothing mixed up."""
+"""Tables as CSV, Markdown, LaTeX and on the terminal: complete, and each row with its origin."""
 
 import csv
 import io
@@ -13,7 +13,7 @@ from pyiqa_amhp.evaluation.tables import (
     Row,
     compare,
     difference_row,
-    failed_row,
+    error_row,
     measured_row,
     to_csv,
     to_latex,
@@ -42,7 +42,7 @@ def mapped():
 
 @pytest.fixture(scope='module')
 def rows(measured, mapped):
-    return [*compare(measured, published_rows('table1')[-1]), mapped, failed_row('a|b', 'no\nway')]
+    return [*compare(measured, published_rows('table1')[-1]), mapped, error_row('a|b', 'no\nway')]
 
 
 def cells(markdown):
@@ -50,7 +50,7 @@ def cells(markdown):
     return [[cell.strip() for cell in line.strip('|').split(' | ')] for line in lines]
 
 
-def test_a_difference_is_measured_less_published(measured):
+def test_a_difference_is_measured_minus_published(measured):
     ours, theirs, difference = compare(measured, published_rows('table1')[-1])
     assert (ours.kind, theirs.kind, difference.kind) == ('measured', 'published', 'difference')
     for key in ('acc', 'srcc', 'plcc', 'mse'):
@@ -60,13 +60,13 @@ def test_a_difference_is_measured_less_published(measured):
     assert 'krcc' not in difference.values  # not published
 
 
-def test_no_difference_to_a_bound_or_from_another_scale(measured, mapped):
+def test_bounds_and_mapped_values_have_no_difference(measured, mapped):
     [aesformer] = [row for row in published_rows('newer') if row.method == 'AesFormer']
     assert difference_row(measured, aesformer).values == {}
     assert set(difference_row(mapped, published_rows('table1')[-1]).values) == {'srcc', 'plcc'}
 
 
-def test_every_row_of_every_form_says_where_it_comes_from_and_what_it_read(rows):
+def test_each_format_has_method_origin_and_text_of_every_row(rows):
     expected = [
         ['AMHP', 'measured here', 'comments'],
         ['AMHP', 'published (AMHP paper, Table 1)', 'comments'],
@@ -82,7 +82,7 @@ def test_every_row_of_every_form_says_where_it_comes_from_and_what_it_read(rows)
     assert [[c.replace('\\_', '_') for c in line] for line in tex] == expected
 
 
-def test_values_are_the_same_in_every_form(rows, measured):
+def test_each_format_has_the_same_values(rows, measured):
     srcc = measured.values['srcc']
     text = f'{srcc.value:.3f} [{srcc.low:.3f}, {srcc.high:.3f}]'
     assert text in to_markdown(rows) and text in to_latex(rows)
@@ -93,7 +93,7 @@ def test_values_are_the_same_in_every_form(rows, measured):
     assert row['emd1_reason'] == 'no distributions' and row['seconds_per_image'] == '0.5'
 
 
-def test_every_line_of_a_table_has_as_many_cells(rows):
+def test_all_lines_of_a_table_have_the_same_number_of_cells(rows):
     lines = cells(to_markdown(rows))
     assert len({len(line) for line in lines}) == 1
     tex = [line for line in to_latex(rows).splitlines() if line.endswith(r'\\')]
@@ -103,11 +103,11 @@ def test_every_line_of_a_table_has_as_many_cells(rows):
     assert rf'\multicolumn{{{len(lines[0]) - 3}}}{{l}}{{not measured: no way}}' in failed
 
 
-def test_the_csv_has_the_same_columns_whatever_was_measured(measured, mapped):
-    assert to_csv([measured]).splitlines()[0] == to_csv([failed_row('x', 'y')]).splitlines()[0]
+def test_the_csv_always_has_the_same_columns(measured):
+    assert to_csv([measured]).splitlines()[0] == to_csv([error_row('x', 'y')]).splitlines()[0]
 
 
-def test_what_a_reader_must_know_stands_below(rows):
+def test_footnotes_explain_intervals_maps_missing_values_and_sources(rows):
     text = to_markdown(rows, 'Title', ['of the data'])
     assert text.startswith('## Title\n') and '- of the data\n' in text
     assert 'In brackets: 95% bootstrap interval' in text
@@ -118,16 +118,16 @@ def test_what_a_reader_must_know_stands_below(rows):
     assert 'bootstrap' not in plain and 'mapping' not in plain
 
 
-def test_a_mark_stands_only_on_values_that_were_mapped(mapped):
+def test_only_mapped_values_are_marked(mapped):
     line = cells(to_markdown([mapped]))[-1]
     marked = [i for i, cell in enumerate(line) if '*' in cell]
     header = cells(to_markdown([mapped]))[0]
     assert [header[i].split()[0] for i in marked] == ['ACC', 'MSE']
 
 
-def test_the_terminal_has_every_method_in_80_columns_and_reasons_once(rows):
+def test_a_terminal_of_80_columns_shows_every_method_and_each_reason_once(rows):
     console = Console(width=80, file=io.StringIO())
-    console.print(to_terminal([*rows, failed_row('c', 'no way')], 'Title', width=80))
+    console.print(to_terminal([*rows, error_row('c', 'no way')], 'Title', width=80))
     lines = console.file.getvalue().splitlines()
     assert max(map(len, lines)) <= 80
     words = ' '.join(' '.join(lines).split())
@@ -138,7 +138,7 @@ def test_the_terminal_has_every_method_in_80_columns_and_reasons_once(rows):
     assert 'KRCC' in console.file.getvalue()
 
 
-def test_what_a_method_is_called_changes_no_form():
+def test_special_characters_in_the_name_of_a_method_are_escaped():
     row = Row(r'a & b_{c} \ 50% #1 ~^ $x$ [red]', values={'srcc': Value(0.5)})
     assert r'a \& b\_\{c\} \textbackslash{} 50\% \#1' in to_latex([row])
     console = Console(width=80, file=io.StringIO())
@@ -146,7 +146,7 @@ def test_what_a_method_is_called_changes_no_form():
     assert '[red]' in console.file.getvalue()
 
 
-def test_tables_are_written_whole_under_one_name(rows, tmp_path):
+def test_write_tables_writes_three_files_with_one_stem(rows, tmp_path):
     paths = write_tables(rows, tmp_path / 'new' / 'results', 'Title', ['of the data'])
     assert [path.name for path in paths] == ['results.csv', 'results.md', 'results.tex']
     assert (tmp_path / 'new' / 'results.csv').read_text(encoding='utf-8') == to_csv(rows)
