@@ -48,9 +48,13 @@ def photos(images):
 @pytest.fixture(scope='module')
 def cluster():
     """A cluster of two nodes on this machine, which jobs use instead of starting Ray."""
-    nodes = Cluster(
-        initialize_head=True, head_node_args={'num_cpus': 1, 'include_dashboard': False}
-    )
+    checks = {  # a lost node is noticed in 2 s, by default in 20 s
+        'health_check_initial_delay_ms': 0,
+        'health_check_period_ms': 500,
+        'health_check_failure_threshold': 4,
+    }
+    head = {'num_cpus': 1, 'include_dashboard': False, '_system_config': checks}
+    nodes = Cluster(initialize_head=True, head_node_args=head)
     nodes.add_node(num_cpus=1)
     ray.init(address=nodes.address, logging_level='error', log_to_driver=False)
     yield nodes
@@ -307,6 +311,7 @@ def test_a_killed_driver_is_run_again_and_scores_what_is_missing(
     )
     while len(part_files(out)) < 3 and run.poll() is None:
         threading.Event().wait(0.01)
+    assert run.poll() is None, run.communicate()[0]
     started = psutil.Process(run.pid).children(recursive=True)
     run.send_signal(signal.SIGKILL)
     run.communicate()

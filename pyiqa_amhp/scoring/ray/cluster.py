@@ -43,11 +43,14 @@ def connect(address: str | None) -> Iterator[bool]:
         return
     os.environ.setdefault('RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO', '0')  # without it Ray warns
     is_local = address is None and 'RAY_ADDRESS' not in os.environ
-    options: dict[str, Any] = {'include_dashboard': False} if is_local else {}
+    # Without an address Ray might attach to another user's cluster on this machine.
+    options: dict[str, Any] = (
+        {'address': 'local', 'include_dashboard': False} if is_local else {'address': address}
+    )
     try:
         check_reachable(address)
         with _silence_stderr():
-            ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **options)
+            ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         raise AMHPError(
             f'no Ray cluster at {address or "this machine"} ({str(error).splitlines()[0]}); '
