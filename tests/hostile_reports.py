@@ -139,10 +139,10 @@ def _(world):
 
 @report('a comment and a data set of HTML and scripts', '`amhp reproduce fig3`: page and picture')
 def _(world):
-    from pyiqa_amhp.evaluation.figures import Card, write_fig3
+    from pyiqa_amhp.evaluation.figures import Example, write_fig3
 
-    card = Card(world.photo(f'{NAME}.png'), EVIL, f'{EVIL} $x$ $', 0.5, 0.5, 0.5)
-    files = write_fig3(world.folder, EVIL, [card, card])
+    example = Example(world.photo(f'{NAME}.png'), EVIL, f'{EVIL} $x$ $', 0.5, 0.5, 0.5)
+    files = write_fig3(world.folder, EVIL, [example, example])
     return shown(next(file for file in files if file.suffix == '.html').read_text(), EVIL)
 
 

@@ -1,7 +1,6 @@
-"""Which models stand behind the paper's Tables 1 to 5 and Figures 3 and 4, as option files."""
+"""Models behind the paper's Tables 1 to 5 and Figures 3 and 4, and their option files."""
 
-import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +8,12 @@ import pandas as pd
 import yaml
 
 from pyiqa_amhp.datasets.raw import TRAIN
-from pyiqa_amhp.demo import training as small
+from pyiqa_amhp.demo import training as demo
 from pyiqa_amhp.errors import AMHPError
 
 ALL_METRICS = ('acc', 'srcc', 'plcc', 'mse', 'emd1', 'emd2')
-# In the paper's order (Table 5); in the demo's data, what comes nearest to each.
-ATTRIBUTES = {
+# PARA's attributes in the order of Table 5, each with the closest attribute of the demo's data.
+DEMO_ATTRIBUTES = {
     'content': 'content',
     'composition': 'composition',
     'color': 'color',
@@ -22,20 +21,20 @@ ATTRIBUTES = {
     'depth_of_field': 'focus',
     'object_emphasis': 'steadiness',
 }
-SMALL_LABELS = {'text_source': 'labels', 'attr_range': [1, 5]}
+DEMO_LABELS = {'text_source': 'labels', 'attr_range': [1, 5]}
 
 
 @dataclass(frozen=True)
-class Model:
+class ModelSpec:
     """One model to train and test.
 
     Attributes:
-        label: of its row, as in the paper.
-        key: of its files.
+        label: name of its row, as in the paper.
+        key: name of its files.
         dataset: ava, para or aadb.
-        variant: of the arch.
-        attributes: whose labels are the text; None for what is usual for the data set.
-        validate_on: ``val``; or ``test``, for a curve over the test images.
+        variant: variant of the architecture.
+        attributes: attributes whose labels are the text; None for those in the option files.
+        validate_on: split for validation: ``val``, or ``test`` to get a curve over test images.
     """
 
     label: str
@@ -45,34 +44,41 @@ class Model:
     attributes: tuple[str, ...] | None = None
     validate_on: str = 'val'
 
+    @property
+    def text_source(self) -> str:
+        """Kind of text that the model reads: ``comments``, ``labels`` or ``none``."""
+        if self.variant in ('image', 'image+levels'):
+            return 'none'
+        return 'comments' if self.dataset == 'ava' else 'labels'
+
 
 @dataclass(frozen=True)
-class Plan:
-    """A table or a figure.
+class ExperimentPlan:
+    """One table or figure of the paper.
 
     Attributes:
-        title: what it shows. models: what it needs. metrics: its columns.
-        published: the published table that stands beside it; '' for figures.
+        title: title of the table or figure.
+        models: the models that it needs.
+        metrics: the columns of a table; empty for figures.
+        published: name of the published table to compare with; '' for figures.
     """
 
     title: str
-    models: tuple[Model, ...]
-    metrics: tuple[str, ...] = field(default=())
+    models: tuple[ModelSpec, ...]
+    metrics: tuple[str, ...] = ()
     published: str = ''
 
 
-AMHP = {name: Model('AMHP', f'{name}_all', name) for name in ('ava', 'para', 'aadb')}
-CLIP = {
-    name: Model('CLIP', f'{name}_levels', name, 'image+levels') for name in ('ava', 'para', 'aadb')
-}
+AMHP = {name: ModelSpec('AMHP', f'{name}_all', name) for name in ('ava', 'para', 'aadb')}
+CLIP = {name: ModelSpec('CLIP', f'{name}_levels', name, 'image+levels') for name in AMHP}
 VARIANTS = (
-    Model('Img', 'ava_image', 'ava', 'image'),
-    Model('Img + Attr', 'ava_attributes', 'ava', 'image+attributes'),
-    Model('Img + Qual', 'ava_levels', 'ava', 'image+levels'),
-    Model('Img + Attr + Qual', 'ava_all', 'ava'),
+    ModelSpec('Img', 'ava_image', 'ava', 'image'),
+    ModelSpec('Img + Attr', 'ava_attributes', 'ava', 'image+attributes'),
+    ModelSpec('Img + Qual', 'ava_levels', 'ava', 'image+levels'),
+    ModelSpec('Img + Attr + Qual', 'ava_all', 'ava'),
 )
-SUBSETS = tuple(
-    Model(label, f'para_{n}_attributes', 'para', attributes=tuple(ATTRIBUTES)[:n])
+ATTRIBUTE_SUBSETS = tuple(
+    ModelSpec(label, f'para_{n}_attributes', 'para', attributes=tuple(DEMO_ATTRIBUTES)[:n])
     for n, label in enumerate(
         ('Content', '+ Composition', '+ Color', '+ Light', '+ Depth of field', '+ Object emphasis'),
         start=1,
@@ -80,50 +86,72 @@ SUBSETS = tuple(
 )
 
 PLANS = {
-    'table1': Plan('AVA', (AMHP['ava'],), ALL_METRICS, 'table1'),
-    'table2': Plan('PARA', (AMHP['para'],), ('acc', 'srcc', 'plcc'), 'table2'),
-    'table3': Plan('AADB', (AMHP['aadb'],), ('srcc',), 'table3'),
-    'table4': Plan('Components, AVA', VARIANTS, ALL_METRICS, 'table4'),
-    'table5': Plan('Attributes, PARA', SUBSETS, ('srcc', 'plcc'), 'table5'),
-    'fig3': Plan('Test images', tuple(m for name in AMHP for m in (AMHP[name], CLIP[name]))),
-    'fig4': Plan(
+    'table1': ExperimentPlan('AVA', (AMHP['ava'],), ALL_METRICS, 'table1'),
+    'table2': ExperimentPlan('PARA', (AMHP['para'],), ('acc', 'srcc', 'plcc'), 'table2'),
+    'table3': ExperimentPlan('AADB', (AMHP['aadb'],), ('srcc',), 'table3'),
+    'table4': ExperimentPlan('Components, AVA', VARIANTS, ALL_METRICS, 'table4'),
+    'table5': ExperimentPlan('Attributes, PARA', ATTRIBUTE_SUBSETS, ('srcc', 'plcc'), 'table5'),
+    'fig3': ExperimentPlan(
+        'Test images', tuple(model for name in AMHP for model in (AMHP[name], CLIP[name]))
+    ),
+    'fig4': ExperimentPlan(
         'SRCC and PLCC by epoch, AVA',
-        (Model('AMHP', 'ava_curve', 'ava', validate_on='test'),),
+        (ModelSpec('AMHP', 'ava_curve', 'ava', validate_on='test'),),
     ),
 }
 
 
-def small_options(model: Model, out: Path, seed: int, images: int) -> tuple[dict, dict]:
-    """Options of training and testing on the demo's photographs, with the demo's model.
+def small_options(
+    model: ModelSpec, out: Path, seed: int, train_images: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Make the options to train and test the demo's model on the demo's data.
 
-    PARA's and AADB's labels are played by the demo's.
+    The demo's attribute labels stand in for those of PARA and AADB.
+
+    Args:
+        model: the model.
+        out: folder with the demo's data; it gets the experiment.
+        seed: seed of the training.
+        train_images: number of images to train on.
+
+    Returns:
+        The options of the training, and those of the test.
     """
     data: dict[str, Any] = {}
     if model.dataset != 'ava':
         names = model.attributes or (
-            tuple(ATTRIBUTES) if model.dataset == 'para' else ('color', 'light', 'content')
+            tuple(DEMO_ATTRIBUTES) if model.dataset == 'para' else ('color', 'light', 'content')
         )
-        data = {**SMALL_LABELS, 'attributes': [ATTRIBUTES[name] for name in names]}
-    train = small.train_options(out, model.key, seed, images, model.variant, **data)
+        data = {**DEMO_LABELS, 'attributes': [DEMO_ATTRIBUTES[name] for name in names]}
+    train = demo.train_options(out, model.key, seed, train_images, model.variant, **data)
     if model.validate_on == 'test':
         train['datasets']['val'].update(
-            small.data_options(out, 'test', **data), phase='val', override_phase='test'
+            demo.data_options(out, 'test', **data), phase='val', override_phase='test'
         )
-    return train, small.test_options(out, model.key, seed, **data)
+    return train, demo.test_options(out, model.key, seed, **data)
 
 
 def full_options(
-    model: Model, options: Path, root: Path, meta: Path, out: Path, seed: int
-) -> tuple[dict, dict]:
-    """Options of training and testing on the whole data set, from the shipped files.
+    model: ModelSpec, options: Path, root: Path, meta: Path, out: Path, seed: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Make the options to train and test on a whole data set, from the shipped files.
 
     Args:
-        options: the folder of the shipped files.
-        root: with the folders AVA, PARA, AADB. meta: what ``amhp prepare`` wrote.
-        out: where the experiment will lie.
+        model: the model.
+        options: folder of the shipped option files.
+        root: folder with the folders AVA, PARA and AADB.
+        meta: folder that ``amhp prepare`` wrote to.
+        out: folder that gets the experiment.
+        seed: seed of the training.
+
+    Returns:
+        The options of the training, and those of the test.
+
+    Raises:
+        AMHPError: an option file or the data set's meta file is missing.
     """
     train, test = (
-        _shipped(options / f'{kind}_amhp_{model.dataset}.yml') for kind in ('train', 'test')
+        _read_shipped(options / f'{kind}_amhp_{model.dataset}.yml') for kind in ('train', 'test')
     )
     for opt in (train, test):
         opt.update(name=model.key, manual_seed=seed)
@@ -135,8 +163,8 @@ def full_options(
                     '--meta'
                 )
             data['meta_info_file'] = str(file)
-            place = Path(data['dataroot_target']).relative_to('datasets')
-            data['dataroot_target'] = str(root / place)
+            images = Path(data['dataroot_target']).relative_to('datasets')
+            data['dataroot_target'] = str(root / images)
             if 'comments_file' in data:
                 data['comments_file'] = str(meta / Path(data['comments_file']).name)
             if model.attributes:
@@ -144,19 +172,19 @@ def full_options(
     train['network']['variant'] = model.variant
     if model.validate_on == 'test':
         train['datasets']['val'].update(override_phase='test')
-        train['val']['val_freq'] = _steps_of_an_epoch(train['datasets']['train'])
+        train['val']['val_freq'] = _steps_in_epoch(train['datasets']['train'])
     best = out / 'experiments' / model.key / 'models' / 'net_best.pth'
     test['network']['pretrained_model_path'] = str(best)
-    return copy.deepcopy(train), copy.deepcopy(test)
+    return train, test
 
 
-def _steps_of_an_epoch(data: dict[str, Any]) -> int:
-    """pyiqa leaves out a last batch that is not full."""
+def _steps_in_epoch(data: dict[str, Any]) -> int:
+    """Count the steps of an epoch; a last batch that is not full is left out."""
     split = pd.read_csv(data['meta_info_file'], usecols=['official_split'])['official_split']
     return max(1, int((split == TRAIN).sum()) // data['batch_size_per_gpu'])
 
 
-def _shipped(path: Path) -> dict[str, Any]:
+def _read_shipped(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise AMHPError(
             f'{path}: no such file; give the folder of the option files with --options (they are '

@@ -1,10 +1,11 @@
-"""``amhp reproduce``: the paper's tables and figures, from training to the printed page."""
+"""``amhp reproduce``: train and test for a table or figure of the paper, and write it."""
 
 import json
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,9 +14,9 @@ import yaml
 from pyiqa_amhp.datasets.ratings import SCALES
 from pyiqa_amhp.demo.data import CSV_NAME, make_demo_data
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.evaluation import figures
+from pyiqa_amhp.evaluation.figures import Example, write_fig3, write_fig4
 from pyiqa_amhp.evaluation.measures import evaluate
-from pyiqa_amhp.evaluation.plans import PLANS, Model, full_options, small_options
+from pyiqa_amhp.evaluation.plans import PLANS, ModelSpec, full_options, small_options
 from pyiqa_amhp.evaluation.published import published_rows
 from pyiqa_amhp.evaluation.tables import Row, compare, measured_row, write_tables
 from pyiqa_amhp.train.pipeline import read_curve, train_and_test
@@ -24,17 +25,17 @@ SMALL_NOTE = (
     "small: the demo's photographs, simulated raters and a tiny model from scratch; it shows that "
     'everything runs, and a difference from the published figures means nothing'
 )
-IMAGES_OF_A_SET = 2  # paper, Fig. 3: two test images of each data set
+EXAMPLES_PER_DATASET = 2  # paper, Fig. 3: two test images of each data set
 
 
 @dataclass(frozen=True)
-class Reproduced:
-    """What came out.
+class Reproduction:
+    """Result of ``reproduce``.
 
     Attributes:
-        title: what it shows, and on what.
-        rows: of a table, measured beside published; empty for figures.
-        files: what was written.
+        title: the table or figure, and the data that it was measured on.
+        rows: rows of a table, measured beside published; empty for figures.
+        files: the files that were written.
     """
 
     title: str
@@ -51,52 +52,58 @@ def reproduce(
     small: bool = False,
     seed: int = 0,
     scale: float = 1.0,
-) -> Reproduced:
-    """Train what a table or figure of the paper needs, test it, and write the table or figure.
+) -> Reproduction:
+    """Train the models of a table or figure of the paper, test them, and write it.
 
     A model that was trained before with the same options is not trained again.
 
     Args:
-        what: ``table1`` .. ``table5``, ``fig3``, ``fig4``.
-        out: gets ``experiments/``, ``results/``, and the table or figure.
-        root: the data sets, in folders AVA, PARA, AADB. meta: what ``amhp prepare`` made of them.
-        options: the folder of the shipped option files.
-        small: the whole thing on the demo's photographs, with the demo's model.
-        seed: of the training, and of the small data.
-        scale: share of the small data; tests use less than 1.
+        what: ``table1`` .. ``table5``, ``fig3`` or ``fig4``.
+        out: folder that gets ``experiments/``, ``results/``, and the table or figure.
+        root: folder of the data sets, with the folders AVA, PARA and AADB.
+        meta: folder that ``amhp prepare`` wrote to.
+        options: folder of the shipped option files.
+        small: train the demo's model on the demo's data instead.
+        seed: seed of the training, and of the demo's data.
+        scale: size of the demo's data relative to the full demo.
 
     Raises:
-        AMHPError: no such table or figure, or data that are missing.
+        AMHPError: there is no such table or figure, or data are missing.
     """
     if what not in PLANS:
         raise AMHPError(f'{what!r}: expected {", ".join(PLANS)}')
     plan, out = PLANS[what], Path(out).expanduser().resolve()
-    place = out / f'small_{seed}' if small else out
+    root_of_runs = out / f'small_{seed}' if small else out
     if small:
-        images = len(_small_photos(place, seed, scale))
-        wanted = [small_options(model, place, seed, images) for model in plan.models]
+        train_images = _make_demo_data(root_of_runs / 'data', seed, scale)
+        wanted = [small_options(m, root_of_runs, seed, train_images) for m in plan.models]
     else:
-        wanted = [full_options(model, options, root, meta, place, seed) for model in plan.models]
-        place.mkdir(parents=True, exist_ok=True)
-    runs = {train['name']: _run(train, test, place) for train, test in wanted}
+        wanted = [full_options(m, options, root, meta, root_of_runs, seed) for m in plan.models]
+        root_of_runs.mkdir(parents=True, exist_ok=True)
+    predictions = {
+        train['name']: pd.read_csv(_run(train, test, root_of_runs), converters={'text': str})
+        for train, test in wanted
+    }
     title = f'{what}: {plan.title} ({SMALL_NOTE if small else "measured here"})'
     if what == 'fig3':
-        files = figures.write_fig3(out, title, _cards(plan.models, runs, seed, small))
-        return Reproduced(title, [], files)
+        examples = _examples(plan.models, predictions, seed, small)
+        return Reproduction(title, [], write_fig3(out, title, examples))
     if what == 'fig4':
-        curves = _curves(place, plan.models[0])
-        return Reproduced(title, [], figures.write_fig4(out, title, curves))
-    rows = table_rows(what, {key: pd.read_csv(file) for key, file in runs.items()}, small)
-    return Reproduced(title, rows, write_tables(rows, out / what, title))
+        curves = _curves(root_of_runs, plan.models[0])
+        return Reproduction(title, [], write_fig4(out, title, curves))
+    rows = table_rows(what, predictions, small)
+    return Reproduction(title, rows, write_tables(rows, out / what, title))
 
 
-def table_rows(what: str, predictions: dict[str, pd.DataFrame], small: bool = False) -> list[Row]:
-    """Measured, published and difference for each model of a table, then the other methods.
+def table_rows(
+    what: str, predictions: Mapping[str, pd.DataFrame], small: bool = False
+) -> list[Row]:
+    """Make the rows measured, published and difference for each model, then the other methods.
 
     Args:
         what: ``table1`` .. ``table5``.
-        predictions: by the keys of the plan's models, as ``amhp test`` writes them.
-        small: the ratings are the demo's, on AVA's scale.
+        predictions: test results as ``amhp test`` writes them, by the keys of the plan's models.
+        small: whether the ratings are the demo's, on AVA's scale.
     """
     plan = PLANS[what]
     published = {row.method: row for row in published_rows(plan.published)}
@@ -106,93 +113,92 @@ def table_rows(what: str, predictions: dict[str, pd.DataFrame], small: bool = Fa
         evaluation = evaluate(
             table['score'],
             table['MOS'],
-            _lists(table['dist']),
-            _lists(table['rated_dist']),
+            _parse_lists(table['dist']),
+            _parse_lists(table['rated_dist']),
             threshold=SCALES['ava' if small else model.dataset].threshold,
         )
-        wanted = {key: evaluation.values[key] for key in plan.metrics}
-        row = measured_row(model.label, evaluation, _text_source(model))
-        row = Row(**{**vars(row), 'values': wanted})
+        row = measured_row(model.label, evaluation, model.text_source)
+        row = replace(row, values={key: row.values[key] for key in plan.metrics})
         rows += compare(row, published.pop(model.label))
     return rows + list(published.values())
 
 
-def _small_photos(place: Path, seed: int, scale: float) -> pd.DataFrame:
-    """The training photographs of the demo, made once for each folder."""
-    csv, made_with = place / 'data' / CSV_NAME, place / 'data' / 'made_with.json'
+def _make_demo_data(folder: Path, seed: int, scale: float) -> int:
+    """Make the demo's data unless they are there, and count the images to train on."""
+    csv, made_with = folder / CSV_NAME, folder / 'made_with.json'
     wanted = json.dumps({'seed': seed, 'scale': scale})
     if not (made_with.is_file() and made_with.read_text() == wanted and csv.is_file()):
-        make_demo_data(place / 'data', seed, scale)
+        make_demo_data(folder, seed, scale)
         made_with.write_text(wanted)
-    table = pd.read_csv(csv)
-    return table[table['split'] == 'train']
+    return int((pd.read_csv(csv)['split'] == 'train').sum())
 
 
-def _run(train: dict, test: dict, place: Path) -> Path:
-    """The predictions of a model, which is trained and tested unless it was with these options."""
+def _run(train: dict[str, Any], test: dict[str, Any], root: Path) -> Path:
+    """Train and test, unless that was done with the same options; return the predictions' CSV."""
     [data] = test['datasets'].values()
     name = train['name']
-    predictions = place / 'results' / name / f'{data["name"]}.csv'
-    files = {place / f'{kind}_{name}.yml': opt for kind, opt in (('train', train), ('test', test))}
-    same = all(file.is_file() and _plain(file) == opt for file, opt in files.items())
+    predictions = root / 'results' / name / f'{data["name"]}.csv'
+    files = {root / f'{kind}_{name}.yml': opt for kind, opt in (('train', train), ('test', test))}
+    same = all(file.is_file() and _read_yaml(file) == opt for file, opt in files.items())
     if not (same and predictions.is_file()):
         for folder in ('experiments', 'results', 'tb_logger'):
-            shutil.rmtree(place / folder / name, ignore_errors=True)
-        train_and_test(train, test, place)
+            shutil.rmtree(root / folder / name, ignore_errors=True)
+        train_and_test(train, test, root)
     return predictions
 
 
-def _plain(file: Path) -> dict:
+def _read_yaml(file: Path) -> dict[str, Any]:
     return yaml.safe_load(file.read_text(encoding='utf-8'))
 
 
-def _lists(column: pd.Series) -> np.ndarray:
-    return np.array([json.loads(cell) for cell in column])
+def _parse_lists(cells: Iterable[str]) -> np.ndarray:
+    return np.array([json.loads(cell) for cell in cells])
 
 
-def _text_source(model: Model) -> str:
-    if model.variant in ('image', 'image+levels'):
-        return 'none'
-    return 'comments' if model.dataset == 'ava' else 'labels'
+def _examples(
+    models: Sequence[ModelSpec], predictions: Mapping[str, pd.DataFrame], seed: int, small: bool
+) -> list[Example]:
+    """Draw test images of each data set by the seed, with the scores of both models.
 
-
-def _cards(
-    models: Sequence[Model], runs: dict[str, Path], seed: int, small: bool
-) -> list[figures.Card]:
-    """Test images drawn by the seed, two of each data set, with the scores of both models."""
-    cards = []
+    Args:
+        models: AMHP and CLIP in turn, a pair for each data set.
+        predictions: test results by the keys of the models.
+        seed: seed of the draw.
+        small: whether the images and ratings are the demo's, on AVA's scale.
+    """
+    examples = []
     for number, (amhp, clip) in enumerate(zip(models[::2], models[1::2], strict=True)):
-        ours, theirs = (
-            pd.read_csv(runs[model.key], keep_default_na=False).set_index('img_path')
-            for model in (amhp, clip)
-        )
-        scale = SCALES['ava' if small else amhp.dataset].vote_values
-        low, high = scale[0], scale[-1]
+        by_amhp = predictions[amhp.key].set_index('img_path')
+        by_clip = predictions[clip.key].set_index('img_path')
+        votes = SCALES['ava' if small else amhp.dataset].vote_values
+        low, high = votes[0], votes[-1]
         rng = np.random.default_rng([seed, number])
-        for path in rng.choice(np.array(ours.index, dtype=object), IMAGES_OF_A_SET, replace=False):
-            scores = (ours.loc[path, 'MOS'], ours.loc[path, 'score'], theirs.loc[path, 'score'])
-            rated, by_amhp, by_clip = ((score - low) / (high - low) for score in scores)
-            cards.append(
-                figures.Card(
+        paths = np.array(by_amhp.index, dtype=object)
+        for path in rng.choice(paths, EXAMPLES_PER_DATASET, replace=False):
+            scores = (
+                by_amhp.loc[path, 'MOS'], by_amhp.loc[path, 'score'], by_clip.loc[path, 'score'],
+            )  # fmt: skip
+            rated, amhp_score, clip_score = ((score - low) / (high - low) for score in scores)
+            examples.append(
+                Example(
                     image=Path(path),
-                    data=amhp.dataset.upper() + ' (played by the demo)' * small,
-                    text=ours.loc[path, 'text'],
+                    data=amhp.dataset.upper() + ' (demo data)' * small,
+                    text=by_amhp.loc[path, 'text'],
                     rated=rated,
-                    amhp=by_amhp,
-                    clip=by_clip,
+                    amhp=amhp_score,
+                    clip=clip_score,
                 )
             )
-    return cards
+    return examples
 
 
-def _curves(place: Path, model: Model) -> dict[str, list[float]]:
-    """SRCC and PLCC on the test images after each epoch."""
-    train = _plain(place / f'train_{model.key}.yml')
+def _curves(root: Path, model: ModelSpec) -> dict[str, list[float]]:
+    """Read SRCC and PLCC on the test images after each epoch."""
+    train = _read_yaml(root / f'train_{model.key}.yml')
     name, steps = train['datasets']['val']['name'], int(train['val']['val_freq'])
     curves = {}
     for metric in ('srcc', 'plcc'):
-        points = dict(read_curve(place, model.key, f'val_metrics/{name}/{metric}'))
-        # pyiqa goes on for a part of an epoch, and validates once more at its end: not shown
+        by_step = dict(read_curve(root, model.key, f'val_metrics/{name}/{metric}'))
         epochs = range(1, train['train']['total_epoch'] + 1)
-        curves[metric.upper()] = [points[epoch * steps] for epoch in epochs]
+        curves[metric.upper()] = [by_step[epoch * steps] for epoch in epochs]
     return curves
