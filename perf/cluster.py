@@ -1,8 +1,9 @@
-"""What Ray costs on one machine: the same command with and without it, from start to exit.
+"""Overhead of Ray on one machine: the same command with and without it, from start to exit.
 
     python perf/cluster.py photos/ [--images 500]
 
-ViT-B/16 with random weights; each photograph once. Both commands take the same files in turns.
+ViT-B/16 with random weights scores each photograph once. The two commands take turns on the same
+files.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from pyiqa_amhp.weights.checkpoint import save_checkpoint
 
 
 def seconds(command: list[str]) -> float:
+    """Seconds that a command takes."""
     start = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -30,7 +32,7 @@ def seconds(command: list[str]) -> float:
 
 
 def measure(photos: str, images: int, rounds: int) -> list[Claim]:
-    """Seconds with Ray over seconds without it, and the largest difference of a score."""
+    """Measure the seconds with Ray over those without it, and the largest score difference."""
     taken: dict[str, list[float]] = {'one process': [], 'ray': []}
     with tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(0)
@@ -49,16 +51,16 @@ def measure(photos: str, images: int, rounds: int) -> list[Claim]:
             '--weights',
             str(weights),
         ]
-        for round in range(rounds):
-            single, parts = f'{folder}/{round}.parquet', f'{folder}/{round}'
+        for number in range(rounds):
+            single, parts = f'{folder}/{number}.parquet', f'{folder}/{number}'
             taken['one process'].append(seconds([*score, '--out', single]))
             taken['ray'].append(seconds([*score, '--out', parts, '--engine', 'ray']))
-            print(round, {name: f'{times[-1]:.1f} s' for name, times in taken.items()}, flush=True)
-        one = pd.read_parquet(single)
-        ray = pd.concat([pd.read_parquet(part) for part in sorted(Path(parts).glob('part-*'))])
-        if list(one['path']) != list(ray['path']):
-            raise SystemExit('not the same rows')
-        difference = float(abs(one['score'].to_numpy() - ray['score'].to_numpy()).max())
+            times = {name: f'{runs[-1]:.1f} s' for name, runs in taken.items()}
+            print(number, times, flush=True)
+        one, ray = pd.read_parquet(single), pd.read_parquet(parts)
+    if list(one['path']) != list(ray['path']):
+        raise SystemExit('the two commands wrote different rows')
+    difference = float(abs(one['score'] - ray['score']).max())
     what = f'{len(found)} photographs, ray / one process, from start to exit'
     return [
         ratio(what, taken['ray'], taken['one process'], bound=1.15),
@@ -69,8 +71,8 @@ def measure(photos: str, images: int, rounds: int) -> list[Claim]:
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('photos', help='a folder of photographs')
-    parser.add_argument('--images', type=int, default=500)
-    parser.add_argument('--rounds', type=int, default=3)
-    given = parser.parse_args()
-    claims = measure(given.photos, given.images, given.rounds)
+    parser.add_argument('--images', type=int, default=500, help='how many of them')
+    parser.add_argument('--rounds', type=int, default=3, help='runs of each command')
+    arguments = parser.parse_args()
+    claims = measure(arguments.photos, arguments.images, arguments.rounds)
     print(f'{machine()}\n\n{table(claims)}')

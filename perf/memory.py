@@ -1,4 +1,4 @@
-"""Memory of one run over 100,000 small images, with rows going to a file (Unix)."""
+"""Memory of one run over 100,000 small images whose scores are written to a file (Unix)."""
 
 import os
 import resource
@@ -18,17 +18,18 @@ from pyiqa_amhp.scoring.result import summarise
 from pyiqa_amhp.scoring.scorer import Scorer
 from pyiqa_amhp.scoring.writer import ScoreFile
 
-IMAGES, DIFFERENT = 100_000, 200
+IMAGES = 100_000
+DIFFERENT = 200  # the other files are links to these
 
 
 def peak_megabytes() -> float:
-    """The most memory that this process has had so far."""
+    """Return the highest memory of this process so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == 'darwin' else 2**10)
 
 
 def make_images(folder: Path) -> None:
-    """JPEGs of 64 to 160 pixels, many names for each."""
+    """Write JPEGs of 64 to 160 pixels a side, each under many names."""
     rng = np.random.default_rng(0)
     for i in range(IMAGES):
         file = folder / f'{i:06}.jpg'
@@ -40,19 +41,20 @@ def make_images(folder: Path) -> None:
 
 
 def measure(rounds: int) -> list[Claim]:
-    """How much higher the peak is at the end than after the first 1,000 images."""
+    """Measure by how much the peak rises after the first 1,000 images."""
     metric = pyiqa.create_metric('amhp', pretrained=False, backbone=BACKBONE, device='cpu')
+    scorer = Scorer(metric)
     with tempfile.TemporaryDirectory() as folder:
         photos = Path(folder, 'photos')
         photos.mkdir()
         make_images(photos)
         images = find_images([photos])
         file = ScoreFile(Path(folder, 'scores.parquet'), {})
-        for _ in file.append(score_images(images, [None] * len(images), metric, 32)):
+        for _ in file.append(score_images(images, [None] * len(images), scorer, 32)):
             if file.count == 1_000:
                 early = peak_megabytes()
-        assert summarise(file.rows(), 10).rows == IMAGES
-        file.finish(Scorer(metric).levels)
+        assert summarise(file.results(), 10).count == IMAGES
+        file.finish(scorer.levels)
         growth = peak_megabytes() - early
     print(f'{early:.0f} MB after 1,000 images')
     return [Claim('memory, 100,000 small images, growth from 1,000 on', growth, 100, unit='MB')]

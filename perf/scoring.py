@@ -1,6 +1,6 @@
-"""Scoring with ViT-B/16 on ready tensors, beside the image encoder alone and the plain formulas.
+"""Speed of scoring with ViT-B/16, against its image encoder alone and against the plain formulas.
 
-Batch 8, fp32, random weights (speed does not depend on them).
+The input is a batch of eight tensors in fp32. The weights are random: speed does not depend on them.
 """
 
 import open_clip
@@ -13,7 +13,7 @@ N = 8
 
 
 def measure(rounds: int) -> list[Claim]:
-    """Ratios to bare open_clip's image encoder in the same round."""
+    """Measure the seconds over those of open_clip's image encoder in the same round."""
     torch.manual_seed(0)
     ours, plain = AMHP(pretrained=False).eval(), Plain().eval()
     bare = open_clip.create_model('ViT-B-16').visual.eval()

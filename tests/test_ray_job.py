@@ -1,11 +1,11 @@
 """Scoring on Ray: a cluster on this machine, nodes and drivers that die, an object store."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import fsspec
@@ -298,19 +298,18 @@ def is_working(process):
 
 @pytest.mark.slow
 def test_a_killed_driver_is_run_again_and_scores_what_is_missing(
-    many_photos, tiny_weights, tmp_path
+    cluster, amhp, many_photos, tiny_weights, tmp_path
 ):
     out = tmp_path / 'out'
-    command = [
-        sys.executable, '-m', 'pyiqa_amhp', 'score', many_photos, '--engine', 'ray',
-        '--weights', tiny_weights, '--out', out, '--ray-rows', '20',
-    ]  # fmt: skip
-    environment = {**os.environ, 'COLUMNS': '200'}
+    arguments = ('score', many_photos, '--engine', 'ray', '--weights', tiny_weights)
+    arguments += ('--out', out, '--ray-rows', 20, '--ray-actors', 1)
     run = subprocess.Popen(
-        [*map(str, command)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        [sys.executable, '-m', 'pyiqa_amhp', *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
     while len(part_files(out)) < 3 and run.poll() is None:
-        threading.Event().wait(0.01)
+        time.sleep(0.01)
     assert run.poll() is None, run.communicate()[0]
     started = psutil.Process(run.pid).children(recursive=True)
     run.send_signal(signal.SIGKILL)
@@ -318,13 +317,13 @@ def test_a_killed_driver_is_run_again_and_scores_what_is_missing(
     assert run.returncode == -signal.SIGKILL, 'the driver was to be killed before the end'
     assert not (out / '_manifest.json').exists()
     while any(map(is_working, started)):  # Ray's own processes end with their driver
-        threading.Event().wait(0.05)
+        time.sleep(0.05)
     kept = {part.name: part.stat().st_mtime_ns for part in part_files(out)}
     assert 3 <= len(kept) < 20
 
-    again = subprocess.run([*map(str, command)], env=environment, capture_output=True, text=True)
-    assert again.returncode == 0, again.stderr
-    assert f'400 rows in 20 parts, {len(kept)} of them from an earlier run' in again.stdout
+    code, printed, error = amhp(*arguments)
+    assert code == 0, error
+    assert f'400 rows in 20 parts, {len(kept)} of them from an earlier run' in printed
     assert {name: (out / name).stat().st_mtime_ns for name in kept} == kept
     found = pd.read_parquet(out)
     assert list(found['path']) == sorted(str(image) for image in many_photos.iterdir())
