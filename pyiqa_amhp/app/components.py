@@ -33,8 +33,9 @@ def give_uploads(component: gr.Image | gr.File, folder: Path) -> gr.Image | gr.F
         found = [Upload(_inside(file.path, folder), _name(file)) for file in files]
         return found or None if several else next(iter(found), None)
 
-    component.async_move_resource_to_block_cache = keep_files_only
-    component.preprocess = uploads
+    # Changed on the object: see above.
+    component.async_move_resource_to_block_cache = keep_files_only  # type: ignore
+    component.preprocess = uploads  # type: ignore
     return component
 
 

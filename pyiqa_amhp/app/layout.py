@@ -1,6 +1,7 @@
 """The page: what is on it, and what happens when something is done there."""
 
 from collections.abc import Callable
+from typing import Any
 
 import gradio as gr
 
@@ -12,7 +13,7 @@ from pyiqa_amhp.app.photos import PhotoScorer
 from pyiqa_amhp.app.uploads import Upload, Uploads
 from pyiqa_amhp.errors import AMHPError
 
-ONE_AT_A_TIME = {'concurrency_limit': 1, 'concurrency_id': 'model'}
+ONE_AT_A_TIME: dict[str, Any] = {'concurrency_limit': 1, 'concurrency_id': 'model'}
 FONTS = ['system-ui', '-apple-system', 'Segoe UI', 'Roboto', 'sans-serif']
 CLEAN_EVERY, KEEP_AT_MOST = 60, 3600  # seconds: of uploads that no session lets go
 FIRST_ONE = 'Choose a photograph: its score and what it comes from appear here.'
@@ -35,7 +36,7 @@ class Page:
 
     def one(self, photo: Upload | None, comment: str, request: gr.Request):
         """A photograph's score, and why."""
-        self.uploads.hold(request.session_hash, 'one', [photo])
+        self.uploads.hold(session_of(request), 'one', [photo])
         if photo is None:
             return show.nothing_yet(FIRST_ONE), ''
         try:
@@ -53,7 +54,7 @@ class Page:
         progress=gr.Progress(),  # noqa: B008 (Gradio looks for it there)
     ):
         """Photographs, best first."""
-        self.uploads.hold(request.session_hash, 'many', [*(photos or ()), texts])
+        self.uploads.hold(session_of(request), 'many', [*(photos or ()), texts])
         if not photos:
             return show.nothing_yet(FIRST_MANY)
         try:
@@ -69,7 +70,7 @@ class Page:
 
     def end(self, request: gr.Request) -> None:
         """Delete what a session held."""
-        self.uploads.let_go(request.session_hash)
+        self.uploads.let_go(session_of(request))
 
     # For programs (gradio_client): the same as data, and nothing is kept.
 
@@ -92,7 +93,7 @@ class Page:
         return self._answer(request, [*(photos or ()), texts], scored)
 
     def _answer(self, request: gr.Request, uploads: list, ask: Callable):
-        session = request.session_hash or 'none'
+        session = session_of(request)
         self.uploads.hold(session, 'api', uploads)
         try:
             self.rate.count(client_of(request))
@@ -101,6 +102,11 @@ class Page:
             raise gr.Error(str(error), print_exception=False) from None
         finally:
             self.uploads.hold(session, 'api', [])
+
+
+def session_of(request: gr.Request) -> str:
+    """The session that holds the uploads of a request."""
+    return request.session_hash or 'none'
 
 
 def client_of(request: gr.Request) -> str:
@@ -228,7 +234,9 @@ def theme() -> gr.themes.Base:
     """Fonts that every machine has, and our colour."""
     shades = ('e9f4f6', 'd3e9ed', 'a9d4dc', '78bac7', '4d9daf', '2c8091', '17697a')
     dark = ('145a69', '104955', '0c3943', '082a31')
-    hue = gr.themes.Color(*(f'#{shade}' for shade in (*shades, *dark)), name='amhp')
+    colors = [f'#{shade}' for shade in (*shades, *dark)]  # eleven, from light to dark
+    hue = gr.themes.Color(*colors)
+    hue.name = 'amhp'
     return gr.themes.Default(
         primary_hue=hue,
         secondary_hue=hue,

@@ -109,7 +109,7 @@ def many_panel(scorer: PhotoScorer, photos: list[ScoredPhoto]) -> str:
     scored = [photo for photo in photos if photo.result.score is not None]
     best_first = sorted(scored, key=lambda photo: _rank(photo.result.score))
     threshold = Threshold.of(*scorer.scale)
-    scores = [photo.result.score for photo in best_first]
+    scores = [score for photo in best_first if (score := photo.result.score) is not None]
     table = scorer.to_csv(photo.result for photo in photos)
     return _render(
         'many',
@@ -125,8 +125,8 @@ def many_panel(scorer: PhotoScorer, photos: list[ScoredPhoto]) -> str:
     )
 
 
-def _rank(score: float) -> float:
-    return math.inf if math.isnan(score) else -score
+def _rank(score: float | None) -> float:
+    return math.inf if score is None or math.isnan(score) else -score
 
 
 def _share(score: float, low: float, high: float) -> float:

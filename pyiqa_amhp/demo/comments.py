@@ -50,7 +50,7 @@ def comment_kinds(mos: pd.Series, seed: int) -> pd.Series:
         ('none', NONE_SHARE, np.exp(-(((standing - 0.45) / 0.17) ** 2))),
     ):
         chance = chance * free
-        n = min(round(share * len(mos)), np.count_nonzero(chance))
+        n = min(round(share * len(mos)), int(np.count_nonzero(chance)))
         chosen = rng.choice(len(mos), n, replace=False, p=chance / chance.sum())
         kinds[chosen] = kind
         free[chosen] = False

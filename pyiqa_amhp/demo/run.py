@@ -5,6 +5,7 @@ import json
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from rich.console import Console
@@ -69,9 +70,9 @@ def run_demo(out: Path, seed: int = 0, scale: float = 1.0) -> dict[str, dict[str
         models=results,
         examples=examples,
         levels=LEVELS,
-        splits=data['split'].value_counts().to_dict(),
-        sources=data.groupby('split')['source'].nunique().to_dict(),
-        comments=data.loc[data['split'] == 'test', 'comment_kind'].value_counts().to_dict(),
+        splits=_by_name(data['split'].value_counts()),
+        sources=_by_name(data.groupby('split')['source'].nunique()),
+        comments=_by_name(data.loc[data['split'] == 'test', 'comment_kind'].value_counts()),
         seed=seed,
         seconds=time.time() - start,
     )
@@ -130,13 +131,13 @@ def pick_examples(out: Path, data: pd.DataFrame) -> list[Example]:
 
 
 def score_examples(out: Path, examples: list[Example], console: Console) -> None:
-    """Score the examples the way a user would, with and without what was said about them."""
+    """Score the examples as a user would, with and without their comments."""
     import pyiqa
 
     metric = pyiqa.create_metric(
         'amhp', pretrained_model_path=str(out / 'amhp_demo.pth'), device='cpu'
     )
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             'image': example.image.name,
             'rated': example.rated,
@@ -155,6 +156,10 @@ def score_examples(out: Path, examples: list[Example], console: Console) -> None
         numbers = (f'{row[key]:.2f}' for key in ('rated', 'score', 'score_without_text'))
         table.add_row(row['image'], *numbers, row['text'])
     console.print(table)
+
+
+def _by_name(counts: pd.Series) -> dict[str, int]:
+    return {str(name): int(count) for name, count in counts.items()}
 
 
 def _metrics_table(metrics: dict[str, dict[str, float]]) -> Table:

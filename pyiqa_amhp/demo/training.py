@@ -7,7 +7,7 @@ from typing import Any
 from pyiqa_amhp.demo.data import CSV_NAME
 
 # CLIP's shape, made small enough to learn from nothing on two cores within a minute.
-BACKBONE = {
+BACKBONE: dict[str, Any] = {
     'embed_dim': 128,
     'vision_cfg': {'image_size': 64, 'layers': 3, 'width': 128, 'patch_size': 8, 'head_width': 32},
     'text_cfg': {'context_length': 77, 'vocab_size': 49408, 'width': 128, 'heads': 4, 'layers': 2},

@@ -1,7 +1,7 @@
 """The rated images of a benchmark: from any CSV, or from what ``amhp prepare`` wrote."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -157,9 +157,8 @@ def _scale(opt: Mapping[str, Any], votes: list[str], level_values) -> tuple[floa
     if opt.get('mos_normalize'):
         return 0.0, 1.0
     name = opt.get('dataset')
-    if name:
-        ends = SCALES[name].vote_values
-    else:
+    ends: Sequence[float] = SCALES[name].vote_values if name else ()
+    if not name:
         ends = opt.get('vote_values') or (range(1, len(votes) + 1) if votes else level_values)
     return float(min(ends)), float(max(ends))
 

@@ -201,11 +201,10 @@ class Scorer:
         """
         if isinstance(image, np.ndarray):
             return torch.from_numpy(image)
-        if isinstance(image, Image.Image):
-            image = to_tensor(image)[None]
+        x: torch.Tensor = to_tensor(image)[None] if isinstance(image, Image.Image) else image
         if self.amhp:
-            return self.amhp.preprocess(image.to(self.amhp.logit_scale.device))[0]
-        return image
+            return self.amhp.preprocess(x.to(self.amhp.logit_scale.device))[0]
+        return x
 
     def fill_scores(
         self,
