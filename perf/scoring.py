@@ -1,6 +1,6 @@
 """Speed of scoring with ViT-B/16, against its image encoder alone and against the plain formulas.
 
-The input is a batch of eight tensors in fp32. The weights are random: speed does not depend on them.
+The input is a batch of eight tensors in fp32. The weights are random, which has no effect on speed.
 """
 
 import open_clip
