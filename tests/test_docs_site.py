@@ -1,6 +1,7 @@
 """The documentation site builds without a warning, and every link in it has a target."""
 
 import ast
+import importlib
 import logging
 import re
 import runpy
@@ -184,6 +185,21 @@ def test_the_public_python_is_in_the_reference(pages):
         'evaluation.measures.evaluate', 'errors.AMHPError',
     ):  # fmt: skip
         assert f'pyiqa_amhp.{name}' in anchors, name
+
+
+def listed_members():
+    """Find the modules of the reference, each with the names that its page shows."""
+    for page in sorted((ROOT / 'docs' / 'api').glob('*.md')):
+        for block in page.read_text(encoding='utf-8').split('\n::: ')[1:]:
+            members = re.search(r'members: \[(.*?)\]', block, re.S)
+            names = re.findall(r'\w+', members[1]) if members else []
+            yield pytest.param(block.split()[0], names, id=block.split()[0])
+
+
+@pytest.mark.parametrize(('module', 'names'), listed_members())
+def test_the_reference_lists_names_that_exist(module, names):
+    absent = [name for name in names if not hasattr(importlib.import_module(module), name)]
+    assert absent == []
 
 
 def test_every_command_has_a_section_with_its_options(built, pages):
