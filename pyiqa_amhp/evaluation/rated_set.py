@@ -1,10 +1,10 @@
-"""The rated images of a benchmark: from any CSV, or from what ``amhp prepare`` wrote."""
+"""Rated images of a benchmark, from any CSV or from the files of ``amhp prepare``."""
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -14,8 +14,11 @@ from pyiqa_amhp.datasets.rating_columns import VOTE_COLUMN
 from pyiqa_amhp.datasets.ratings import SCALES
 from pyiqa_amhp.errors import AMHPError
 
+if TYPE_CHECKING:
+    from pyiqa_amhp.datasets.dataset import AMHPDataset
+
 META_FOLDER = Path('datasets_meta')
-ALL = 'all'  # as a split: every image
+ALL = 'all'  # value of ``split`` that selects every image
 KNOWN_OPTIONS = {
     'dataset', 'split_index', 'level_values', 'vote_values', 'levels', 'default_std',
     'text_column', 'attributes', 'attr_range', 'attr_cuts', 'attr_template', 'protocol',
@@ -26,19 +29,21 @@ KNOWN_OPTIONS = {
 
 @dataclass(frozen=True)
 class RatedSet:
-    """Rated images to judge.
+    """Rated images to evaluate metrics on.
 
     Attributes:
-        title: what is shown above the tables.
-        names: of the ``N`` images, relative to their folder. paths: where they lie.
-        mos: mean scores ``(N,)``.
-        dist: level distributions ``(N, k)``; None where the ratings do not give any.
-        level_values: the scores of the levels ``(k,)``.
-        scale: the ends of the rating scale. threshold: a score above it is "high" in ACC.
-        texts: one for each image, '' where there is none.
-        text_source: ``comments``, ``labels`` or ``none``.
-        dataset: ava, para, aadb, or '' for others.
-        notes: what a reader of the tables has to know about the data.
+        title: text above the tables.
+        names: names of the ``N`` images, relative to their folder.
+        paths: paths of the images.
+        mos: mean scores, ``(N,)``.
+        dist: level distributions, ``(N, k)``; None if the ratings give no distribution.
+        level_values: scores of the levels, ``(k,)``.
+        scale: lowest and highest possible rating.
+        threshold: threshold of ACC; a score above it is "high".
+        texts: one text for each image; '' for an image without one.
+        text_source: kind of the texts: ``comments``, ``labels`` or ``none``.
+        dataset: ava, para, aadb, or '' for another data set.
+        notes: remarks on the data for the reader of the tables.
     """
 
     title: str
@@ -66,17 +71,18 @@ def load_rated(
     """Read the rated images of one split.
 
     Args:
-        source: ``ava``, ``para`` or ``aadb`` (the meta file in ``meta_folder``), a CSV in the
-            form of ``AMHPDataset``, or a folder with one such CSV.
-        images: their folder; None: where ``amhp prepare`` found them, or ``images`` beside the
-            CSV.
+        source: ``ava``, ``para`` or ``aadb`` for the meta file in ``meta_folder``; or a CSV as
+            ``AMHPDataset`` reads it; or a folder with one such CSV.
+        images: folder of the images. None: the folder where ``amhp prepare`` found them, or the
+            folder ``images`` beside the CSV.
         split: ``train``, ``val``, ``test``, or ``all``.
-        text_source: ``comments``, ``labels`` or ``none``; None: what the data has.
-        options: those of ``AMHPDataset`` and of the data sets on it (``KNOWN_OPTIONS``), and
-            ``threshold`` of ACC, by default the data set's, else the middle of the scale.
+        text_source: ``comments``, ``labels`` or ``none``; None for any texts that the data have.
+        options: options of the data set (``KNOWN_OPTIONS``). One of them is ``threshold`` of ACC;
+            its default is the data set's threshold, or else the middle of the scale.
+        meta_folder: folder that ``amhp prepare`` wrote to.
 
     Raises:
-        AMHPError: no such data, an unknown option, or what ``AMHPDataset`` finds wrong.
+        AMHPError: missing data, an unknown option, or an error that ``AMHPDataset`` finds.
     """
     from pyiqa_amhp.datasets.dataset import AMHPDataset
     from pyiqa_amhp.datasets.paper import AADBDataset, AVACommentsDataset, PARADataset
@@ -86,27 +92,31 @@ def load_rated(
         known = ', '.join(sorted(KNOWN_OPTIONS))
         raise AMHPError(f'option {sorted(unknown)[0]!r}: expected one of {known}')
     threshold = opt.pop('threshold', None)
-    kinds = {'ava': AVACommentsDataset, 'para': PARADataset, 'aadb': AADBDataset}
-    if source in kinds:
-        kind, file = kinds[source], _meta_file(source, meta_folder)
+    classes = {'ava': AVACommentsDataset, 'para': PARADataset, 'aadb': AADBDataset}
+    folder: str | Path
+    if source in classes:
+        file = _meta_file(source, meta_folder)
         folder = images or _prepared_images(source, meta_folder)
-        store = meta_folder / COMMENTS_FILE
-        if source == 'ava' and store.is_file():
-            opt.setdefault('comments_file', str(store))
+        comments = meta_folder / COMMENTS_FILE
+        if source == 'ava' and comments.is_file():
+            opt.setdefault('comments_file', str(comments))
     else:
-        kind, file = AMHPDataset, _csv(Path(source).expanduser())
+        file = _find_csv(Path(source).expanduser())
         folder = images or file.parent / 'images'
     if text_source is not None:
         opt['text_source'] = text_source
-    columns = list(map(str, pd.read_csv(file, nrows=0).columns)) if file.is_file() else []
+    columns = list(map(str, pd.read_csv(file, nrows=0).columns))
     opt['split_index'] = _split_column(opt.get('split_index'), columns, split, file)
     opt |= {'meta_info_file': str(file), 'dataroot_target': str(folder)}
     opt |= {'phase': 'test' if split == ALL else split, 'skip_bad_images': True}
-    dataset = kind(opt)
+    dataset = classes.get(source, AMHPDataset)(opt)
     return _rated_set(dataset, columns, split, source, threshold)
 
 
-def _rated_set(dataset, columns: list[str], split: str, source: str, threshold) -> RatedSet:
+def _rated_set(
+    dataset: 'AMHPDataset', columns: list[str], split: str, source: str, threshold: float | None
+) -> RatedSet:
+    """Collect the rated images of an opened data set, with notes on its ratings and texts."""
     rated, opt = dataset.images, dataset.opt
     name = opt.get('dataset') or ''
     votes = [column for column in columns if VOTE_COLUMN.fullmatch(column)]
@@ -115,8 +125,9 @@ def _rated_set(dataset, columns: list[str], split: str, source: str, threshold) 
         threshold = SCALES[name].threshold if name else sum(scale) / 2
     texts = [dataset.text(i) for i in range(len(dataset))]
     with_text = sum(map(bool, texts))
-    where = 'all images' if split == ALL else f'split {split}'
-    dist, notes = rated.dist, [f'{len(texts):,} images, {where} of {Path(rated.file).name}.']
+    images = 'all images' if split == ALL else f'split {split}'
+    notes = [f'{len(texts):,} images, {images} of {Path(rated.file).name}.']
+    dist: np.ndarray | None = rated.dist
     if votes:
         notes.append("Rated distributions: the raters' votes.")
     elif 'std' in columns or opt.get('default_std') is not None:
@@ -130,8 +141,10 @@ def _rated_set(dataset, columns: list[str], split: str, source: str, threshold) 
     notes.append(f'ACC: above {threshold:g} is high, on a scale of {scale[0]:g}..{scale[1]:g}.')
     if with_text < len(texts):
         notes.append(f'{len(texts) - with_text:,} of {len(texts):,} images have no text.')
+    has_comments = getattr(dataset, 'comments', None) is not None or rated.texts is not None
+    text_source = 'comments' if has_comments else 'labels'
     return RatedSet(
-        title=f'{label}, {where}',
+        title=f'{label}, {images}',
         names=[str(n) for n in rated.names],
         paths=[rated.path(i) for i in range(len(rated.mos))],
         mos=rated.mos,
@@ -140,27 +153,25 @@ def _rated_set(dataset, columns: list[str], split: str, source: str, threshold) 
         scale=scale,
         threshold=float(threshold),
         texts=texts,
-        text_source=_text_source(dataset) if with_text else 'none',
+        text_source=text_source if with_text else 'none',
         dataset=name,
         notes=notes,
     )
 
 
-def _text_source(dataset) -> str:
-    if getattr(dataset, 'comments', None) is not None or dataset.images.texts is not None:
-        return 'comments'
-    return 'labels'
-
-
-def _scale(opt: Mapping[str, Any], votes: list[str], level_values) -> tuple[float, float]:
-    """The ends of the scale on which the MOS are."""
+def _scale(
+    opt: Mapping[str, Any], votes: Sequence[str], level_values: np.ndarray
+) -> tuple[float, float]:
+    """Return the lowest and highest possible MOS."""
     if opt.get('mos_normalize'):
         return 0.0, 1.0
-    name = opt.get('dataset')
-    ends: Sequence[float] = SCALES[name].vote_values if name else ()
-    if not name:
-        ends = opt.get('vote_values') or (range(1, len(votes) + 1) if votes else level_values)
-    return float(min(ends)), float(max(ends))
+    if name := opt.get('dataset'):
+        values = SCALES[name].vote_values
+    elif opt.get('vote_values'):
+        values = opt['vote_values']
+    else:
+        values = tuple(range(1, len(votes) + 1)) if votes else tuple(level_values)
+    return float(min(values)), float(max(values))
 
 
 def _meta_file(name: str, folder: Path) -> Path:
@@ -171,6 +182,7 @@ def _meta_file(name: str, folder: Path) -> Path:
 
 
 def _prepared_images(name: str, folder: Path) -> str:
+    """Read from the report of ``amhp prepare`` which folder holds the images."""
     try:
         report = json.loads((folder / REPORT_FILE).read_text(encoding='utf-8'))
         return report[name]['images_folder']
@@ -180,7 +192,7 @@ def _prepared_images(name: str, folder: Path) -> str:
         ) from None
 
 
-def _csv(source: Path) -> Path:
+def _find_csv(source: Path) -> Path:
     if source.is_dir():
         files = sorted(source.glob('*.csv'))
         if len(files) != 1:
@@ -193,15 +205,19 @@ def _csv(source: Path) -> Path:
 
 
 def _split_column(given: str | None, columns: list[str], split: str, file: Path) -> str | None:
-    """The column that says the split; None for all images."""
+    """Choose the column with the split; None for all images."""
     if split == ALL:
         return None
     if given is not None:
         return given
-    found = [column for column in columns if 'split' in column]
-    if 'official_split' in found:
+    candidates = [column for column in columns if 'split' in column]
+    if 'official_split' in candidates:
         return 'official_split'
-    if len(found) != 1:
-        what = f'{len(found)} split columns ({", ".join(found)})' if found else 'no split column'
-        raise AMHPError(f'{file}: {what}; choose with the option split_index, or --split all')
-    return found[0]
+    if len(candidates) != 1:
+        problem = (
+            f'{len(candidates)} split columns ({", ".join(candidates)})'
+            if candidates
+            else 'no split column'
+        )
+        raise AMHPError(f'{file}: {problem}; choose with the option split_index, or --split all')
+    return candidates[0]
