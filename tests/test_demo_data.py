@@ -1,13 +1,14 @@
+"""The demo's data: images, votes and comments that agree with each other and repeat."""
+
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
 from pyiqa_amhp.demo import data as demo_data
-from pyiqa_amhp.demo.comments import comment_kinds, write_comments
+from pyiqa_amhp.demo.comments import PHRASES, comment_kinds, write_comments
 from pyiqa_amhp.demo.data import CSV_NAME, PER_SOURCE, make_demo_data
 from pyiqa_amhp.demo.photos import EDITS, SOURCES
-from pyiqa_amhp.demo.phrases import PHRASES, PRAISE, SPELLINGS
 from pyiqa_amhp.demo.raters import (
     ATTRIBUTES,
     N_RATERS,
@@ -22,8 +23,8 @@ from pyiqa_amhp.errors import AMHPError
 
 SCALE = 0.05
 UNTOUCHED = dict.fromkeys(EDITS, 0.0) | {'contrast': 0.15, 'saturation': 0.15}
-# Which edit spoils which attribute, and strengths from little to much.
-SPOILS = [
+# Edit, the attribute that it harms, and two strengths in increasing order.
+HARMS = [
     ('exposure', 'light', (0.3, 1.5)),
     ('exposure', 'light', (-0.3, -1.5)),
     ('contrast', 'light', (0.0, -0.7)),
@@ -41,7 +42,7 @@ SPOILS = [
 
 @pytest.fixture(scope='module')
 def demo(tmp_path_factory):
-    """A small demo data set: its folder and its table."""
+    """The folder and the table of a small demo data set."""
     folder = tmp_path_factory.mktemp('demo')
     return folder, make_demo_data(folder, seed=0, scale=SCALE)
 
@@ -57,7 +58,7 @@ def test_same_seed_writes_the_same_bytes(demo, tmp_path):
     assert files_in(tmp_path) == files_in(folder)
 
 
-def test_another_seed_writes_other_pictures_votes_and_comments(demo, tmp_path):
+def test_another_seed_writes_other_images_votes_and_comments(demo, tmp_path):
     folder, table = demo
     other = make_demo_data(tmp_path, seed=1, scale=SCALE)
     assert (other.img_name == table.img_name).all()
@@ -67,12 +68,12 @@ def test_another_seed_writes_other_pictures_votes_and_comments(demo, tmp_path):
     assert sum(first[name] == second[name] for name in first) == 0
 
 
-def test_csv_holds_the_table(demo):
+def test_the_csv_equals_the_table(demo):
     folder, table = demo
     pd.testing.assert_frame_equal(pd.read_csv(folder / CSV_NAME, keep_default_na=False), table)
 
 
-def test_every_row_has_a_picture_and_every_picture_a_row(demo):
+def test_every_row_has_an_image_and_every_image_a_row(demo):
     folder, table = demo
     assert sorted(table.img_name) == sorted(path.name for path in (folder / 'images').iterdir())
     for name in table.img_name[::10]:
@@ -80,26 +81,26 @@ def test_every_row_has_a_picture_and_every_picture_a_row(demo):
             assert (image.format, image.mode, image.size) == ('JPEG', 'RGB', (128, 128))
 
 
-def test_no_photograph_is_in_two_splits(demo):
+def test_no_source_photograph_is_in_two_splits(demo):
     _, table = demo
     assert set(table.source) == {source.name for source in SOURCES}
     assert (table.groupby('source').split.nunique() == 1).all()
     assert set(table.split) == {'train', 'val', 'test'}
 
 
-def test_scale_is_a_share_of_the_full_number_of_pictures(demo):
+def test_scale_is_a_share_of_the_full_number_of_images(demo):
     _, table = demo
     counts = table.groupby('source').size()
     assert all(counts[s.name] == round(SCALE * PER_SOURCE[s.split]) for s in SOURCES)
 
 
 @pytest.mark.parametrize('scale', [0, -1, float('nan')])
-def test_a_scale_that_is_not_positive_is_refused(scale, tmp_path):
+def test_a_scale_that_is_not_positive_is_an_error(scale, tmp_path):
     with pytest.raises(AMHPError, match='scale must be positive'):
         make_demo_data(tmp_path, scale=scale)
 
 
-def test_a_run_that_breaks_off_leaves_no_csv(tmp_path, monkeypatch):
+def test_an_interrupted_run_leaves_no_csv(tmp_path, monkeypatch):
     make_demo_data(tmp_path, scale=0.01)
     monkeypatch.setattr(demo_data, 'write_comments', lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -129,34 +130,34 @@ def test_vote_statistics_by_hand():
     assert vote_statistics(votes).to_numpy().tolist() == [[5.5, 4.5], [3.0, 0.0]]
 
 
-def test_scores_spread_over_the_scale(demo):
+def test_scores_cover_a_wide_range(demo):
     _, table = demo
     assert table.MOS.min() < 4
     assert table.MOS.max() > 7
     assert table.MOS.between(1, 10).all()
 
 
-def test_better_attributes_go_with_better_votes(demo):
+def test_mos_correlates_with_the_attribute_levels(demo):
     _, table = demo
     levels = table[[f'attr_{name}' for name in ATTRIBUTES]]
     assert levels.mean(axis=1).corr(table.MOS, method='spearman') > 0.8
 
 
 def ratings_where(attribute, quality, n=30):
-    """The MOS of photographs that are alike but for one attribute."""
+    """Simulate the MOS of images that differ in one attribute only."""
     qualities = pd.DataFrame(dict.fromkeys(ATTRIBUTES, 0.7), index=range(n))
     qualities[attribute] = quality
     return vote_statistics(simulate_votes(qualities.assign(source='cat'), seed=5)).MOS
 
 
 @pytest.mark.parametrize('attribute', ATTRIBUTES)
-def test_a_photograph_that_is_worse_in_one_attribute_is_voted_lower(attribute):
+def test_an_image_that_is_worse_in_one_attribute_has_a_lower_mos(attribute):
     good, middling, bad = (ratings_where(attribute, q) for q in (1.0, 0.5, 0.0))
     assert good.mean() > middling.mean() > bad.mean()
     assert (good > bad).all()
 
 
-def test_raters_mind_the_worst_fault_beside_the_sum_of_all():
+def test_the_worst_fault_counts_beside_the_sum_of_all():
     """Content has the larger weight but is not counted as a fault."""
     usual = ratings_where('light', 0.7).mean()
     loss = {name: usual - ratings_where(name, 0.0).mean() for name in ('light', 'content')}
@@ -170,13 +171,13 @@ def test_raters_disagree(demo):
     assert table['std'].median() > 0.8
 
 
-def test_votes_without_an_attribute_are_refused():
+def test_a_missing_attribute_is_an_error():
     with pytest.raises(AMHPError, match=r"\['focus', 'source'\]"):
         simulate_votes(pd.DataFrame({name: [0.5] for name in ATTRIBUTES if name != 'focus'}), 0)
 
 
-@pytest.mark.parametrize(('name', 'attribute', 'strengths'), SPOILS)
-def test_each_edit_spoils_its_attribute_and_no_other(name, attribute, strengths):
+@pytest.mark.parametrize(('name', 'attribute', 'strengths'), HARMS)
+def test_each_edit_harms_its_attribute_and_no_other(name, attribute, strengths):
     rows = [UNTOUCHED, *(UNTOUCHED | {name: strength} for strength in strengths)]
     photos = pd.DataFrame(rows).assign(source='cat')
     qualities = attribute_qualities(photos, seed=0)
@@ -203,17 +204,17 @@ def test_all_kinds_of_comments_occur(demo):
     assert shares.sum() == pytest.approx(1)
 
 
-def test_praise_goes_to_the_liked_and_silence_to_the_middling():
+def test_liked_images_get_praise_and_middling_ones_no_comment():
     mos = pd.Series(np.linspace(1, 10, 1000))
     kinds = comment_kinds(mos, seed=0)
     assert mos[kinds == 'praise'].mean() > 8
     assert mos[kinds == 'none'].between(2, 9).all()
 
 
-def test_texts_are_of_the_kind_that_is_stated(demo):
+def test_texts_are_of_the_kind_in_comment_kind(demo):
     _, table = demo
     assert (table.text[table.comment_kind == 'none'] == '').all()
-    assert set(table.text[table.comment_kind == 'praise']) <= set(PRAISE)
+    assert set(table.text[table.comment_kind == 'praise']) <= set(PHRASES['praise'])
     assert (table.text[table.comment_kind == 'attribute'].str.len() > 10).all()
 
 
@@ -225,25 +226,25 @@ def test_comments_fit_into_clips_context(demo):
     assert max(len(tokenizer.encode(text)) for text in table.text) <= 60
 
 
-def test_comments_hold_no_numbers(demo):
+def test_comments_have_no_numbers(demo):
     _, table = demo
     assert not table.text.str.contains(r'\d').any()
 
 
 def plain(text):
-    """Without capitals, and each word in one of its spellings."""
+    """Convert to lower case, and each word to one of its spellings."""
     text = text.lower()
-    for usual, other in SPELLINGS:
+    for usual, other in PHRASES['spellings']:
         text = text.replace(other, usual) if usual in other else text.replace(usual, other)
     return text
 
 
 def named_levels(text, attribute):
-    """The levels of ``attribute`` whose phrases are in ``text``, longest phrase first."""
+    """Find the levels of ``attribute`` whose phrases are in ``text``, longest phrase first."""
     text, found = plain(text), []
     phrases = [
         (plain(phrase), level)
-        for level, causes in PHRASES[attribute].items()
+        for level, causes in PHRASES['attributes'][attribute].items()
         for choices in causes.values()
         for phrase in choices
     ]
@@ -254,7 +255,7 @@ def named_levels(text, attribute):
     return found
 
 
-def test_comments_name_attributes_at_their_levels(demo):
+def test_comments_mention_attributes_at_their_levels(demo):
     _, table = demo
     commented = table[table.comment_kind == 'attribute']
     named = 0
@@ -267,14 +268,14 @@ def test_comments_name_attributes_at_their_levels(demo):
 
 
 def comments_on(levels, n=60, **strengths):
-    """What is written about photographs that all have these levels and edits."""
+    """Write comments on images that all have these levels and edits."""
     columns = {f'attr_{name}': levels.get(name, 4) for name in ATTRIBUTES}
     row = columns | UNTOUCHED | strengths | {'comment_kind': 'attribute'}
     return [plain(text) for text in write_comments(pd.DataFrame([row] * n), seed=0)]
 
 
 @pytest.mark.parametrize(
-    ('attribute', 'strengths', 'said', 'not_said'),
+    ('attribute', 'strengths', 'word', 'absent_word'),
     [
         ('light', {'exposure': -2.0}, 'dark', 'bright'),
         ('light', {'exposure': 2.0}, 'bright', 'dark'),
@@ -287,13 +288,13 @@ def comments_on(levels, n=60, **strengths):
         ('composition', {'offset': 0.4}, 'crop', 'tilted'),
     ],
 )
-def test_comments_name_what_was_done_to_the_picture(attribute, strengths, said, not_said):
+def test_comments_mention_the_edits_of_the_image(attribute, strengths, word, absent_word):
     text = ' '.join(comments_on({attribute: 2}, **strengths))
-    assert plain(said) in text
-    assert plain(not_said) not in text
+    assert plain(word) in text
+    assert plain(absent_word) not in text
 
 
-def test_comments_dwell_on_what_is_out_of_the_ordinary():
+def test_comments_mention_what_is_unusual():
     comments = comments_on({'focus': 1}, blur=2.0)
     assert all(named_levels(text, 'focus') == [1] for text in comments)
     assert not all(named_levels(text, 'detail') for text in comments)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyiqa_amhp.datasets.keywords import AttributeKeywords
-from pyiqa_amhp.demo.phrases import PHRASES, PRAISE
+from pyiqa_amhp.demo.comments import PHRASES
 from pyiqa_amhp.errors import AMHPError
 
 
@@ -92,13 +92,14 @@ def test_other_words_match_no_attribute(keywords, text):
 
 
 def test_empty_praise_is_about_no_attribute(keywords):
-    assert not keywords.masks(list(PRAISE)).any()
+    assert not keywords.masks(PHRASES['praise']).any()
 
 
 @pytest.mark.parametrize('attribute', ['light', 'color', 'focus'])
 def test_what_the_demos_critics_write_is_about_an_attribute(keywords, attribute):
-    causes = [phrases for level in PHRASES[attribute].values() for phrases in level.values()]
-    assert keywords.masks([phrase for phrases in causes for phrase in phrases]).all()
+    levels = PHRASES['attributes'][attribute].values()
+    phrases = [phrase for causes in levels for phrases in causes.values() for phrase in phrases]
+    assert keywords.masks(phrases).all()
 
 
 # Up to Cyrillic: there RE2 and Python agree on what a letter is, of whatever Unicode version.
