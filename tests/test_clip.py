@@ -1,3 +1,5 @@
+"""CLIP's encoders: features as open_clip computes them, texts, refused architectures."""
+
 import logging
 import socket
 
@@ -24,12 +26,16 @@ LONGEST = 'sky ' * 75  # 77 tokens with those of start and end
 
 @pytest.fixture
 def build(tiny):
-    """A tiny backbone with random weights; options go into its text encoder's form."""
+    """Build a tiny backbone with random weights; options go into its text encoder."""
 
     def make(custom_text=False, **text_cfg):
         torch.manual_seed(0)
-        form = {**tiny, 'text_cfg': {**tiny['text_cfg'], **text_cfg}, 'custom_text': custom_text}
-        return Backbone(resolve_clip(AMHPConfig(backbone=form), load=False)).eval()
+        architecture = {
+            **tiny,
+            'text_cfg': {**tiny['text_cfg'], **text_cfg},
+            'custom_text': custom_text,
+        }
+        return Backbone(resolve_clip(AMHPConfig(backbone=architecture), load=False)).eval()
 
     return make
 
@@ -72,7 +78,7 @@ def test_texts_are_encoded_as_open_clip_encodes_them_at_full_length(build, custo
 
 
 @torch.no_grad()
-def test_the_end_token_is_the_one_that_the_form_names(build):
+def test_the_end_token_can_be_set_by_the_architecture(build):
     (sky,) = open_clip.SimpleTokenizer().encode('sky')
     backbone = build(pool_type='eos', eos_id=sky)  # not the highest number, as argmax expects
     texts = ['a red sky at night', 'clouds in a blue sky', 'sky']
@@ -80,7 +86,7 @@ def test_the_end_token_is_the_one_that_the_form_names(build):
     torch.testing.assert_close(backbone.encode_text(texts), expected, atol=1e-5, rtol=0)
 
 
-def test_only_the_length_of_the_longest_text_is_read(build, watch_text_encoder):
+def test_tokens_after_the_longest_text_are_not_encoded(build, watch_text_encoder):
     backbone = build()
     read = watch_text_encoder(backbone)
     for texts in (['sky'], ['sky', 'red sky'], ['sky', LONGEST], ['sky']):
@@ -88,7 +94,7 @@ def test_only_the_length_of_the_longest_text_is_read(build, watch_text_encoder):
     assert read == [(1, 3), (2, 4), (2, 77), (1, 3)]
 
 
-def test_a_text_that_comes_twice_is_encoded_once(build, watch_text_encoder):
+def test_a_repeated_text_is_encoded_once(build, watch_text_encoder):
     backbone = build()
     texts = ['sky', 'red sky', 'sky', 'sky', 'a house', 'red sky']
     one_by_one = torch.cat([backbone.encode_text([text]) for text in texts])
@@ -97,7 +103,7 @@ def test_a_text_that_comes_twice_is_encoded_once(build, watch_text_encoder):
     assert [batch for batch, _ in read] == [3]
 
 
-def test_a_text_that_comes_twice_has_the_gradient_of_both(build):
+def test_a_repeated_text_gets_the_sum_of_the_gradients(build):
     def gradient(texts, weights):
         backbone = build()
         (backbone.encode_text(texts) * torch.tensor(weights)[:, None]).sum().backward()
@@ -110,7 +116,7 @@ def test_a_text_that_comes_twice_has_the_gradient_of_both(build):
     torch.testing.assert_close(twice, once)
 
 
-def test_long_texts_are_cut_counted_and_said_once(build, caplog):
+def test_long_texts_are_cut_and_counted_with_one_warning(build, caplog):
     backbone = build()
     with caplog.at_level(logging.WARNING, 'pyiqa_amhp'):
         backbone.encode_text([LONGEST, 'sky'])
@@ -124,7 +130,7 @@ def test_long_texts_are_cut_counted_and_said_once(build, caplog):
     ]
 
 
-def test_a_long_text_is_read_as_far_as_it_fits(build):
+def test_a_long_text_is_encoded_up_to_the_limit(build):
     backbone = build()
     cut, whole = backbone.encode_text([LONGEST + 'sky sky', LONGEST])
     torch.testing.assert_close(cut, whole, atol=1e-5, rtol=0)
@@ -149,16 +155,16 @@ def test_a_long_text_is_read_as_far_as_it_fits(build):
 )
 @torch.no_grad()
 def test_images_are_encoded_as_open_clip_encodes_them(tiny, vision_cfg, no_network):
-    form = {**tiny, 'vision_cfg': vision_cfg}
-    backbone = Backbone(resolve_clip(AMHPConfig(backbone=form), load=False)).eval()
-    model = open_clip.CLIP(**form).eval()
+    architecture = {**tiny, 'vision_cfg': vision_cfg}
+    backbone = Backbone(resolve_clip(AMHPConfig(backbone=architecture), load=False)).eval()
+    model = open_clip.CLIP(**architecture).eval()
     model.load_state_dict(backbone.clip.state_dict(), strict=False)
     x = torch.randn(2, 3, backbone.image_size, backbone.image_size)
     assert backbone.image_size == vision_cfg['image_size']
     torch.testing.assert_close(backbone.encode_image(x), model.encode_image(x), atol=1e-5, rtol=0)
 
 
-# Which encoders
+# Architectures
 
 
 @pytest.mark.parametrize(
@@ -186,12 +192,12 @@ def test_a_model_without_a_causal_text_encoder_is_refused(name, pretrained, no_n
     [{'no_causal_mask': True}, {'pool_type': 'last'}, {'pool_type': 'first'}, {'embed_cls': True}],
     ids=str,
 )
-def test_a_form_that_is_not_read_at_its_end_token_is_refused(build, text_cfg):
+def test_an_architecture_that_is_not_read_at_its_end_token_is_refused(build, text_cfg):
     with pytest.raises(AMHPError, match='of your own: expected a CLIP with a causal text encoder'):
         build(custom_text=True, **text_cfg)
 
 
-def test_all_of_a_family_are_refused_and_no_others():
+def test_whole_families_without_a_causal_encoder_are_refused_and_no_others():
     refused = set()
     for name in open_clip.list_models():
         try:
@@ -215,7 +221,7 @@ def test_all_of_a_family_are_refused_and_no_others():
     assert not refused & causal
 
 
-def test_a_tokenizer_that_is_not_on_this_machine_is_reported(build, hub_cache, no_network):
+def test_a_tokenizer_that_cannot_be_downloaded_is_reported(build, hub_cache, no_network):
     with pytest.raises(AMHPError, match=r'tokenizer .nobody/words. of this'):
         build(hf_tokenizer_name='nobody/words')
 

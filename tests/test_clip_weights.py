@@ -1,4 +1,4 @@
-"""CLIP's weights in every form that they come in, and the activation that belongs to them."""
+"""CLIP's weights in every file format, and the activation that they need."""
 
 import functools
 import json
@@ -26,7 +26,7 @@ OPENAI_REPO = 'timm/vit_base_patch16_clip_224.openai'  # where open_clip's tag p
 
 
 def put_into_hub_cache(hub_cache, repo, files):
-    """Lay files (a path, or what JSON can hold) out as the hub's client does."""
+    """Put files (paths, or contents for JSON) into a cache as the hub's client does."""
     folder, commit = hub_cache / f'models--{repo.replace("/", "--")}', '0123456789' * 4
     snapshot = folder / 'snapshots' / commit
     snapshot.mkdir(parents=True)
@@ -62,12 +62,12 @@ def write_openai(state, path, write):
 
 
 class Clip:
-    """A CLIP with random weights, its features, and its weights as files of every form."""
+    """A CLIP with random weights, its features, and its weights in every file format."""
 
-    def __init__(self, form, folder, dtype=torch.float32):
+    def __init__(self, architecture, folder, dtype=torch.float32):
         torch.manual_seed(0)
-        self.form, self.folder = form, folder
-        self.model = open_clip.CLIP(**form).eval()
+        self.architecture, self.folder = architecture, folder
+        self.model = open_clip.CLIP(**architecture).eval()
         self.state = {key: value.to(dtype) for key, value in self.model.state_dict().items()}
         self.model.load_state_dict(self.state)
         size = self.model.visual.image_size
@@ -88,7 +88,7 @@ class Clip:
 
     @functools.cached_property
     def checkpoint(self):
-        """As open_clip's trainer saves it."""
+        """A checkpoint as open_clip's trainer saves it."""
         state = {f'module.{key}': value for key, value in self.state.items()}
         path = self.folder / 'epoch_32.pt'
         torch.save({'epoch': 32, 'name': 'run', 'state_dict': state}, path)
@@ -105,13 +105,13 @@ class Clip:
         """The safetensors with an ``open_clip_config.json`` beside them."""
         path = folder / 'open_clip_model.safetensors'
         path.symlink_to(self.safetensors)
-        described = {'model_cfg': {**self.form, **model_cfg}, 'preprocess_cfg': {}}
+        described = {'model_cfg': {**self.architecture, **model_cfg}, 'preprocess_cfg': {}}
         (folder / 'open_clip_config.json').write_text(json.dumps(described))
         return path
 
     @torch.no_grad()
     def check(self, backbone):
-        """That ``backbone`` gives this CLIP's features."""
+        """Assert that ``backbone`` gives this CLIP's features."""
         image, text = self.features
         torch.testing.assert_close(backbone.encode_image(self.image), image, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(backbone.encode_text(TEXTS), text, atol=1e-5, rtol=1e-5)
@@ -119,7 +119,7 @@ class Clip:
 
 @pytest.fixture(scope='module')
 def vit(tmp_path_factory):
-    """A real ViT-B/16 as OpenAI's are: QuickGELU, in half precision on disk."""
+    """A full-size ViT-B/16 like OpenAI's: QuickGELU, in half precision on disk."""
     folder = tmp_path_factory.mktemp('vit')
     yield Clip(open_clip.get_model_config('ViT-B-16-quickgelu'), folder, torch.float16)
     shutil.rmtree(folder)
@@ -142,7 +142,7 @@ def load(**options):
     return source.config, Backbone(source).eval()
 
 
-# A real ViT-B/16, in each form that one can have it
+# A full-size ViT-B/16 in each file format
 
 
 def tag_in_hub_cache(vit, hub_cache, home):
@@ -159,13 +159,13 @@ def tag_in_openai_cache(vit, hub_cache, home):
 def hub_model(vit, hub_cache, home):
     files = {
         'open_clip_model.safetensors': vit.safetensors,
-        'open_clip_config.json': {'model_cfg': vit.form, 'preprocess_cfg': {}},
+        'open_clip_config.json': {'model_cfg': vit.architecture, 'preprocess_cfg': {}},
     }
     put_into_hub_cache(hub_cache, 'someone/a-clip', files)
     return {'backbone': 'hf-hub:someone/a-clip'}
 
 
-FORMS = {
+SOURCES = {
     'OpenAI archive': lambda vit, hub_cache, home: {'clip_weights': str(vit.archive)},
     'OpenAI state dict': lambda vit, hub_cache, home: {'clip_weights': str(vit.openai_state_dict)},
     'open_clip checkpoint': lambda vit, hub_cache, home: {
@@ -185,16 +185,16 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize('form', FORMS)
-def test_a_vit_gives_its_own_features_in_every_form(vit, hub_cache, tmp_path, form):
-    config, backbone = load(**FORMS[form](vit, hub_cache, tmp_path))
+@pytest.mark.parametrize('source', SOURCES)
+def test_a_vit_gives_its_own_features_from_every_source(vit, hub_cache, tmp_path, source):
+    config, backbone = load(**SOURCES[source](vit, hub_cache, tmp_path))
     assert config.quick_gelu is True
     assert str(tmp_path) not in json.dumps(config.clip_weights)
     assert str(vit.folder) not in json.dumps(config.clip_weights)
     vit.check(backbone)
 
 
-def test_the_archive_of_these_tests_is_one_of_openai_to_open_clip_too(vit):
+def test_open_clip_reads_the_archive_of_these_tests_as_one_of_openai(vit):
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', FutureWarning)
         model = open_clip.load_openai_model(str(vit.archive), device='cpu').eval()
@@ -204,10 +204,10 @@ def test_the_archive_of_these_tests_is_one_of_openai_to_open_clip_too(vit):
         )
 
 
-@pytest.mark.parametrize('form', ['checkpoint', 'safetensors'])
-def test_a_vit_whose_activation_is_unknown_is_refused(vit, form):
+@pytest.mark.parametrize('file_format', ['checkpoint', 'safetensors'])
+def test_a_vit_whose_activation_is_unknown_is_refused(vit, file_format):
     with pytest.raises(AMHPError, match=r'which activation.*quick_gelu=True.*quick_gelu=False'):
-        AMHP(pretrained='clip', clip_weights=str(getattr(vit, form)))
+        AMHP(pretrained='clip', clip_weights=str(getattr(vit, file_format)))
 
 
 # The activation
@@ -220,7 +220,7 @@ def test_the_activation_matters(quick, plain):
 
 
 @pytest.mark.parametrize('quick_gelu', [False, True])
-def test_what_the_user_says_of_a_file_is_used(tiny, quick, plain, quick_gelu):
+def test_the_activation_can_be_given(tiny, quick, plain, quick_gelu):
     for file in (quick.checkpoint, quick.archive):
         config, backbone = load(backbone=tiny, clip_weights=str(file), quick_gelu=quick_gelu)
         assert config.quick_gelu is quick_gelu
@@ -228,7 +228,9 @@ def test_what_the_user_says_of_a_file_is_used(tiny, quick, plain, quick_gelu):
 
 
 @pytest.mark.parametrize('quick_gelu', [False, True])
-def test_what_a_config_beside_the_file_says_is_used(tiny, quick, plain, tmp_path, quick_gelu):
+def test_the_activation_is_read_from_the_config_beside_the_file(
+    tiny, quick, plain, tmp_path, quick_gelu
+):
     says = {'quick_gelu': True} if quick_gelu else {}
     path = plain.beside_config(tmp_path, **says)
     config, backbone = load(backbone=tiny, clip_weights=str(path))
@@ -237,12 +239,14 @@ def test_what_a_config_beside_the_file_says_is_used(tiny, quick, plain, tmp_path
 
 
 @pytest.mark.parametrize('quick_gelu', [False, True])
-def test_what_a_hub_model_says_is_used(tiny, quick, plain, hub_cache, quick_gelu):
-    form = {**tiny, 'quick_gelu': True} if quick_gelu else tiny
+def test_the_activation_and_normalisation_of_a_hub_model_are_read(
+    tiny, quick, plain, hub_cache, quick_gelu
+):
+    architecture = {**tiny, 'quick_gelu': True} if quick_gelu else tiny
     preprocess = {'mean': [0.5, 0.5, 0.5], 'std': [0.25, 0.5, 1]}
     files = {
         'open_clip_model.safetensors': plain.safetensors,
-        'open_clip_config.json': {'model_cfg': form, 'preprocess_cfg': preprocess},
+        'open_clip_config.json': {'model_cfg': architecture, 'preprocess_cfg': preprocess},
     }
     put_into_hub_cache(hub_cache, 'someone/a-clip', files)
     config, backbone = load(clip_weights='hf-hub:someone/a-clip')
@@ -251,7 +255,7 @@ def test_what_a_hub_model_says_is_used(tiny, quick, plain, hub_cache, quick_gelu
     assert config.image_std == (0.25, 0.5, 1)
     (quick if quick_gelu else plain).check(backbone)
     config, backbone = load(clip_weights='hf-hub:someone/a-clip', quick_gelu=not quick_gelu)
-    assert config.quick_gelu is not quick_gelu  # the user's word counts more
+    assert config.quick_gelu is not quick_gelu  # the user's option overrides it
     (plain if quick_gelu else quick).check(backbone)
 
 
@@ -265,7 +269,7 @@ def test_the_model_computes_with_the_activation_that_it_records(quick, tiny):
 def test_a_checkpoint_of_a_hub_model_needs_no_hub(plain, hub_cache, tmp_path):
     files = {
         'open_clip_pytorch_model.bin': plain.checkpoint,
-        'open_clip_config.json': {'model_cfg': plain.form, 'preprocess_cfg': {}},
+        'open_clip_config.json': {'model_cfg': plain.architecture, 'preprocess_cfg': {}},
     }
     put_into_hub_cache(hub_cache, 'someone/a-clip', files)
     net = AMHP(pretrained='clip', backbone='hf-hub:someone/a-clip').eval()
@@ -274,18 +278,18 @@ def test_a_checkpoint_of_a_hub_model_needs_no_hub(plain, hub_cache, tmp_path):
     plain.check(AMHP(pretrained_model_path=str(path)).eval().backbone)
 
 
-# What else is in a file
+# Contents of files
 
 
-def test_clips_own_scale_is_read(quick, tiny):
+def test_the_scale_of_clip_is_read(quick, tiny):
     quick.state['logit_scale'] = torch.tensor(4.6052)
     _, backbone = load(backbone=tiny, clip_weights=str(quick.openai_state_dict))
     assert backbone.clip_logit_scale == pytest.approx(4.6052)
 
 
-def test_the_other_layout_of_open_clip_takes_the_same_weights(quick, tiny):
-    form = {**tiny, 'custom_text': True}
-    _, backbone = load(backbone=form, clip_weights=str(quick.archive))
+def test_both_layouts_of_open_clip_load_the_same_weights(quick, tiny):
+    architecture = {**tiny, 'custom_text': True}
+    _, backbone = load(backbone=architecture, clip_weights=str(quick.archive))
     assert isinstance(backbone.clip, open_clip.CustomTextCLIP)
     quick.check(backbone)
 
@@ -306,7 +310,7 @@ def test_a_mismatch_names_the_keys(quick, tiny):
 
 
 class Code:
-    """Unpickled, it leaves a file behind."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, trace):
         self.trace = trace
@@ -345,7 +349,7 @@ def test_a_damaged_archive_is_reported(quick, tiny, damage):
         load(backbone=tiny, clip_weights=str(quick.archive), quick_gelu=True)
 
 
-def test_a_name_that_is_no_tag_and_no_file_is_reported():
+def test_a_name_that_is_neither_tag_nor_file_is_reported():
     with pytest.raises(AMHPError, match=r"'openia': neither a file nor .*tags: openai, "):
         AMHP(pretrained='clip', clip_weights='openia')
     with pytest.raises(AMHPError, match='neither a file nor an open_clip tag'):

@@ -1,4 +1,4 @@
-"""``amhp export``: graphs that onnxruntime and OpenVINO run, and that say how to be fed."""
+"""``amhp export``: graphs for onnxruntime and OpenVINO, and their metadata."""
 
 import json
 import sys
@@ -11,6 +11,8 @@ import torch
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model import engines, export
 from pyiqa_amhp.weights.checkpoint import save_checkpoint
+
+pytestmark = pytest.mark.usefixtures('export_once')
 
 TEXTS = ['sky', '', 'A red sky at night, and a house by the water', 'light ' * 100, 'warm']
 
@@ -29,7 +31,7 @@ def by_openvino(file):
 
 @pytest.fixture(scope='module')
 def exported(tmp_path_factory):
-    """The tiny model and its two files, in a folder that was not there."""
+    """A tiny model and its export, in a folder that did not exist."""
     from conftest import TINY
 
     from pyiqa_amhp.model.amhp import AMHP
@@ -45,7 +47,7 @@ def exported(tmp_path_factory):
 @torch.inference_mode()
 def test_the_graphs_give_the_scores_of_the_model(exported, run):
     net, (image_file, texts_file) = exported[0], exported[1].files
-    judge, read = run(image_file), run(texts_file)
+    score, encode = run(image_file), run(texts_file)
     image = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     image *= torch.linspace(0.1, 1, 5)[:, None, None, None]
     for rows in ([0, 1, 2, 3, 4], [0], [2], [1], [0, 3]):
@@ -53,9 +55,9 @@ def test_the_graphs_give_the_scores_of_the_model(exported, run):
         features = torch.zeros(len(rows), 16)
         for i, text in enumerate(texts):
             if text:
-                features[i] = torch.from_numpy(read(tokens=net.backbone.tokenize([text]))[0])[0]
+                features[i] = torch.from_numpy(encode(tokens=net.backbone.tokenize([text]))[0])[0]
         expected = net.predict(net.preprocess.normalize(image[rows]), texts)
-        got = judge(image=image[rows], text_features=features)
+        got = score(image=image[rows], text_features=features)
         for e, g in zip(expected, got, strict=True):
             torch.testing.assert_close(torch.from_numpy(g), e, atol=1e-4, rtol=0)
 
@@ -71,7 +73,7 @@ def test_texts_may_be_padded_to_any_length(exported):
     torch.testing.assert_close(torch.from_numpy(features), expected, atol=1e-5, rtol=0)
 
 
-def test_inputs_and_outputs_have_their_names_types_and_free_dimensions(exported):
+def test_inputs_and_outputs_have_documented_names_types_and_free_dimensions(exported):
     def ports(file):
         session = onnxruntime.InferenceSession(file)
         both = (*session.get_inputs(), *session.get_outputs())
@@ -90,7 +92,7 @@ def test_inputs_and_outputs_have_their_names_types_and_free_dimensions(exported)
     ]
 
 
-def test_the_metadata_says_how_to_feed_it_and_no_more(exported):
+def test_the_metadata_describe_the_inputs_and_hold_no_paths(exported):
     net, files = exported[0], exported[1].files
     for file in files:
         model = onnx.load(file)
@@ -110,10 +112,10 @@ def test_the_metadata_says_how_to_feed_it_and_no_more(exported):
             'level_values': [0, 1, 3, 6, 9],
             'context_length': 77,
         }
-        assert str(export.__file__).encode() not in file.read_bytes()  # nor where it was made
+        assert str(export.__file__).encode() not in file.read_bytes()  # no path of this machine
 
 
-def test_what_is_written_has_been_compared_and_nothing_else_is_left(exported):
+def test_an_export_is_compared_with_torch_and_leaves_two_files(exported):
     written = exported[1]
     assert 0 <= written.difference < 1e-4
     names = [file.name for file in written.files]
@@ -121,7 +123,7 @@ def test_what_is_written_has_been_compared_and_nothing_else_is_left(exported):
     assert sorted(file.name for file in written.files[0].parent.iterdir()) == sorted(names)
 
 
-def test_a_model_in_training_is_exported_as_it_judges_and_goes_on_training(make_amhp, tmp_path):
+def test_a_model_in_training_is_exported_in_evaluation_and_stays_in_training(make_amhp, tmp_path):
     net = make_amhp(variant='image+levels').train()
     written = export.export_onnx(net, tmp_path / 'amhp.onnx')
     assert net.training and written.difference < 1e-4
@@ -159,7 +161,7 @@ def test_scores_that_differ_are_an_error_and_leave_no_file(make_amhp, tmp_path, 
         ('file/amhp.onnx', 'could not be written'),
     ],
 )
-def test_a_name_that_cannot_be_written_to_is_said_first(amhp, tmp_path, name, message):
+def test_a_path_that_cannot_be_written_is_reported_first(amhp, tmp_path, name, message):
     (tmp_path / 'folder.onnx').mkdir()
     (tmp_path / 'taken_text.onnx').mkdir()
     (tmp_path / 'file').write_text('')
@@ -177,7 +179,7 @@ def test_only_a_plain_amhp_is_exported(make_amhp, tmp_path):
         export.export_onnx(make_amhp(engine='openvino', precision='fp32'), tmp_path / 'a.onnx')
 
 
-def test_without_onnxscript_it_says_what_brings_it(make_amhp, tmp_path, monkeypatch):
+def test_a_missing_onnxscript_is_reported_with_its_extra(make_amhp, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'onnxscript', None)
     with pytest.raises(AMHPError, match=r"pip install 'pyiqa-amhp\[onnx\]'"):
         export.export_onnx(make_amhp(), tmp_path / 'a.onnx')
@@ -199,7 +201,7 @@ def test_the_command_writes_a_checkpoint_as_onnx(make_amhp, amhp, tmp_path, monk
     torch.testing.assert_close(torch.from_numpy(score), expected, atol=1e-4, rtol=0)
 
 
-def test_the_command_says_how_far_the_scores_are_from_torch(make_amhp, amhp, tmp_path):
+def test_the_command_prints_the_score_difference_to_torch(make_amhp, amhp, tmp_path):
     weights = save_checkpoint(tmp_path / 'w.pth', make_amhp(variant='image+levels').state_dict())
     code, out, _ = amhp('export', '--onnx', tmp_path / 'a.onnx', '--weights', weights)
     assert code == 0

@@ -134,7 +134,9 @@ def test_a_label_that_is_missing_counts_nothing():
     levels = torch.tensor([[[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]]])
     loss = level_loss(PredictedPrompt(torch.zeros(1, 4), levels), torch.tensor([[1, -1]]))
     assert loss.item() == pytest.approx(-torch.tensor(0.25).log().item() / 2)
-    assert level_loss(PredictedPrompt(torch.zeros(1, 4), levels), torch.tensor([[-1, -1]])).item() == 0
+    assert (
+        level_loss(PredictedPrompt(torch.zeros(1, 4), levels), torch.tensor([[-1, -1]])).item() == 0
+    )
 
 
 def test_the_feature_loss_is_a_cosine_distance_without_gradient_into_texts():
