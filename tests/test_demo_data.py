@@ -7,7 +7,7 @@ from PIL import Image
 
 from pyiqa_amhp.demo import data as demo_data
 from pyiqa_amhp.demo.comments import PHRASES, comment_kinds, write_comments
-from pyiqa_amhp.demo.data import CSV_NAME, PER_SOURCE, make_demo_data
+from pyiqa_amhp.demo.data import CSV_NAME, IMAGES_PER_SOURCE, make_demo_data
 from pyiqa_amhp.demo.photos import EDITS, SOURCES
 from pyiqa_amhp.demo.raters import (
     ATTRIBUTES,
@@ -91,7 +91,7 @@ def test_no_source_photograph_is_in_two_splits(demo):
 def test_scale_is_a_share_of_the_full_number_of_images(demo):
     _, table = demo
     counts = table.groupby('source').size()
-    assert all(counts[s.name] == round(SCALE * PER_SOURCE[s.split]) for s in SOURCES)
+    assert all(counts[s.name] == round(SCALE * IMAGES_PER_SOURCE[s.split]) for s in SOURCES)
 
 
 @pytest.mark.parametrize('scale', [0, -1, float('nan')])

@@ -1,1 +1,1 @@
-"""An offline example: photographs, raters and comments made here, trained and reported."""
+"""Offline example: images, votes and comments are made here; two models are trained on them."""

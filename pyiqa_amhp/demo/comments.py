@@ -54,7 +54,7 @@ def comment_kinds(mos: pd.Series, seed: int) -> pd.Series:
         ('none', NONE_SHARE, np.exp(-(((rank - 0.45) / 0.17) ** 2))),
     ):
         likelihood = likelihood * free
-        n = min(round(share * len(mos)), np.count_nonzero(likelihood))
+        n = min(round(share * len(mos)), int(np.count_nonzero(likelihood)))
         chosen = rng.choice(len(mos), n, replace=False, p=likelihood / likelihood.sum())
         kinds[chosen] = kind
         free[chosen] = False

@@ -1,4 +1,4 @@
-"""The demo's data set: photographs, votes and comments in a folder and a CSV."""
+"""The demo's data set: a folder of images, and a CSV with their votes and comments."""
 
 from pathlib import Path
 
@@ -17,31 +17,32 @@ from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.utils.files import write_atomically
 
 CSV_NAME = 'meta_info_demo.csv'
-PER_SOURCE = {'train': 200, 'val': 120, 'test': 150}
+IMAGES_PER_SOURCE = {'train': 200, 'val': 120, 'test': 150}
 
 
 def make_demo_data(out: Path, seed: int = 0, scale: float = 1.0) -> pd.DataFrame:
     """Write ``out/images/*.jpg`` and ``out/meta_info_demo.csv``.
 
     Args:
-        out: the folder, made where missing. Files of other names in it stay.
-        seed: same seed, same files, byte for byte (with the same library versions).
-        scale: share of the full 1,420 pictures.
+        out: folder of the data; it is made if needed, and other files in it are kept.
+        seed: seed of everything random. The same seed gives the same bytes (with the same
+            versions of the libraries).
+        scale: number of images relative to the full 1,420.
 
     Returns:
-        What the CSV holds: ``img_name, MOS, c1..c10, std, text, comment_kind, source``,
-        ``attr_<name>`` (levels 1..5), the edit strengths, ``split`` (train, val or test). MOS
-        lies in 1..10; ``text`` is '' where there is no comment (an empty field in the CSV).
+        The table in the CSV: ``img_name, MOS, c1..c10, std, text, comment_kind, source``,
+        ``attr_<name>`` (levels 1..5), the edit strengths, ``split`` (train, val or test). MOS is
+        in 1..10; ``text`` is '' for an image without a comment (an empty field in the CSV).
 
     Raises:
-        AMHPError: a scale that is not positive, or scikit-image is missing.
+        AMHPError: the scale is not positive, or scikit-image is missing.
     """
     if not scale > 0:
         raise AMHPError(f'scale must be positive, got {scale}')
     out = Path(out)
-    # The CSV is written last: while it is there, the pictures beside it are complete.
+    # The CSV is written last: if it exists, the images beside it are complete.
     (out / CSV_NAME).unlink(missing_ok=True)
-    counts = {split: max(1, round(n * scale)) for split, n in PER_SOURCE.items()}
+    counts = {split: max(1, round(n * scale)) for split, n in IMAGES_PER_SOURCE.items()}
     photos = make_photos(out / 'images', seed, counts)
     qualities = attribute_qualities(photos, seed)
     votes = simulate_votes(qualities, seed)
@@ -51,5 +52,5 @@ def make_demo_data(out: Path, seed: int = 0, scale: float = 1.0) -> pd.DataFrame
     attributes = [name for name in df.columns if name.startswith('attr_')]
     columns = ['img_name', 'MOS', *VOTES, 'std', 'text', 'comment_kind', 'source']
     df = df[[*columns, *attributes, *EDITS, 'split']]
-    write_atomically(out / CSV_NAME, lambda temporary: df.to_csv(temporary, index=False))
+    write_atomically(out / CSV_NAME, lambda file: df.to_csv(file, index=False))
     return df

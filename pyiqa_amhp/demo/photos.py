@@ -1,11 +1,9 @@
-"""Photographs for the demo: many crops of a few real ones, edited with known strengths.
+"""Images of the demo: crops of a few photographs, edited with known strengths.
 
-The sources are the colour photographs inside scikit-image's wheel (no download). How they are
-cropped and edited, and which photograph goes into which split, is our choice.
+The sources are the colour photographs in scikit-image's wheel (no download). The crops, the edits
+and the split of the photographs are our choice.
 """
 
-import io
-from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,14 +19,14 @@ from pyiqa_amhp.utils.files import write_atomically
 
 @dataclass(frozen=True)
 class Source:
-    """One photograph: its file, where its subject is, how wide a view may be.
+    """One source photograph.
 
     Attributes:
-        name: as in the ``source`` column.
-        file: in scikit-image's ``data`` folder.
-        split: train, val or test; a photograph is in one only.
-        subject: x, y of what the picture is about, in pixels of the file.
-        views: narrowest and widest side of a square crop, in pixels of the file.
+        name: name of the photograph, as in the column ``source``.
+        file: name of its file in scikit-image's folder ``data``.
+        split: train, val or test; all crops of a photograph are in one split.
+        subject: x and y of its subject, in pixels of the file.
+        views: smallest and largest side of a square crop, in pixels of the file.
     """
 
     name: str
@@ -50,22 +48,22 @@ SOURCES = (
     Source('motorcycle', 'motorcycle_left.png', 'test', (345, 265), (270, 470)),
 )
 
-# What can be done to a picture. Units: exposure in stops; contrast, cast, saturation as fractions
-# of the full effect; warmth is the side of the cast (-1 blue, 1 orange); blur (the sigma) and
-# motion (the length) in percent of the picture's width; tilt in degrees; offset of the subject
-# from the middle as a fraction of the width; noise is a standard deviation in [0, 1] pixels.
+# Edits of an image. Units: exposure in stops; contrast, cast, saturation as fractions of the full
+# effect; warmth is the direction of the cast (-1 blue, 1 orange); blur (its sigma) and motion (its
+# length) in percent of the image's width; tilt in degrees; offset of the subject from the middle
+# as a fraction of the width; noise is a standard deviation of pixels in [0, 1].
 EDITS = (
     'exposure', 'contrast', 'cast', 'warmth', 'saturation', 'blur', 'motion', 'tilt', 'offset',
     'noise',
 )  # fmt: skip
-VIEWS_TRIED = 16
+MAX_VIEWS = 16  # random views among which a crop is chosen
 
 
 def load_sources() -> dict[str, Image.Image]:
-    """The source photographs by name, RGB.
+    """Load the source photographs as RGB, by name.
 
     Raises:
-        AMHPError: scikit-image, or one of its pictures, is not installed.
+        AMHPError: scikit-image is not installed, or one of its photographs is missing.
     """
     spec = find_spec('skimage')
     if spec is None or not spec.submodule_search_locations:
@@ -90,14 +88,14 @@ def load_sources() -> dict[str, Image.Image]:
 def sample_strengths(n: int, seed: int) -> pd.DataFrame:
     """Draw ``n`` rows of edit strengths, one column for each of EDITS.
 
-    Care differs from picture to picture: a careful one has few and small faults, so the quality
-    of the attributes is correlated, as in real collections, and scores spread.
+    Each image has a carelessness of its own: a low one means few and small faults. This
+    correlates the attributes, as in real collections, and spreads the scores.
     """
     rng = np.random.default_rng(seed)
     carelessness = rng.beta(1.1, 1.3, n)
 
     def fault() -> np.ndarray:
-        """Strengths in [0, 1]; most are small, more and larger ones with less care."""
+        """Draw strengths in [0, 1]: mostly small, larger and more often with carelessness."""
         happens = rng.random(n) < 0.15 + 0.75 * carelessness
         return np.where(
             happens, rng.beta(1.2, 1.2, n) * (0.3 + 0.7 * carelessness), 0.06 * rng.random(n)
@@ -123,26 +121,39 @@ def sample_strengths(n: int, seed: int) -> pd.DataFrame:
 
 
 def crop(
-    photo: Image.Image, source: Source, tilt: float, offset: float, size: int, rng
+    photo: Image.Image,
+    source: Source,
+    tilt: float,
+    offset: float,
+    size: int,
+    rng: np.random.Generator,
 ) -> tuple[np.ndarray, float]:
-    """A tilted square view, its subject ``offset`` widths from the middle where the photo allows.
+    """Crop a tilted square view, with its subject off the middle as far as the photo allows.
+
+    Args:
+        photo: the source photograph.
+        source: description of the photograph.
+        tilt: tilt of the view, in degrees.
+        offset: wanted distance of the subject from the middle, as a fraction of the width.
+        size: width and height of the image, in pixels.
+        rng: source of random choices.
 
     Returns:
-        The picture, float32 ``(size, size, 3)`` in [0, 1], and the offset it really has.
+        The image, float32 ``(size, size, 3)`` in [0, 1], and its true offset.
     """
     angle = np.deg2rad(tilt)
     spread = abs(np.cos(angle)) + abs(np.sin(angle))  # bounding box of a tilted unit square
-    sides = np.minimum(rng.uniform(*source.views, VIEWS_TRIED), min(photo.size) / spread)
-    directions = rng.uniform(0, 2 * np.pi, VIEWS_TRIED)
+    sides = np.minimum(rng.uniform(*source.views, MAX_VIEWS), min(photo.size) / spread)
+    directions = rng.uniform(0, 2 * np.pi, MAX_VIEWS)
     reach = sides / 2 * spread
     x = source.subject[0] + offset * sides * np.cos(directions)
     y = source.subject[1] + offset * sides * np.sin(directions)
     x = np.clip(x, reach, photo.width - reach)
     y = np.clip(y, reach, photo.height - reach)
-    got = np.hypot(x - source.subject[0], y - source.subject[1]) / sides
-    best = np.argmin(np.abs(got - offset).round(2))  # of equally good ones the first drawn
+    true_offsets = np.hypot(x - source.subject[0], y - source.subject[1]) / sides
+    best = np.argmin(np.abs(true_offsets - offset).round(2))  # the first of equally good views
 
-    # Twice the size first, then halved: a cheap and sufficient guard against aliasing.
+    # Twice the size, then halved: a cheap and sufficient protection from aliasing.
     fine = 2 * size
     scale = sides[best] / fine
     cos, sin = scale * np.cos(angle), scale * np.sin(angle)
@@ -151,13 +162,19 @@ def crop(
         -sin, cos, y[best] - (cos - sin) * fine / 2,
     )  # fmt: skip
     view = photo.transform((fine, fine), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
-    return np.asarray(view.reduce(2), np.float32) / 255, float(got[best])
+    return np.asarray(view.reduce(2), np.float32) / 255, float(true_offsets[best])
 
 
-def edit(picture: np.ndarray, strengths: pd.Series, rng) -> np.ndarray:
-    """Apply all edits but tilt and offset, in a camera's order; ``(H, W, 3)`` in [0, 1]."""
-    percent = picture.shape[1] / 100
-    x = picture
+def edit(image: np.ndarray, strengths: pd.Series, rng: np.random.Generator) -> np.ndarray:
+    """Apply all edits but tilt and offset, in the order of a camera.
+
+    Args:
+        image: the image, ``(H, W, 3)`` in [0, 1].
+        strengths: the strength of each of EDITS.
+        rng: source of random choices.
+    """
+    percent = image.shape[1] / 100
+    x = image
     if strengths.motion * percent >= 1:
         x = _motion_blur(x, strengths.motion * percent, rng.uniform(0, 180))
     if strengths.blur > 0.02:
@@ -181,7 +198,7 @@ def edit(picture: np.ndarray, strengths: pd.Series, rng) -> np.ndarray:
 
 
 def _motion_blur(x: np.ndarray, length: float, degrees: float) -> np.ndarray:
-    """The mean of shifted copies along a line of ``length`` pixels."""
+    """Average copies that are shifted along a line of ``length`` pixels."""
     reach = int(np.ceil(length))
     angle = np.deg2rad(degrees)
     kernel = np.zeros((2 * reach + 1, 2 * reach + 1))
@@ -201,21 +218,22 @@ def make_photos(
     n_per_source: dict[str, int] | int = 180,
     size: int = 128,
 ) -> pd.DataFrame:
-    """Write edited crops of every source photograph into ``out``, as JPEG.
+    """Write edited crops of every source photograph as JPEG.
 
     Args:
-        out: the folder for the pictures, made where missing. Other files in it stay.
-        seed: same seed, same files, byte for byte (with the same library versions).
-        n_per_source: pictures for each source, or for the sources of each split
+        out: folder of the images; it is made if needed, and other files in it are kept.
+        seed: seed of everything random. The same seed gives the same bytes (with the same
+            versions of the libraries).
+        n_per_source: number of images from each source, or from each source of a split
             (``{'train': 200, 'val': 120, 'test': 150}``).
-        size: width and height in pixels.
+        size: width and height of the images, in pixels.
 
     Returns:
-        One row a picture: ``img_name``, ``source``, one column for each of EDITS, ``split``.
-        ``tilt`` and ``offset`` are what the crop really has.
+        A table with one row for each image: ``img_name``, ``source``, one column for each of
+        EDITS, ``split``. ``tilt`` and ``offset`` are the true ones of the crop.
 
     Raises:
-        AMHPError: scikit-image, or one of its pictures, is missing.
+        AMHPError: scikit-image, or one of its photographs, is missing.
     """
     photos = load_sources()
     counts = {
@@ -224,28 +242,19 @@ def make_photos(
     }
     strengths = sample_strengths(sum(counts.values()), seed)
     rows = []
-    for index, (source, number) in enumerate(_each(counts)):
+    crops = [(source, number) for source in SOURCES for number in range(counts[source.name])]
+    for index, (source, number) in enumerate(crops):
         rng = np.random.default_rng((seed, index))
-        given = strengths.iloc[index].copy()
-        picture, given['offset'] = crop(
-            photos[source.name], source, given.tilt, given.offset, size, rng
-        )
+        row = strengths.iloc[index].copy()
+        image, row['offset'] = crop(photos[source.name], source, row.tilt, row.offset, size, rng)
         name = f'{source.name}_{number:04d}.jpg'
-        _write_jpeg(Path(out) / name, edit(picture, given, rng))
+        _write_jpeg(Path(out) / name, edit(image, row, rng))
         rows.append(
-            {'img_name': name, 'source': source.name, **given.round(4), 'split': source.split}
+            {'img_name': name, 'source': source.name, **row.round(4), 'split': source.split}
         )
     return pd.DataFrame(rows)
 
 
-def _each(counts: dict[str, int]) -> Iterator[tuple[Source, int]]:
-    for source in SOURCES:
-        for number in range(counts[source.name]):
-            yield source, number
-
-
-def _write_jpeg(path: Path, picture: np.ndarray) -> None:
-    buffer = io.BytesIO()
-    pixels = np.round(picture * 255).astype(np.uint8)
-    Image.fromarray(pixels).save(buffer, 'JPEG', quality=93, subsampling=0)
-    write_atomically(path, lambda temporary: temporary.write_bytes(buffer.getvalue()))
+def _write_jpeg(path: Path, image: np.ndarray) -> None:
+    pixels = Image.fromarray(np.round(image * 255).astype(np.uint8))
+    write_atomically(path, lambda file: pixels.save(file, 'JPEG', quality=93, subsampling=0))
