@@ -1,3 +1,5 @@
+"""The demo's images: crops and edits do what their strengths state."""
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -28,17 +30,17 @@ def edited(picture, **strengths):
     return edit(picture, pd.Series(dict.fromkeys(EDITS, 0.0) | strengths), np.random.default_rng(0))
 
 
-def test_no_photograph_file_is_used_twice():
+def test_no_source_file_is_used_twice():
     assert len({source.file for source in SOURCES}) == len(SOURCES)
 
 
-def test_without_scikit_image_the_extra_is_named(monkeypatch):
+def test_a_missing_scikit_image_is_an_error_that_names_the_extra(monkeypatch):
     monkeypatch.setattr(photos, 'find_spec', lambda name: None)
     with pytest.raises(AMHPError, match=r"scikit-image.*pip install 'pyiqa-amhp\[demo\]'"):
         load_sources()
 
 
-def test_a_photograph_that_scikit_image_lacks_is_named(tmp_path, monkeypatch):
+def test_a_missing_source_photograph_is_an_error(tmp_path, monkeypatch):
     class Spec:
         submodule_search_locations = (str(tmp_path),)
 
@@ -47,7 +49,7 @@ def test_a_photograph_that_scikit_image_lacks_is_named(tmp_path, monkeypatch):
         load_sources()
 
 
-def test_strengths_are_drawn_in_the_ranges_that_the_edits_take():
+def test_strengths_are_in_the_ranges_of_the_edits():
     strengths = sample_strengths(2000, seed=0)
     assert strengths.columns.tolist() == list(EDITS)
     for name in ('exposure', 'contrast', 'saturation', 'tilt', 'warmth'):
@@ -58,7 +60,7 @@ def test_strengths_are_drawn_in_the_ranges_that_the_edits_take():
     assert set(strengths.warmth) == {-1, 1}
 
 
-def test_no_edits_leave_the_picture_alone(picture):
+def test_edits_of_no_strength_change_nothing(picture):
     np.testing.assert_allclose(edited(picture), picture, atol=1e-5)
 
 
@@ -102,7 +104,7 @@ def detail(x):
         (detail, True, {'noise': 0.03}, {'noise': 0.12}),
     ],
 )
-def test_edits_go_in_their_direction_and_grow_with_strength(
+def test_edits_act_in_their_direction_and_grow_with_strength(
     picture, measure, stronger, little, much
 ):
     values = [measure(x) for x in (picture, edited(picture, **little), edited(picture, **much))]
@@ -121,7 +123,7 @@ def test_full_desaturation_is_grey(picture):
     np.testing.assert_allclose(grey[..., 0], grey[..., 2], atol=1e-6)
 
 
-def test_noise_has_the_deviation_it_states():
+def test_noise_has_the_stated_deviation():
     assert edited(np.full((64, 64, 3), 0.5), noise=0.08).std() == pytest.approx(0.08, rel=0.05)
 
 
@@ -148,7 +150,7 @@ TARGET = Source('target', '', 'train', (300, 200), (150, 200))
 
 
 def target_photo():
-    """A white dot at the subject, and a horizontal edge through it: dark above, grey below."""
+    """Draw a white dot at the subject on a horizontal edge: black above, grey below."""
     pixels = np.zeros((400, 600, 3), np.uint8)
     pixels[200:] = 100
     pixels[195:205, 295:305] = 255
@@ -157,7 +159,7 @@ def target_photo():
 
 @pytest.mark.parametrize('offset', [0.0, 0.15, 0.3])
 @pytest.mark.parametrize('tilt', [0.0, -12.0])
-def test_crop_puts_the_subject_as_far_off_the_middle_as_stated(offset, tilt):
+def test_a_crop_has_the_stated_offset(offset, tilt):
     view, got = crop(target_photo(), TARGET, tilt, offset, 100, np.random.default_rng(0))
     assert view.shape == (100, 100, 3)
     assert got == pytest.approx(offset, abs=0.02)
@@ -166,7 +168,7 @@ def test_crop_puts_the_subject_as_far_off_the_middle_as_stated(offset, tilt):
 
 
 @pytest.mark.parametrize('tilt', [-15.0, -5.0, 0.0, 5.0, 15.0])
-def test_crop_turns_the_picture_by_the_tilt(tilt):
+def test_a_crop_has_the_stated_tilt(tilt):
     view, _ = crop(target_photo(), TARGET, tilt, 0.0, 100, np.random.default_rng(0))
     edge = (view[..., 0] < 0.2).sum(axis=0)  # its row in each column
     columns = np.r_[0:40, 60:100]  # beside the dot
@@ -174,8 +176,7 @@ def test_crop_turns_the_picture_by_the_tilt(tilt):
     assert np.rad2deg(np.arctan(slope)) == pytest.approx(tilt, abs=0.7)
 
 
-def test_crop_stays_inside_the_photo():
-    """Where the subject is near the edge, the offset that came out is the one that is told."""
+def test_a_crop_stays_inside_the_photo_and_returns_its_true_offset():
     white = Image.new('RGB', (400, 300), 'white')
     source = Source('corner', '', 'train', (20, 20), (150, 200))
     view, got = crop(white, source, 10.0, 0.0, 64, np.random.default_rng(0))
@@ -183,7 +184,7 @@ def test_crop_stays_inside_the_photo():
     assert got > 0.3
 
 
-def test_photos_tell_the_tilt_and_offset_that_they_have(tmp_path):
+def test_the_table_has_the_true_tilt_and_offset(tmp_path):
     table = make_photos(tmp_path, seed=3, n_per_source=4, size=32)
     drawn = sample_strengths(len(table), seed=3)
     assert len(table) == 4 * len(SOURCES)

@@ -1,3 +1,5 @@
+"""The demo's report and card: complete, self-contained, and safe with any text."""
+
 import base64
 import json
 import re
@@ -11,7 +13,7 @@ from PIL import Image
 
 from pyiqa_amhp.demo.report import (
     CARD_COLUMN,
-    METRICS,
+    METRIC_COLUMNS,
     Example,
     ModelResult,
     Report,
@@ -97,7 +99,7 @@ def page(report, tmp_path):
 
 
 class Outline(HTMLParser):
-    """Tags that are open at the end, all attributes, the words of each element, all words."""
+    """Parser that collects open tags, attributes and texts of a page."""
 
     def __init__(self, html):
         super().__init__()
@@ -124,7 +126,7 @@ def sources(html):
 
 
 def svgs(html):
-    """The drawings inside the page, as text."""
+    """Decode the SVG figures embedded in the page."""
     start = 'data:image/svg+xml;base64,'
     return [
         base64.b64decode(uri.removeprefix(start)).decode()
@@ -133,7 +135,7 @@ def svgs(html):
     ]
 
 
-def test_page_loads_nothing_from_anywhere(html):
+def test_the_page_refers_to_no_other_file(html):
     assert len(sources(html)) == 2 + 2 + 2  # curves, scatters, examples
     assert all(uri.startswith('data:image/') for uri in sources(html))
     outside = re.sub(r'data:[^"]*', '', html)
@@ -141,7 +143,7 @@ def test_page_loads_nothing_from_anywhere(html):
         assert loader not in outside
 
 
-def test_drawings_load_nothing_from_anywhere(html):
+def test_the_figures_refer_to_no_other_file(html):
     drawings = svgs(html)
     assert len(drawings) == 4
     for drawing in drawings:
@@ -150,31 +152,31 @@ def test_drawings_load_nothing_from_anywhere(html):
         assert not re.search(r'url\((?!#)', drawing)
 
 
-def test_page_closes_every_element(html):
+def test_every_element_is_closed(html):
     assert Outline(html).open == []
 
 
-def test_page_holds_the_picture_itself(html, photo):
+def test_the_images_are_embedded(html, photo):
     embedded = 'data:image/jpeg;base64,' + base64.b64encode(photo.read_bytes()).decode()
     assert sources(html).count(embedded) == 2
 
 
-def test_page_shows_every_metric_of_every_model(html):
+def test_the_page_shows_every_metric_of_every_model(html):
     words = Outline(html).words
-    for key, title, more in METRICS:
-        assert f'{title} {"↑" if more else "↓"}' in words
+    for key, title, higher_better in METRIC_COLUMNS:
+        assert f'{title} {"↑" if higher_better else "↓"}' in words
         for metrics in (FULL, IMAGE):
             assert f'{metrics[key]:.3f}' in words
 
 
 def test_the_better_value_is_bold(html):
     bold = re.findall(r'<td class="number best">([^<]*)</td>', html)
-    assert bold == [f'{FULL[key]:.3f}' for key, _, _ in METRICS]
+    assert bold == [f'{FULL[key]:.3f}' for key, _, _ in METRIC_COLUMNS]
     usual = re.findall(r'<td class="number">([^<]*)</td>', html)
-    assert usual == [f'{IMAGE[key]:.3f}' for key, _, _ in METRICS]
+    assert usual == [f'{IMAGE[key]:.3f}' for key, _, _ in METRIC_COLUMNS]
 
 
-def test_page_says_what_it_was_made_from(html):
+def test_the_page_states_data_seed_and_duration(html):
     text = ' '.join(Outline(html).words)
     for words in (
         'tested on 303 images cut from 2 photographs',
@@ -187,14 +189,14 @@ def test_page_says_what_it_was_made_from(html):
         assert words in text
 
 
-def test_page_shows_the_examples_with_caption_comment_and_scores(html):
+def test_the_page_shows_caption_comment_and_scores_of_the_examples(html):
     words = Outline(html).words
     for expected in ('The most liked', '“lovely light”', '6.25', '7.75', 'Nobody commented'):
         assert expected in words
     assert words.count('no comment') == 1
 
 
-def test_bars_are_drawn_to_the_scale_of_the_largest_share(html):
+def test_bar_heights_are_relative_to_the_largest_share(html):
     heights = re.findall(r'class="(rated|predicted)-fill" style="height: ([\d.]+)%"', html)
     one = [('rated', 0), ('predicted', 10), ('rated', 20), ('predicted', 10), ('rated', 80)]
     one += [('predicted', 40), ('rated', 60), ('predicted', 100), ('rated', 40), ('predicted', 40)]
@@ -221,14 +223,14 @@ def test_html_in_names_is_shown_and_not_run(page, example, report, tmp_path):
     assert 'script' not in Outline(html).tags
 
 
-def test_page_is_written_for_any_number_of_levels(page, example):
+def test_any_number_of_levels_is_shown(page, example):
     changed = replace(example, rated_dist=[0.5, 0.3, 0.2], predicted_dist=[0.2, 0.2, 0.6])
     html = page(examples=[changed], levels=('low', 'so-so', 'high'))
     assert {'low', 'so-so', 'high'} <= set(Outline(html).words)
     assert html.count('class="pair"') == 3
 
 
-def test_page_is_written_without_models_and_examples(page):
+def test_a_page_without_models_and_examples_is_valid(page):
     html = page(models={}, examples=[])
     assert Outline(html).open == []
     assert len(sources(html)) == 2
@@ -238,14 +240,14 @@ def test_same_report_gives_the_same_page(page, html):
     assert page() == html
 
 
-def test_curves_follow_the_models(page, html, report):
+def test_the_curves_depend_on_the_models(page, html, report):
     longer = replace(report.models['full'], validation=[(40, 0.5), (80, 0.7), (120, 0.9)])
     before, after = svgs(html), svgs(page(models=report.models | {'full': longer}))
     assert before[0] == after[0]
     assert before[1] != after[1]
 
 
-def test_drawing_leaves_the_users_matplotlib_alone(page):
+def test_matplotlibs_settings_are_unchanged_after_drawing(page):
     import matplotlib
 
     before = json.dumps(dict(matplotlib.rcParams), default=str)
@@ -260,7 +262,7 @@ def test_smooth_is_a_running_mean_of_the_same_length():
 
 
 @pytest.mark.parametrize('number', [1, 3])
-def test_card_is_a_png_with_a_column_for_each_example(example, number, tmp_path):
+def test_the_card_is_a_png_with_a_column_for_each_example(example, number, tmp_path):
     path = write_card(tmp_path / 'card.png', [example] * number, LEVELS)
     with Image.open(path) as card:
         assert card.format == 'PNG'
@@ -271,7 +273,7 @@ def test_card_is_a_png_with_a_column_for_each_example(example, number, tmp_path)
         assert np.abs(middle - (255, 165, 0)).max() < 8
 
 
-def test_card_grows_with_the_comment_up_to_a_limit(example, tmp_path):
+def test_the_card_grows_with_the_comment_up_to_a_limit(example, tmp_path):
     def height(text):
         path = write_card(tmp_path / 'card.png', [replace(example, text=text)], LEVELS)
         return Image.open(path).height
@@ -281,7 +283,7 @@ def test_card_grows_with_the_comment_up_to_a_limit(example, tmp_path):
 
 
 @pytest.mark.parametrize('text', ['costs $5 or $6', r'$\nosuchcommand{$', '$x^2$', 'ü – <b>&'])
-def test_card_takes_comments_as_they_are(example, text, tmp_path):
+def test_the_card_accepts_any_comment(example, text, tmp_path):
     assert write_card(tmp_path / 'card.png', [replace(example, text=text)], LEVELS).is_file()
 
 
@@ -293,7 +295,7 @@ def test_a_dollar_in_a_comment_is_drawn_as_a_dollar(example, tmp_path):
     assert (pixels('a $x$ b') != pixels('a x b')).any()
 
 
-def test_card_without_an_example_is_refused(tmp_path):
+def test_a_card_without_an_example_is_an_error(tmp_path):
     with pytest.raises(AMHPError, match='at least one example'):
         write_card(tmp_path / 'card.png', [], LEVELS)
 
@@ -306,7 +308,7 @@ def write_either(kind, path, report):
 
 @pytest.mark.parametrize('kind', ['report', 'card'])
 @pytest.mark.parametrize('field', ['rated_dist', 'predicted_dist'])
-def test_a_distribution_of_another_length_is_named(kind, field, report, example, tmp_path):
+def test_a_distribution_of_another_length_is_an_error(kind, field, report, example, tmp_path):
     report = replace(report, examples=[example, replace(example, **{field: [0.5, 0.5]})])
     with pytest.raises(AMHPError, match=rf'photo\.jpg: {field} has 2 values, .* 5 levels \(bad'):
         write_either(kind, tmp_path / 'out', report)
@@ -315,7 +317,7 @@ def test_a_distribution_of_another_length_is_named(kind, field, report, example,
 
 @pytest.mark.parametrize('kind', ['report', 'card'])
 @pytest.mark.parametrize(('content', 'problem'), [(None, 'no such file'), (b'no', 'not an image')])
-def test_a_picture_that_cannot_be_read_is_named(kind, content, problem, report, example, tmp_path):
+def test_an_unreadable_image_is_an_error(kind, content, problem, report, example, tmp_path):
     image = tmp_path / 'gone.jpg'
     if content is not None:
         image.write_bytes(content)
@@ -328,13 +330,13 @@ def test_a_picture_that_cannot_be_read_is_named(kind, content, problem, report, 
 @pytest.mark.parametrize(
     ('kind', 'module'), [('report', 'jinja2'), ('report', 'matplotlib'), ('card', 'matplotlib')]
 )
-def test_a_missing_library_is_named_with_the_extra(kind, module, report, tmp_path, monkeypatch):
+def test_a_missing_library_is_an_error_with_the_extra(kind, module, report, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
     with pytest.raises(AMHPError, match=rf"{module}.*pip install 'pyiqa-amhp\[demo\]'"):
         write_either(kind, tmp_path / 'out', report)
 
 
-def test_a_report_that_fails_leaves_the_earlier_one(report, example, tmp_path):
+def test_an_error_keeps_the_earlier_report(report, example, tmp_path):
     path = write_report(tmp_path / 'report.html', report)
     before = path.read_text(encoding='utf-8')
     with pytest.raises(AMHPError):

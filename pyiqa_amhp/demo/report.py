@@ -1,18 +1,17 @@
-"""The demo's results to look at: one page that needs no other file, and a picture for the README.
-
-matplotlib and jinja2 come with the extra ``demo`` and are imported only when something is drawn.
-"""
+"""Results of the demo as an HTML page, and as a picture for the README."""
 
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from pyiqa_amhp.datasets.images import read_image
+from pyiqa_amhp.demo.training import METRICS
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.utils.files import write_atomically
+from pyiqa_amhp.utils.files import write_text
 from pyiqa_amhp.utils.plotting import (
     MUTED,
     PREDICTED,
@@ -21,28 +20,30 @@ from pyiqa_amhp.utils.plotting import (
     data_uri,
     drawing,
     render_page,
+    save_png,
     svg_uri,
 )
 
-# Key in ModelResult.metrics, its name, and whether more is better.
-METRICS = (
-    ('acc', 'ACC', True), ('srcc', 'SRCC', True), ('plcc', 'PLCC', True), ('krcc', 'KRCC', True),
-    ('mse', 'MSE', False), ('emd1', 'EMD1', False), ('emd2', 'EMD2', False),
-)  # fmt: skip
-CARD_COLUMN, MARGIN, LINE_HEIGHT, CARD_DPI = 500, 36, 25, 100  # pixels, the last per inch
+# Key in ModelResult.metrics, title, whether a higher value is better.
+METRIC_COLUMNS = tuple(
+    (key, key.upper(), options.get('better') != 'lower') for key, options in METRICS.items()
+)
+CARD_COLUMN, MARGIN, LINE_HEIGHT = 500, 36, 25  # pixels
+CARD_DPI = 100
+Picture = tuple[str, str]  # data URI and description
 
 
 @dataclass(frozen=True)
 class ModelResult:
-    """What one model learned and how it did on the test images.
+    """Training curves and test results of one model.
 
     Attributes:
-        title: what the model sees, in words.
+        title: inputs of the model, in words.
         metrics: ``acc, srcc, plcc, krcc, mse, emd1, emd2`` on the test images.
-        predicted: scores ``(N,)`` of the test images.
-        rated: their MOS ``(N,)``, on the same scale.
-        losses: pairs (iteration, training loss).
-        validation: pairs (iteration, SRCC on the validation images).
+        predicted: predicted scores of the test images, ``(N,)``.
+        rated: MOS of the test images, ``(N,)``, on the same scale.
+        losses: pairs of iteration and training loss.
+        validation: pairs of iteration and SRCC on the validation images.
     """
 
     title: str
@@ -55,14 +56,16 @@ class ModelResult:
 
 @dataclass(frozen=True)
 class Example:
-    """One held-out image, what was said about it, how it was rated and judged.
+    """One held-out image with its comment, its rating and its prediction.
 
     Attributes:
-        image: the file.
-        text: the comment; '' where there is none.
-        rated, predicted: MOS and score, on the same scale.
-        rated_dist, predicted_dist: shares of the levels, worst first; each sums to 1.
-        caption: why it is shown.
+        image: the image file.
+        text: the comment; '' for an image without one.
+        rated: the MOS.
+        predicted: the predicted score, on the same scale.
+        rated_dist: rated shares of the levels, worst first; they sum to 1.
+        predicted_dist: predicted shares of the levels, worst first; they sum to 1.
+        caption: why the image is shown.
     """
 
     image: Path
@@ -76,17 +79,17 @@ class Example:
 
 @dataclass(frozen=True)
 class Report:
-    """All that the page tells.
+    """Content of the page.
 
     Attributes:
         models: results by name; ``full`` (with text) and ``image`` in the demo.
         examples: images to show.
-        levels: the words of the levels, worst first.
+        levels: level words, worst first.
         splits: number of images in ``train``, ``val`` and ``test``.
-        sources: number of photographs that the images of each split were cut from.
+        sources: number of source photographs of each split.
         comments: number of test images by kind of comment: ``attribute``, ``praise``, ``none``.
-        seed: what the run was started with.
-        seconds: how long it took.
+        seed: seed of the run.
+        seconds: duration of the run.
     """
 
     models: dict[str, ModelResult]
@@ -100,17 +103,17 @@ class Report:
 
 
 def write_report(path: Path, report: Report) -> Path:
-    """Write ``report`` as one HTML file; pictures and curves are inside it.
+    """Write the page as one HTML file that needs no other.
 
     Raises:
-        AMHPError: jinja2 or matplotlib is missing, a picture cannot be read, or a distribution
-            has another length than there are levels.
+        AMHPError: jinja2 or matplotlib is missing, an image cannot be read, or a distribution
+            does not have one value for each level.
     """
     _check_examples(report.examples, report.levels)
     page = render_page(
         Path(__file__).with_name('report.html'),
         report=report,
-        metrics=METRICS,
+        metrics=METRIC_COLUMNS,
         best=_best_values(report.models),
         examples=[(example, data_uri(example.image)) for example in report.examples],
         tallest=_tallest(report.examples),
@@ -118,33 +121,31 @@ def write_report(path: Path, report: Report) -> Path:
         scatters=_scatter_figures(report.models),
         model_colors=_model_colors(report.models),
     )
-    return write_atomically(path, lambda file: file.write_text(page, encoding='utf-8'))
+    return write_text(path, page)
 
 
 def write_card(path: Path, examples: Sequence[Example], levels: Sequence[str]) -> Path:
-    """Draw ``examples`` side by side in one PNG, CARD_COLUMN pixels wide each.
+    """Draw examples side by side as PNG, CARD_COLUMN pixels wide each.
 
     Raises:
-        AMHPError: matplotlib is missing, there is no example, a picture cannot be read, or a
-            distribution has another length than there are levels.
+        AMHPError: matplotlib is missing, there is no example, an image cannot be read, or a
+            distribution does not have one value for each level.
     """
     if not examples:
         raise AMHPError('a card needs at least one example, got none')
     _check_examples(examples, levels)
-    words = [_comment_lines(example.text) for example in examples]
-    bars_top = CARD_COLUMN + 44 + LINE_HEIGHT * max(len(lines) for lines in words)
+    comments = [_comment_lines(example.text) for example in examples]
+    bars_top = CARD_COLUMN + 44 + LINE_HEIGHT * max(len(lines) for lines in comments)
     height = bars_top + 150
     with drawing() as new_figure:
         figure = new_figure(
             figsize=(CARD_COLUMN * len(examples) / CARD_DPI, height / CARD_DPI), dpi=CARD_DPI
         )
-        for column, (example, lines) in enumerate(zip(examples, words, strict=True)):
+        for column, (example, lines) in enumerate(zip(examples, comments, strict=True)):
             left = CARD_COLUMN * column
             _draw_example(figure, left, example, lines)
             _draw_bars(figure, left, bars_top, example, levels, _tallest(examples))
-        return write_atomically(
-            path, lambda file: figure.savefig(file, format='png', dpi=CARD_DPI, facecolor='white')
-        )
+        return save_png(figure, path, CARD_DPI)
 
 
 def _check_examples(examples: Sequence[Example], levels: Sequence[str]) -> None:
@@ -156,19 +157,19 @@ def _check_examples(examples: Sequence[Example], levels: Sequence[str]) -> None:
                     f'{example.image}: {name} has {n} values, expected one for each of the '
                     f'{len(levels)} levels ({", ".join(levels)})'
                 )
-        read_image(example.image)  # here: a browser would show a broken picture in silence
+        read_image(example.image)  # a browser would show a broken image without a message
 
 
 def _tallest(examples: Sequence[Example]) -> float:
-    """The largest share in any distribution: bars of all examples are drawn to one scale."""
+    """Find the largest share in any distribution; the bars of all examples have one scale."""
     shares = [share for e in examples for share in (*e.rated_dist, *e.predicted_dist)]
     return max(shares, default=1) or 1
 
 
 def _best_values(models: dict[str, ModelResult]) -> dict[str, float]:
     return {
-        key: (max if more else min)(model.metrics[key] for model in models.values())
-        for key, _, more in METRICS
+        key: (max if higher_better else min)(model.metrics[key] for model in models.values())
+        for key, _, higher_better in METRIC_COLUMNS
         if models
     }
 
@@ -177,8 +178,8 @@ def _model_colors(models: dict[str, ModelResult]) -> dict[str, str]:
     return {name: SERIES[i % len(SERIES)] for i, name in enumerate(models)}
 
 
-def _curve_figures(models: dict[str, ModelResult]) -> list[tuple[str, str]]:
-    """Pairs of picture and description: the loss and the validation SRCC over the training."""
+def _curve_figures(models: dict[str, ModelResult]) -> list[Picture]:
+    """Draw the training loss and the validation SRCC by iteration."""
     pictures = []
     colors = _model_colors(models)
     with drawing() as new_figure:
@@ -210,14 +211,14 @@ def _columns(pairs: Sequence[tuple[int, float]]) -> tuple[np.ndarray, np.ndarray
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
-    """A running mean over about a tenth of the values, narrower at the ends; same length."""
+    """Compute a running mean over about a tenth of the values, narrower at the ends."""
     reach = len(values) // 20 + 1
     windows = [values[max(0, i - reach) : i + reach + 1] for i in range(len(values))]
     return np.array([window.mean() for window in windows])
 
 
-def _scatter_figures(models: dict[str, ModelResult]) -> list[tuple[str, str]]:
-    """Pairs of picture and description: predicted over rated MOS, all on the same axes."""
+def _scatter_figures(models: dict[str, ModelResult]) -> list[Picture]:
+    """Draw predicted over rated scores of each model, all with the same limits of the axes."""
     scores = [values for m in models.values() for values in (m.rated, m.predicted)]
     if not scores:
         return []
@@ -242,12 +243,19 @@ def _comment_lines(text: str) -> list[str]:
     return textwrap.wrap(f'“{text}”' if text else 'no comment', 44, max_lines=7, placeholder=' …')
 
 
-def _draw_example(figure, left: int, example: Example, lines: list[str]) -> None:
-    """Picture, scores and comment in the column that begins ``left`` pixels from the side."""
+def _draw_example(figure: Any, left: int, example: Example, lines: list[str]) -> None:
+    """Draw the image, scores and comment of an example.
+
+    Args:
+        figure: figure of the card.
+        left: left end of the example's column, in pixels.
+        example: the example.
+        lines: lines of its comment.
+    """
     side = CARD_COLUMN - 2 * MARGIN
 
-    def write(x: int, y: int, text: str, **style) -> None:
-        # Without parse_math two dollar signs in a comment would start a formula.
+    def write(x: int, y: int, text: str, **style: Any) -> None:
+        # parse_math=False: two dollar signs in a comment are no formula.
         position = _box(figure, left + MARGIN + x, y, 0, 0)[:2]
         figure.text(*position, text, va='top', parse_math=False, **style)
 
@@ -263,20 +271,29 @@ def _draw_example(figure, left: int, example: Example, lines: list[str]) -> None
 
 
 def _draw_bars(
-    figure, left: int, top: int, example: Example, levels: Sequence[str], tallest: float
+    figure: Any, left: int, top: int, example: Example, levels: Sequence[str], tallest: float
 ) -> None:
-    """Rated and predicted shares of the levels, in the same column, ``top`` pixels down."""
+    """Draw bars of the rated and predicted shares of the levels.
+
+    Args:
+        figure: figure of the card.
+        left: left end of the example's column, in pixels.
+        top: upper end of the bars, in pixels from the top.
+        example: the example.
+        levels: level words.
+        tallest: share that a bar of full height stands for.
+    """
     bars = figure.add_axes(_box(figure, left + MARGIN, top, CARD_COLUMN - 2 * MARGIN, 96))
-    place = np.arange(len(levels))
-    bars.bar(place - 0.19, example.rated_dist, 0.36, color=RATED)
-    bars.bar(place + 0.19, example.predicted_dist, 0.36, color=PREDICTED)
+    x = np.arange(len(levels))
+    bars.bar(x - 0.19, example.rated_dist, 0.36, color=RATED)
+    bars.bar(x + 0.19, example.predicted_dist, 0.36, color=PREDICTED)
     bars.set(ylim=(0, tallest), yticks=[])
-    bars.set_xticks(place, levels, fontsize=12)
+    bars.set_xticks(x, levels, fontsize=12)
     bars.spines['left'].set_visible(False)
     bars.grid(False)
 
 
-def _box(figure, left: int, top: int, width: int, height: int) -> tuple[float, ...]:
-    """Pixels from the top left corner as matplotlib's fractions from the bottom left one."""
+def _box(figure: Any, left: int, top: int, width: int, height: int) -> tuple[float, ...]:
+    """Convert pixels from the top left corner to fractions of a figure from the bottom left."""
     across, down = figure.get_size_inches() * CARD_DPI
     return left / across, 1 - (top + height) / down, width / across, height / down

@@ -1,4 +1,4 @@
-"""``amhp demo``: make the data, train two small models in pyiqa's trainer, test, report."""
+"""``amhp demo``: make data, train and test two small models, and write a report."""
 
 import itertools
 import json
@@ -16,21 +16,20 @@ from pyiqa_amhp.demo.data import make_demo_data
 from pyiqa_amhp.demo.report import Example, ModelResult, Report, write_card, write_report
 from pyiqa_amhp.demo.training import METRICS, test_options, train_options
 from pyiqa_amhp.train.pipeline import read_curve, train_and_test
-from pyiqa_amhp.utils.files import write_atomically
+from pyiqa_amhp.utils.files import write_atomically, write_text
 
-# What is trained: the paper's model, and the same without any text (Table 4, last and first row).
+# Variants to train: the full model, and the image alone (last and first row of Table 4).
 VARIANTS = {'full': 'all', 'image': 'image'}
 TITLES = {'full': 'image + attributes + quality levels', 'image': 'image only'}
-# Captions, and which photographs they are for: by kind of comment, in order of a column, from the
-# first (0) to the last (1).
+# Examples to show: caption, kind of comment, column to sort by, rank from 0 (lowest) to 1.
 EXAMPLES = (
     ('The most liked', 'attribute', 'MOS', 1),
     ('In the middle', 'attribute', 'MOS', 0.5),
     ('The least liked', 'attribute', 'MOS', 0),
-    ('Judged best', 'attribute', 'off', 0),
-    ('Judged worst', 'attribute', 'off', 1),
-    ('Nobody commented', 'none', 'off', 0.5),
-    ('Only empty praise', 'praise', 'off', 0.5),
+    ('Closest prediction', 'attribute', 'error', 0),
+    ('Largest error', 'attribute', 'error', 1),
+    ('Without a comment', 'none', 'error', 0.5),
+    ('Only empty praise', 'praise', 'error', 0.5),
 )
 
 
@@ -38,29 +37,29 @@ def run_demo(out: Path, seed: int = 0, scale: float = 1.0) -> dict[str, dict[str
     """Run the whole example offline; see the README.
 
     Args:
-        out: gets ``data/``, ``experiments/``, ``results/``, the option files, ``metrics.json``,
-            ``report.html``, ``card.png``, ``amhp_demo.pth`` and ``scores.csv``.
-        seed: same seed, same numbers (on the same machine and library versions).
-        scale: share of the 1,420 photographs and of the training steps; tests use less than 1.
+        out: folder that gets ``data/``, ``experiments/``, ``results/``, the option files,
+            ``metrics.json``, ``report.html``, ``card.png``, ``amhp_demo.pth`` and ``scores.csv``.
+        seed: seed of everything random. The same seed gives the same numbers (on the same machine
+            with the same versions of the libraries).
+        scale: number of images, and with it of training steps, relative to the full 1,420.
 
     Returns:
-        ``{'full': {'srcc': ...}, 'image': {...}}`` on the held-out photographs.
+        The metrics on the held-out photographs: ``{'full': {'srcc': ...}, 'image': {...}}``.
     """
     start, out, console = time.time(), Path(out).resolve(), Console()
     out.mkdir(parents=True, exist_ok=True)
     for folder, name in itertools.product(('experiments', 'results', 'tb_logger'), VARIANTS):
-        shutil.rmtree(out / folder / f'demo_{name}', ignore_errors=True)  # pyiqa would keep copies
+        # Otherwise pyiqa renames an existing folder and keeps it.
+        shutil.rmtree(out / folder / f'demo_{name}', ignore_errors=True)
     console.rule('1 of 4: photographs, raters and comments')
     data = make_demo_data(out / 'data', seed, scale)
-    console.print(f'{len(data)} photographs in {out / "data"}')
+    console.print(f'{len(data)} images in {out / "data"}')
     results = {}
     for number, name in enumerate(VARIANTS, start=2):
         console.rule(f'{number} of 4: training and testing "{name}" ({TITLES[name]})')
         results[name] = train_one(out, name, seed, data)
     metrics = {name: result.metrics for name, result in results.items()}
-    write_atomically(
-        out / 'metrics.json', lambda file: file.write_text(json.dumps(metrics, indent=2) + '\n')
-    )
+    write_text(out / 'metrics.json', json.dumps(metrics, indent=2) + '\n')
     console.rule('4 of 4: scores through pyiqa.create_metric, and the report')
     best = out / 'experiments' / 'demo_full' / 'models' / 'net_best.pth'
     write_atomically(out / 'amhp_demo.pth', lambda file: file.write_bytes(best.read_bytes()))
@@ -84,11 +83,11 @@ def run_demo(out: Path, seed: int = 0, scale: float = 1.0) -> dict[str, dict[str
 
 
 def train_one(out: Path, variant: str, seed: int, data: pd.DataFrame) -> ModelResult:
-    """One model through pyiqa's trainer and tester, as ``amhp train`` and ``amhp test`` do it."""
+    """Train and test one model as ``amhp train`` and ``amhp test`` do."""
     name = f'demo_{variant}'
-    images = int((data['split'] == 'train').sum())
+    train_images = int((data['split'] == 'train').sum())
     results = train_and_test(
-        train_options(out, name, seed, images, VARIANTS[variant]),
+        train_options(out, name, seed, train_images, VARIANTS[variant]),
         test_options(out, name, seed),
         out,
     )
@@ -105,17 +104,17 @@ def train_one(out: Path, variant: str, seed: int, data: pd.DataFrame) -> ModelRe
 
 
 def pick_examples(out: Path, data: pd.DataFrame) -> list[Example]:
-    """Held-out photographs worth a look: liked, disliked, judged badly, and without a comment."""
+    """Pick held-out images by MOS, by the error of the prediction, and by kind of comment."""
     table = pd.read_csv(out / 'results' / 'demo_full' / 'demo_test.csv', keep_default_na=False)
     table['img_name'] = [Path(path).name for path in table['img_path']]
     table = table.merge(data[['img_name', 'comment_kind']], on='img_name')
-    table['off'] = (table['score'] - table['MOS']).abs()
+    table['error'] = (table['score'] - table['MOS']).abs()
     picks: dict[str, pd.Series] = {}
-    for caption, kind, column, place in EXAMPLES:
+    for caption, kind, column, rank in EXAMPLES:
         rows = table[table['comment_kind'] == kind].sort_values(column, kind='stable')
         if len(rows):
-            picks[caption] = rows.iloc[round(place * (len(rows) - 1))]
-            table = table.drop(picks[caption].name)  # no photograph is shown twice
+            picks[caption] = rows.iloc[round(rank * (len(rows) - 1))]
+            table = table.drop(picks[caption].name)  # no image is shown twice
     return [
         Example(
             image=Path(row['img_path']),

@@ -1,4 +1,4 @@
-"""A small AMHP that learns from nothing, and its option files as a user would write them."""
+"""Option files of the demo, with a small AMHP that is trained from scratch."""
 
 import copy
 from pathlib import Path
@@ -6,14 +6,14 @@ from typing import Any
 
 from pyiqa_amhp.demo.data import CSV_NAME
 
-# CLIP's shape, made small enough to learn from nothing on two cores within a minute.
+# CLIP's architecture, small enough to train from scratch on two cores within a minute.
 BACKBONE: dict[str, Any] = {
     'embed_dim': 128,
     'vision_cfg': {'image_size': 64, 'layers': 3, 'width': 128, 'patch_size': 8, 'head_width': 32},
     'text_cfg': {'context_length': 77, 'vocab_size': 49408, 'width': 128, 'heads': 4, 'layers': 2},
 }
 EPOCHS, BATCH, LEARNING_RATE = 8, 32, 1e-3
-METRICS = {
+METRICS: dict[str, dict[str, Any]] = {
     'acc': {'type': 'calculate_acc', 'threshold': 5},
     'srcc': {'type': 'calculate_srcc'},
     'plcc': {'type': 'calculate_plcc'},
@@ -24,8 +24,14 @@ METRICS = {
 }
 
 
-def data_options(out: Path, phase: str, **options) -> dict[str, Any]:
-    """The section of one phase of the demo's data in ``out / 'data'``, with further options."""
+def data_options(out: Path, phase: str, **options: Any) -> dict[str, Any]:
+    """Make the section of one data set in an option file.
+
+    Args:
+        out: folder of the demo, with its data in ``data``.
+        phase: ``train``, ``val`` or ``test``.
+        **options: further options of the data set.
+    """
     size = BACKBONE['vision_cfg']['image_size']
     resize = round(size * 256 / 224)
     augment = {'resize': [resize, resize]}
@@ -49,16 +55,19 @@ def data_options(out: Path, phase: str, **options) -> dict[str, Any]:
 
 
 def train_options(
-    out: Path, name: str, seed: int, images: int, variant: str = 'all', **data
+    out: Path, name: str, seed: int, train_images: int, variant: str = 'all', **data: Any
 ) -> dict[str, Any]:
-    """The option file of one training.
+    """Make the option file of one training.
 
     Args:
-        out: folder of the demo. name: of the experiment.
-        images: how many there are to train on.
-        variant: of the arch. data: options of its data sets.
+        out: folder of the demo.
+        name: name of the experiment.
+        seed: seed of the training.
+        train_images: number of images to train on.
+        variant: variant of the architecture.
+        **data: further options of the data sets.
     """
-    batches = max(1, images // BATCH)
+    batches = max(1, train_images // BATCH)
     return {
         'name': name,
         'model_type': 'AMHPModel',
@@ -94,8 +103,15 @@ def train_options(
     }
 
 
-def test_options(out: Path, name: str, seed: int, **data) -> dict[str, Any]:
-    """The option file of one test, on the photographs that no training has seen."""
+def test_options(out: Path, name: str, seed: int, **data: Any) -> dict[str, Any]:
+    """Make the option file of one test, on the held-out photographs.
+
+    Args:
+        out: folder of the demo.
+        name: name of the experiment.
+        seed: seed in the option file.
+        **data: further options of the data set.
+    """
     best = out / 'experiments' / name / 'models' / 'net_best.pth'
     return {
         'name': name,
