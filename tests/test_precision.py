@@ -134,10 +134,17 @@ def test_checkpoints_store_neither_precision_nor_engine(make_amhp, tmp_path):
 
 
 @pytest.fixture
-def compiler():
-    """Skip where there is no C++ compiler."""
+def compiler(monkeypatch):
+    """Skip without a C++ compiler; compile without vector instructions.
+
+    To find those of the processor, torch compiles and loads a program for each kind, which takes
+    longer than the rest of the test.
+    """
     if not any(map(shutil.which, ('c++', 'g++', 'clang++', 'cl'))):
         pytest.skip('no C++ compiler here')
+    import torch._inductor.config
+
+    monkeypatch.setattr(torch._inductor.config.cpp, 'vec_isa_ok', False)
 
 
 @pytest.mark.slow
