@@ -1,4 +1,4 @@
-"""The page of a tiny AMHP, served once for all tests, and photographs for it."""
+"""Fixtures of the page: it is served once for all tests, with a tiny AMHP."""
 
 import os
 import sys
@@ -6,25 +6,23 @@ import threading
 import time
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
-from PIL import Image
 
 APP_LIMITS = {
     'file_mb': 2, 'pixels': 2_000_000, 'files': 12, 'requests': 100_000, 'disk_mb': 24
 }  # fmt: skip
 
 
-def until(what, seconds=30):
-    """Wait for what happens elsewhere; fails if it does not."""
+def wait_until(condition, seconds=30):
+    """Wait until a condition holds; fail if it does not in time."""
     end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, 'it did not happen'
+    while not condition():
+        assert time.monotonic() < end, 'the condition did not hold in time'
         threading.Event().wait(0.05)
 
 
 def serve_in_thread(app):
-    """Serve on a free port; gives the address, and what ends it."""
+    """Serve on a free port. Return the URL, and a function that ends the server."""
     import uvicorn
 
     from pyiqa_amhp.app.server import listen
@@ -33,7 +31,7 @@ def serve_in_thread(app):
     server = uvicorn.Server(uvicorn.Config(app, log_level='critical', timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, kwargs={'sockets': [listening]}, daemon=True)
     thread.start()
-    until(lambda: server.started)
+    wait_until(lambda: server.started)
 
     def end():
         server.should_exit = True
@@ -45,19 +43,19 @@ def serve_in_thread(app):
 
 @pytest.fixture(scope='session')
 def app_photos(tmp_path_factory):
-    """Photographs of several sizes, and a text that is called a photograph."""
+    """A folder with photographs of several sizes, and a text file named ``text.jpg``."""
+    from conftest import write_photos
+
     folder = tmp_path_factory.mktemp('photos')
-    rng = np.random.default_rng(0)
-    for i, size in enumerate(((64, 48), (48, 64), (90, 40), (50, 50), (33, 70), (60, 45))):
-        pixels = rng.integers(0, 40 * (i + 1), (size[1], size[0], 3), np.uint8)
-        Image.fromarray(pixels).save(folder / f'photo{i}.png')
+    sizes = ((64, 48), (48, 64), (90, 40), (50, 50), (33, 70), (60, 45))
+    write_photos(folder, [f'photo{i}.png' for i in range(len(sizes))], sizes)
     (folder / 'text.jpg').write_text('this is no photograph')
     return folder
 
 
 @pytest.fixture(scope='session')
 def photo_scorer(tiny_weights):
-    """What is behind the page, asked without it."""
+    """The scorer behind the page, for calls without the page."""
     from pyiqa_amhp.app.limits import Limits
     from pyiqa_amhp.app.photos import PhotoScorer
     from pyiqa_amhp.scoring.scorer import create_metric
@@ -67,22 +65,22 @@ def photo_scorer(tiny_weights):
 
 @pytest.fixture(scope='session')
 def app_server(photo_scorer, tmp_path_factory):
-    """The served page: ``url``, ``folder`` of its uploads, ``calls`` to other addresses."""
+    """The served page: ``url``, ``folder`` of uploads, ``addresses`` that were connected to."""
     pytest.importorskip('gradio')
     from pyiqa_amhp.app.server import FOLDER_VARIABLE, build_app
 
     folder = tmp_path_factory.mktemp('uploads')
     before = os.environ.get(FOLDER_VARIABLE)
-    called, watching = [], [True]
+    addresses, watching = [], [True]
 
-    def watch(event, values):  # cannot be taken off again, only silenced
+    def watch(event, values):  # Python cannot remove an audit hook
         if watching[0] and event in ('socket.connect', 'socket.getaddrinfo'):
-            called.append(values[1] if event == 'socket.connect' else values[:2])
+            addresses.append(values[1] if event == 'socket.connect' else values[:2])
 
     sys.addaudithook(watch)
     app = build_app(photo_scorer.scorer.metric, photo_scorer.limits, folder)
     url, end = serve_in_thread(app)
-    yield SimpleNamespace(url=url, folder=folder, called=called)
+    yield SimpleNamespace(url=url, folder=folder, addresses=addresses)
     end()
     watching[0] = False
     if before is None:

@@ -1,1 +1,1 @@
-"""The page on which photographs are judged in a browser (extra ``app``: Gradio)."""
+"""The page that scores photographs in a browser (extra ``app``: Gradio)."""

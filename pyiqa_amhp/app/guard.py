@@ -1,4 +1,4 @@
-"""What stands before Gradio: bounds on uploads, and a browser that loads from nowhere else."""
+"""Middleware in front of Gradio: limits of uploads, and security headers for the browser."""
 
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -10,7 +10,7 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 
-# Gradio's page has scripts and styles in it and compiles templates; it needs no other origin.
+# Gradio's page has inline scripts and styles and compiles templates, but needs no other origin.
 POLICY = '; '.join(
     (
         "default-src 'self'",
@@ -37,51 +37,52 @@ UPLOAD = '/gradio_api/upload'
 
 
 class Guard:
-    """ASGI middleware.
+    """ASGI middleware that refuses uploads over the limits, and adds security headers.
 
     Args:
-        app: what it stands before.
-        limits: on uploads. uploads: what lies there already.
+        app: the ASGI application behind it.
+        limits: limits of uploads.
+        uploads: the files that are stored already.
     """
 
     def __init__(self, app, limits: Limits, uploads: Uploads):
         self.app, self.limits, self.uploads = app, limits, uploads
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or refuse an upload; add headers to every answer."""
+        """Pass a request on, or refuse an upload; add headers to every response."""
         if scope['type'] != 'http':
             await self.app(scope, receive, send)
             return
-        asset = '/assets/' in scope['path'] or '/static/' in scope['path']
-        skipped = {b'cache-control'} if asset else set()
+        is_asset = '/assets/' in scope['path'] or '/static/' in scope['path']
+        skipped = {b'cache-control'} if is_asset else set()
 
         async def with_headers(message) -> None:
             if message['type'] == 'http.response.start':
-                ours = {key: value for key, value in HEADERS.items() if key not in skipped}
-                others = [pair for pair in message['headers'] if pair[0].lower() not in ours]
-                message = {**message, 'headers': [*others, *ours.items()]}
+                added = {key: value for key, value in HEADERS.items() if key not in skipped}
+                kept = [pair for pair in message['headers'] if pair[0].lower() not in added]
+                message = {**message, 'headers': [*kept, *added.items()]}
             await send(message)
 
         if scope['method'] == 'POST' and scope['path'].rstrip('/').endswith(UPLOAD):
-            refusal = self._refused(dict(scope['headers']).get(b'content-length', b''))
+            refusal = self._refusal(dict(scope['headers']).get(b'content-length', b''))
             if refusal:
-                await _answer(with_headers, *refusal)
+                await _respond(with_headers, *refusal)
                 return
         await self.app(scope, receive, with_headers)
 
-    def _refused(self, length: bytes) -> tuple[int, str] | None:
-        """Status and sentence for an upload that is not taken."""
+    def _refusal(self, length: bytes) -> tuple[int, str] | None:
+        """Return the status and the message for an upload that is refused, else None."""
         if not length.isdigit():
-            return 411, 'An upload has to say how long it is.'
+            return 411, 'An upload needs the header Content-Length.'
         if self.uploads.size() + int(length) > self.limits.disk_mb * MB:
             return 507, (
-                f'All uploads together may take {self.limits.disk_mb} MB here, and this would be '
-                'more: send fewer files, or try again later.'
+                f'All uploads together may take {self.limits.disk_mb} MB, and this upload would '
+                'exceed that: send fewer files, or try again later.'
             )
         return None
 
 
-async def _answer(send: Send, status: int, sentence: str) -> None:
+async def _respond(send: Send, status: int, message: str) -> None:
     headers = [(b'content-type', b'text/plain; charset=utf-8')]
     await send({'type': 'http.response.start', 'status': status, 'headers': headers})
-    await send({'type': 'http.response.body', 'body': sentence.encode()})
+    await send({'type': 'http.response.body', 'body': message.encode()})

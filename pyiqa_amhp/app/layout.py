@@ -1,13 +1,12 @@
-"""The page: what is on it, and what happens when something is done there."""
+"""Layout of the page, and the functions behind it and its API."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
 
 import gradio as gr
 
-from pyiqa_amhp.app import show
-from pyiqa_amhp.app.about import About
-from pyiqa_amhp.app.components import give_uploads
+from pyiqa_amhp.app import render
 from pyiqa_amhp.app.limits import Rate
 from pyiqa_amhp.app.photos import PhotoScorer
 from pyiqa_amhp.app.uploads import Upload, Uploads
@@ -15,13 +14,16 @@ from pyiqa_amhp.errors import AMHPError
 
 ONE_AT_A_TIME: dict[str, Any] = {'concurrency_limit': 1, 'concurrency_id': 'model'}
 FONTS = ['system-ui', '-apple-system', 'Segoe UI', 'Roboto', 'sans-serif']
-CLEAN_EVERY, KEEP_AT_MOST = 60, 3600  # seconds: of uploads that no session lets go
-FIRST_ONE = 'Choose a photograph: its score and what it comes from appear here.'
-FIRST_MANY = 'Choose photographs: they appear here, the best first.'
+CLEAN_EVERY, MAX_AGE = 60, 3600  # seconds, of uploads that no session has released
+HINT_ONE = 'Choose a photograph: its score and explanation appear here.'
+HINT_MANY = 'Choose photographs: they appear here, best first.'
+NOT_UPLOADED = 'this is not an uploaded file: upload the file itself'
+
+FileComponent = TypeVar('FileComponent', gr.Image, gr.File)
 
 
 class Page:
-    """What the page and its API do.
+    """Functions of the page and of its API.
 
     Args:
         scorer: the model.
@@ -32,114 +34,116 @@ class Page:
         self.scorer, self.uploads = scorer, uploads
         self.rate = Rate(scorer.limits.requests)
 
-    # For the page: problems are shown where the result would be.
+    # Functions of the page show an error in place of the result.
 
-    def one(self, photo: Upload | None, comment: str, request: gr.Request):
-        """A photograph's score, and why."""
+    def show_one(self, photo: Upload | None, comment: str, request: gr.Request) -> tuple[str, str]:
+        """Render the score of a photograph and its explanation."""
         self.uploads.hold(session_of(request), 'one', [photo])
         if photo is None:
-            return show.nothing_yet(FIRST_ONE), ''
+            return render.empty(HINT_ONE), ''
         try:
             self.rate.count(client_of(request))
-            one = self.scorer.explain(photo, comment)
+            explained = self.scorer.explain(photo, comment)
         except AMHPError as error:
-            return show.problem(str(error)), ''
-        return show.score_panel(one), show.why_panel(one)
+            return render.error_box(str(error)), ''
+        return render.score_panel(explained), render.explanation_panel(explained)
 
-    def many(
+    def show_many(
         self,
         photos: list[Upload] | None,
         texts: Upload | None,
         request: gr.Request,
-        progress=gr.Progress(),  # noqa: B008 (Gradio looks for it there)
-    ):
-        """Photographs, best first."""
+        progress=gr.Progress(),  # noqa: B008 (Gradio finds it by this default)
+    ) -> str:
+        """Render photographs, best first."""
         self.uploads.hold(session_of(request), 'many', [*(photos or ()), texts])
         if not photos:
-            return show.nothing_yet(FIRST_MANY)
+            return render.empty(HINT_MANY)
+
+        def show_progress(results: Iterable, total: int) -> Iterable:
+            return progress.tqdm(results, total=total, desc='Scoring', unit='photographs')
+
         try:
             self.rate.count(client_of(request))
-
-            def shown(rows, total):
-                return progress.tqdm(rows, total=total, desc='Judging', unit='photographs')
-
-            scored = self.scorer.score_many(photos, texts, shown, pictures=True)
+            scored = self.scorer.score_many(photos, texts, show_progress, pictures=True)
         except AMHPError as error:
-            return show.problem(str(error))
-        return show.many_panel(self.scorer, scored)
+            return render.error_box(str(error))
+        return render.many_panel(self.scorer, scored)
 
-    def end(self, request: gr.Request) -> None:
-        """Delete what a session held."""
-        self.uploads.let_go(session_of(request))
+    def end_session(self, request: gr.Request) -> None:
+        """Delete the uploads of a session."""
+        self.uploads.release(session_of(request))
 
-    # For programs (gradio_client): the same as data, and nothing is kept.
+    # Functions of the API (gradio_client) return data, and delete uploads at once.
 
     def api_score(self, photo: Upload | None, text: str, request: gr.Request) -> dict:
-        """The score of a photograph, with what is said about it, if anything."""
+        """Score a photograph, with a comment if there is one."""
         return self._answer(request, [photo], lambda: self.scorer.score(photo, text))
 
     def api_explain(self, photo: Upload | None, text: str, request: gr.Request) -> dict:
-        """Why a photograph has its score."""
+        """Explain the score of a photograph."""
         return self._answer(request, [photo], lambda: self.scorer.explain(photo, text).to_dict())
 
     def api_score_many(
         self, photos: list[Upload] | None, texts: Upload | None, request: gr.Request
     ) -> list:
-        """Scores of photographs, with the texts of a CSV, if there is one."""
+        """Score photographs, with the texts of a CSV if there is one."""
 
-        def scored():
+        def score_all() -> list[dict[str, Any]]:
             return [photo.to_dict() for photo in self.scorer.score_many(photos, texts)]
 
-        return self._answer(request, [*(photos or ()), texts], scored)
+        return self._answer(request, [*(photos or ()), texts], score_all)
 
-    def _answer(self, request: gr.Request, uploads: list, ask: Callable):
+    def _answer(
+        self, request: gr.Request, uploads: list[Upload | None], compute: Callable[[], Any]
+    ) -> Any:
         session = session_of(request)
         self.uploads.hold(session, 'api', uploads)
         try:
             self.rate.count(client_of(request))
-            return ask()
+            return compute()
         except AMHPError as error:
             raise gr.Error(str(error), print_exception=False) from None
         finally:
             self.uploads.hold(session, 'api', [])
 
 
-def session_of(request: gr.Request) -> str:
-    """The session that holds the uploads of a request."""
-    return request.session_hash or 'none'
-
-
 def client_of(request: gr.Request) -> str:
-    """Whose requests are counted together."""
+    """Return the address of a client, whose requests are counted together."""
     return request.client.host if request.client else 'unknown'
 
 
-def build_blocks(page: Page, about: About) -> gr.Blocks:
-    """Lay the page out."""
+def session_of(request: gr.Request) -> str:
+    """Return the id of a session; requests without one share ``none``."""
+    return request.session_hash or 'none'
+
+
+def build_blocks(page: Page, notice: render.WeightsNotice) -> gr.Blocks:
+    """Build the page in Gradio."""
     limits = page.scorer.limits
     with gr.Blocks(
         title='AMHP',
         fill_width=True,
         analytics_enabled=False,
-        delete_cache=(CLEAN_EVERY, KEEP_AT_MOST),
+        delete_cache=(CLEAN_EVERY, MAX_AGE),
     ) as blocks:
-        _html(show.top(about))
+        _html(render.top(notice))
         with gr.Tab('One photograph', id='one'):
-            photo, comment = _one_photograph(page, about)
+            photo, comment = _one_photograph(page)
         with gr.Tab('Many photographs', id='many'):
-            photos, texts = _many_photographs(page, about)
-        _html(show.privacy(limits))
-        _api(page.api_score, [photo, comment], 'score')
-        _api(page.api_explain, [photo, comment], 'explain')
-        _api(page.api_score_many, [photos, texts], 'score_many')
-        blocks.unload(page.end)
+            photos, texts = _many_photographs(page)
+        _html(render.foot(limits))
+        _add_endpoint(page.api_score, [photo, comment], 'score')
+        _add_endpoint(page.api_explain, [photo, comment], 'explain')
+        _add_endpoint(page.api_score_many, [photos, texts], 'score_many')
+        blocks.unload(page.end_session)
     return blocks.queue(max_size=limits.waiting, api_open=False)
 
 
-def _one_photograph(page: Page, about: About):
+def _one_photograph(page: Page) -> tuple[gr.Image, gr.Textbox]:
     with gr.Row(equal_height=False):
         with gr.Column(scale=5, min_width=300):
-            photo = give_uploads(
+            photo = accept_uploads(
                 gr.Image(
                     label='Photograph',
                     sources=['upload', 'clipboard'],
@@ -151,22 +155,22 @@ def _one_photograph(page: Page, about: About):
                 page.uploads.folder,
             )
             comment = gr.Textbox(
-                label='What is said about it (optional)',
+                label='Comment (optional)',
                 placeholder='soft light, strong diagonals, but the horizon is tilted',
-                info=None if about.reads_text else 'This model reads no comments.',
+                info=None if page.scorer.reads_text else 'This model reads no comments.',
                 lines=2,
                 max_length=page.scorer.limits.text,
                 elem_id='comment',
             )
-            button = gr.Button('Judge', variant='primary', elem_id='judge')
+            button = gr.Button('Score', variant='primary', elem_id='score-one')
         with gr.Column(scale=6, min_width=300):
-            score = _html(show.nothing_yet(FIRST_ONE), 'score')
-    why = _html('', 'why')
+            score = _html(render.empty(HINT_ONE), 'score')
+    explanation = _html('', 'explanation')
     gr.on(
         [photo.upload, photo.clear, comment.submit, button.click],
-        page.one,
+        page.show_one,
         [photo, comment],
-        [score, why],
+        [score, explanation],
         api_visibility='private',
         show_progress_on=[score],
         **ONE_AT_A_TIME,
@@ -174,9 +178,9 @@ def _one_photograph(page: Page, about: About):
     return photo, comment
 
 
-def _many_photographs(page: Page, about: About):
+def _many_photographs(page: Page) -> tuple[gr.File, gr.File]:
     with gr.Row(equal_height=False):
-        photos = give_uploads(
+        photos = accept_uploads(
             gr.File(
                 label=f'Photographs (up to {page.scorer.limits.files})',
                 file_count='multiple',
@@ -188,7 +192,7 @@ def _many_photographs(page: Page, about: About):
             ),
             page.uploads.folder,
         )
-        texts = give_uploads(
+        texts = accept_uploads(
             gr.File(
                 label='Comments: CSV with img_name, text (optional)',
                 file_types=['.csv'],
@@ -196,15 +200,15 @@ def _many_photographs(page: Page, about: About):
                 scale=2,
                 min_width=240,
                 elem_id='texts',
-                visible=about.reads_text,
+                visible=page.scorer.reads_text,
             ),
             page.uploads.folder,
         )
-    button = gr.Button('Judge all', variant='primary', elem_id='judge-all')
-    gallery = _html(show.nothing_yet(FIRST_MANY), 'gallery')
+    button = gr.Button('Score all', variant='primary', elem_id='score-all')
+    gallery = _html(render.empty(HINT_MANY), 'gallery')
     gr.on(
         [button.click, photos.clear],
-        page.many,
+        page.show_many,
         [photos, texts],
         [gallery],
         api_visibility='private',
@@ -214,12 +218,12 @@ def _many_photographs(page: Page, about: About):
     return photos, texts
 
 
-def _html(value: str, name: str | None = None) -> gr.HTML:
-    return gr.HTML(value, elem_id=name, apply_default_css=False)
+def _html(value: str, element_id: str | None = None) -> gr.HTML:
+    return gr.HTML(value, elem_id=element_id, apply_default_css=False)
 
 
-def _api(function: Callable, inputs: list, name: str) -> None:
-    """An endpoint of its own, that nothing on the page triggers."""
+def _add_endpoint(function: Callable, inputs: list, name: str) -> None:
+    """Add an endpoint of the API that nothing on the page triggers."""
     gr.Button(visible=False).click(
         function,
         inputs,
@@ -230,13 +234,57 @@ def _api(function: Callable, inputs: list, name: str) -> None:
     )
 
 
+def accept_uploads(component: FileComponent, folder: Path) -> FileComponent:
+    """Make a component pass uploads to functions as unopened files.
+
+    Functions get an ``Upload``, a list of them if the component takes several files, or None.
+    Gradio itself would fetch a URL that a client gives instead of a file, would open images with
+    its own error messages, and would leave an empty file behind for each upload. Mounted in
+    another application, it would even read any file of the server.
+
+    The component is changed in place, since Gradio writes a file beside each subclass. It must
+    not be an output of an event, because sessions would then get an unchanged copy.
+
+    Args:
+        component: a component for files.
+        folder: the folder of uploads. Files outside it are refused.
+    """
+    move = component.async_move_resource_to_block_cache
+
+    async def move_inside(path):
+        return await move(path if path is None else _inside(path, folder))
+
+    def to_uploads(payload: Any) -> Upload | list[Upload] | None:
+        is_multiple = getattr(component, 'file_count', 'single') != 'single'
+        if payload is None:
+            return None
+        files = payload.root if hasattr(payload, 'root') else [payload]
+        uploads = [Upload(_inside(file.path, folder), _file_name(file)) for file in files]
+        return uploads if is_multiple else uploads[0]
+
+    component.async_move_resource_to_block_cache = move_inside  # type: ignore[method-assign]
+    component.preprocess = to_uploads  # type: ignore[method-assign, assignment]
+    return component
+
+
+def _inside(path: str | None, folder: Path) -> str:
+    """Return the path of a file in the folder of uploads, or refuse it."""
+    if not path or folder.resolve() not in Path(path).resolve().parents:
+        raise gr.Error(NOT_UPLOADED, print_exception=False)
+    return path
+
+
+def _file_name(file: Any) -> str:
+    """Return the name that an upload had at its client, with ``?`` for unwritable characters."""
+    name = Path((file.orig_name or '').replace('\\', '/')).name or Path(file.path).name
+    return name.encode('utf-8', 'replace').decode()
+
+
 def theme() -> gr.themes.Base:
-    """Fonts that every machine has, and our colour."""
-    shades = ('e9f4f6', 'd3e9ed', 'a9d4dc', '78bac7', '4d9daf', '2c8091', '17697a')
+    """Build the theme: system fonts, which need no download, and our colour."""
+    light = ('e9f4f6', 'd3e9ed', 'a9d4dc', '78bac7', '4d9daf', '2c8091', '17697a')
     dark = ('145a69', '104955', '0c3943', '082a31')
-    colors = [f'#{shade}' for shade in (*shades, *dark)]  # eleven, from light to dark
-    hue = gr.themes.Color(*colors)
-    hue.name = 'amhp'
+    hue = gr.themes.Color(*(f'#{shade}' for shade in (*light, *dark)))
     return gr.themes.Default(
         primary_hue=hue,
         secondary_hue=hue,

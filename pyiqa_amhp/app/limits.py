@@ -1,4 +1,4 @@
-"""What the page takes, and from whom how often. All defaults are our choice."""
+"""Limits of the page on uploads and requests. All defaults are our choice."""
 
 import math
 import threading
@@ -15,19 +15,19 @@ MB = 2**20
 
 @dataclass(frozen=True)
 class Limits:
-    """What the page takes.
+    """Limits of the page.
 
     Attributes:
-        file_mb: megabytes (2^20 bytes) of a file.
-        pixels: of a photograph, which is in memory several times while it is judged.
-        files: photographs at once.
-        requests: a minute and client, whatever each is about.
-        waiting: requests that may wait for the model, which answers one at a time.
+        file_mb: size of a file in megabytes (2^20 bytes).
+        pixels: pixels of a photograph. Scoring holds several copies of it in memory.
+        files: photographs in one request.
+        requests: requests of a client in a minute.
+        waiting: requests that wait for the model, which handles one at a time.
         text: characters of a comment.
-        disk_mb: megabytes of all uploads together that are held at a time.
+        disk_mb: size of all stored uploads together in megabytes.
 
     Raises:
-        AMHPError: one below 1.
+        AMHPError: a limit is below 1.
     """
 
     file_mb: int = 50
@@ -40,59 +40,67 @@ class Limits:
 
     def __post_init__(self):
         for field in fields(self):
-            if getattr(self, field.name) < 1:
-                name, value = field.name, getattr(self, field.name)
-                raise AMHPError(f'limit {name}={value!r}: expected 1 or more')
+            value = getattr(self, field.name)
+            if value < 1:
+                raise AMHPError(f'limit {field.name}={value!r}: expected 1 or more')
 
-    def check_text(self, text: str | None, of: str = 'the comment') -> str:
-        """The text without blanks around it, '' for none.
+    def check_text(self, text: str | None, name: str = 'the comment') -> str:
+        """Strip a text, and check its length.
+
+        Args:
+            text: a text; None counts as ``''``.
+            name: what messages call the text.
 
         Raises:
-            AMHPError: too long.
+            AMHPError: the text is too long.
         """
         text = (text or '').strip()
         if len(text) > self.text:
             raise AMHPError(
-                f'{of} has {len(text):,} characters, and {self.text:,} is the limit; the model '
-                'reads some 77 pieces of words: shorten it'
+                f'{name} has {len(text):,} characters, and {self.text:,} is the limit: shorten it '
+                '(the model reads only 77 tokens)'
             )
         return text
 
 
 class Rate:
-    """At most so many requests a minute of each client.
+    """Limit of the requests of each client in any minute.
 
     Args:
-        most: of a client in any minute.
-        clock: seconds, for tests.
+        limit: requests of a client in a minute.
+        clock: returns the time in seconds.
+
+    Attributes:
+        recent: times of the requests in the last minute, by client.
     """
 
-    def __init__(self, most: int, clock: Callable[[], float] = time.monotonic):
-        self.most, self.clock = most, clock
+    def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic):
+        self.limit, self.clock = limit, clock
+        self.recent: dict[str, deque[float]] = {}
         self._lock = threading.Lock()
-        self._recent: dict[str, deque[float]] = {}
 
     def count(self, client: str) -> None:
-        """Count a request.
+        """Count a request of a client.
 
         Raises:
-            AMHPError: too many; says when the next may come. It is not counted.
+            AMHPError: too many requests; the message says when to try again. A refused request
+                is not counted.
         """
         with self._lock:
             now = self.clock()
             self._forget(now)
-            recent = self._recent.setdefault(client, deque())
-            if len(recent) >= self.most:
-                wait = math.ceil(recent[0] + MINUTE - now) or 1
+            times = self.recent.setdefault(client, deque())
+            if len(times) >= self.limit:
+                wait = math.ceil(times[0] + MINUTE - now) or 1
                 raise AMHPError(
-                    f'too many requests: {self.most} a minute are the limit; try again in {wait} s'
+                    f'too many requests: {self.limit} a minute are the limit; try again in {wait} s'
                 )
-            recent.append(now)
+            times.append(now)
 
     def _forget(self, now: float) -> None:
-        """Drop what is older than a minute, and clients without anything younger."""
-        for client, recent in list(self._recent.items()):
-            while recent and now - recent[0] >= MINUTE:
-                recent.popleft()
-            if not recent:
-                del self._recent[client]
+        """Drop requests that are older than a minute, and clients without younger ones."""
+        for client, times in list(self.recent.items()):
+            while times and now - times[0] >= MINUTE:
+                times.popleft()
+            if not times:
+                del self.recent[client]

@@ -1,4 +1,4 @@
-"""Scores and explanations of uploaded photographs, for the page and its API. One at a time."""
+"""Scores and explanations of uploaded photographs, for the page and its API."""
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -32,18 +32,19 @@ class ExplainedPhoto:
     Attributes:
         name: the name of its file.
         image: the photograph in RGB.
-        explanation: why it has its score.
-        without: the score without the comment; None where there is no comment, or it was not read.
+        explanation: the explanation of its score.
+        score_without_text: the score without the comment; None if there is no comment, or if the
+            model did not read it.
     """
 
     name: str
     image: Image.Image
     explanation: Explanation
-    without: float | None
+    score_without_text: float | None
 
     def to_dict(self) -> dict[str, Any]:
         """The explanation as JSON, with ``score_without_text``."""
-        return {**self.explanation.to_dict(), 'score_without_text': self.without}
+        return {**self.explanation.to_dict(), 'score_without_text': self.score_without_text}
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,8 @@ class ScoredPhoto:
     """Score of one of many photographs.
 
     Attributes:
-        result: its result.
-        picture: its thumbnail as a data URI, ``''`` for none.
+        result: the result of scoring.
+        picture: a thumbnail as a data URI, ``''`` if there is none.
     """
 
     result: ScoreResult
@@ -70,8 +71,14 @@ class PhotoScorer:
         metric: what ``pyiqa.create_metric`` returned, or an ``AMHP``.
         limits: limits of uploads.
 
+    Attributes:
+        scorer: the metric.
+        net: the AMHP in it.
+        scale: the ends of its scale.
+        reads_text: whether a comment can change a score.
+
     Raises:
-        AMHPError: another model than AMHP, which has no explanations.
+        AMHPError: the metric is not an AMHP.
     """
 
     def __init__(self, metric, limits: Limits):
@@ -86,8 +93,8 @@ class PhotoScorer:
         """Score a photograph, as ``amhp score --exact`` does.
 
         Raises:
-            ImageReadError: it cannot be read.
-            AMHPError: no photograph, or a comment that is too long.
+            ImageReadError: the photograph cannot be read.
+            AMHPError: there is no photograph, or the comment is too long.
         """
         (result,) = self._results([_required(photo)], [self.limits.check_text(text)])
         if result.error:
@@ -98,20 +105,21 @@ class PhotoScorer:
         """Explain the score of a photograph, and score it without the comment.
 
         Raises:
-            ImageReadError, AMHPError: as ``score``.
+            ImageReadError: the photograph cannot be read.
+            AMHPError: there is no photograph, or the comment is too long.
         """
         photo, text = _required(photo), self.limits.check_text(text)
         try:
             image = read_image(photo.path, max_pixels=self.limits.pixels)
         except ImageReadError as error:
-            raise ImageReadError(_for_owner(str(error), photo)) from error
+            raise ImageReadError(_for_client(str(error), photo)) from error
         with self._lock:
             explanation = explain(self.net, image, text)
-            without = None
+            score_without_text = None
             if text and self.reads_text and explanation.prompt_source == 'given':
                 with eval_fp32(self.net):  # as the explanation itself
-                    without = self.scorer.score([image])[0].score
-        return ExplainedPhoto(photo.name, image, explanation, without)
+                    score_without_text = self.scorer.score([image])[0].score
+        return ExplainedPhoto(photo.name, image, explanation, score_without_text)
 
     def score_many(
         self,
@@ -120,16 +128,17 @@ class PhotoScorer:
         progress: Callable[[Iterable, int], Iterable] = lambda results, total: results,
         pictures: bool = False,
     ) -> list[ScoredPhoto]:
-        """Score photographs, in their order; one that cannot be read has an error.
+        """Score photographs in their order. A photograph that cannot be read has an error.
 
         Args:
             photos: the photographs.
             texts: a CSV with the columns ``img_name`` and ``text``.
-            progress: wraps the results, ``progress(results, total)``, and shows how many came.
-            pictures: make a thumbnail of each.
+            progress: called as ``progress(results, total)``; returns the results, and shows the
+                progress.
+            pictures: whether to make thumbnails.
 
         Raises:
-            AMHPError: no photographs, too many, or texts that do not fit.
+            AMHPError: there are no photographs or too many, or the CSV does not fit them.
         """
         photos = list(photos or ())
         if not photos:
@@ -146,7 +155,7 @@ class PhotoScorer:
         ]
 
     def to_csv(self, results: Iterable[ScoreResult]) -> str:
-        """The table that ``amhp score --out FILE.csv`` writes."""
+        """Format results as the table that ``amhp score --out FILE.csv`` writes."""
         return writer.to_csv(results, self.scorer.levels)
 
     def _texts(self, photos: list[Upload], table: Upload | None) -> list[str]:
@@ -162,30 +171,30 @@ class PhotoScorer:
         ]
 
     def _results(self, photos: list[Upload], texts: list[str]) -> Iterator[ScoreResult]:
-        """Results as they come, under the names that the uploaded files had."""
+        """Score one by one; results have the names of the files at the client."""
         with self._lock:
             results = score_images(
                 [photo.path for photo in photos],
                 texts,
                 self.scorer,
-                exact=True,  # the same score as of one photograph alone, which is explained
+                exact=True,  # the same score as that of an explanation
                 workers=READERS,
                 max_pixels=self.limits.pixels,
             )
             for photo, result in zip(photos, results, strict=True):
-                result.path, result.error = photo.name, _for_owner(result.error, photo)
+                result.path, result.error = photo.name, _for_client(result.error, photo)
                 yield result
 
     def _picture(self, photo: Upload) -> str:
         try:
             return thumbnail(read_image(photo.path, THUMBNAIL, self.limits.pixels))
-        except ImageReadError:  # deleted in between: its score is known
+        except ImageReadError:  # deleted in the meantime, after it was scored
             return ''
 
 
 def _to_dict(result: ScoreResult) -> dict[str, Any]:
     values = {key: getattr(result, key) for key in ('score', 'prompt_source', 'levels')}
-    return {'name': result.path, **values}  # Gradio's client would download what is called path
+    return {'name': result.path, **values}  # Gradio's client would download a value named path
 
 
 def _required(photo: Upload | None) -> Upload:
@@ -194,9 +203,9 @@ def _required(photo: Upload | None) -> Upload:
     return photo
 
 
-def _for_owner(error: str, photo: Upload) -> str:
-    """The error of a file under the name that its owner knows, without options of ours."""
+def _for_client(error: str, photo: Upload) -> str:
+    """Rewrite an error with the client's name of the file, and without options of commands."""
     error = error.replace(photo.path, photo.name)
     if error.endswith('no such file; check the path'):
-        return f'{photo.name}: no longer here, uploads are kept for a while only; choose it again'
+        return f'{photo.name}: the upload has expired; choose the file again'
     return error.split(', or raise max_pixels')[0]

@@ -1,37 +1,37 @@
-"""The page as a web application, and the server that it runs on."""
+"""The page as an ASGI application, and its server."""
 
-import importlib
 import ipaddress
 import os
 import signal
 import socket
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from pyiqa_amhp.app.limits import MB, Limits
 from pyiqa_amhp.app.uploads import Uploads
 from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.utils.environment import import_extra
 
-FOLDER_VARIABLE = 'GRADIO_TEMP_DIR'  # where Gradio puts uploads; it has no argument for it
-PATIENCE = 2  # seconds that open connections get when the server ends
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+FOLDER_VARIABLE = 'GRADIO_TEMP_DIR'  # folder of uploads; Gradio has no argument for it
+SHUTDOWN_SECONDS = 2  # for open connections when the server ends
 
 
-def import_gradio():
-    """Gradio, which comes with the extra ``app``.
+def import_gradio() -> ModuleType:
+    """Import Gradio, which comes with the extra ``app``.
 
     Raises:
-        AMHPError: it is not installed, or an older one.
+        AMHPError: Gradio or matplotlib is not installed, or Gradio is older than version 6.
     """
     os.environ['GRADIO_ANALYTICS_ENABLED'] = 'False'
-    install = "pip install 'pyiqa-amhp[app]'"
-    try:
-        gradio = importlib.import_module('gradio')
-        importlib.import_module('matplotlib')
-    except ModuleNotFoundError as error:
-        raise AMHPError(
-            f'the page needs {error.name}, which is not installed: {install}'
-        ) from error
-    if int(gradio.__version__.split('.')[0]) < 6:
-        raise AMHPError(f'the page needs Gradio 6, found {gradio.__version__}: {install}')
+    gradio = import_extra('gradio', 'app')
+    import_extra('matplotlib', 'app')
+    version = gradio.__version__
+    if int(version.split('.')[0]) < 6:
+        raise AMHPError(f"the page needs Gradio 6, found {version}: pip install 'pyiqa-amhp[app]'")
     return gradio
 
 
@@ -41,21 +41,19 @@ def build_app(
     folder: str | Path | None = None,
     weights_name: str | None = None,
     root_path: str | None = None,
-):
-    """The page and its API, for ``uvicorn.run`` or any other ASGI server.
+) -> 'FastAPI':
+    """Build the page and its API, for ``uvicorn.run`` or another ASGI server.
 
     Args:
-        metric: what ``pyiqa.create_metric('amhp', ...)`` gave, or an ``AMHP``.
-        limits: what is taken.
-        folder: for uploads, deleted when sessions end; it is Gradio's for the whole process.
-        weights_name: what the page calls the weights; None: the name of their file.
-        root_path: where a proxy serves the page, such as ``/amhp``.
-
-    Returns:
-        A ``fastapi.FastAPI``.
+        metric: what ``pyiqa.create_metric('amhp', ...)`` returned, or an ``AMHP``.
+        limits: limits of the page; None: the defaults.
+        folder: folder of uploads, which are deleted when sessions end. Gradio uses it in the
+            whole process. None: Gradio's default.
+        weights_name: name of the weights on the page; None: the name of their file.
+        root_path: path of the page behind a proxy, such as ``/amhp``.
 
     Raises:
-        AMHPError: Gradio is missing, or another model than AMHP.
+        AMHPError: Gradio is missing, or the metric is not an AMHP.
     """
     gradio = import_gradio()
     if folder is not None:
@@ -63,15 +61,14 @@ def build_app(
     from fastapi import FastAPI
     from gradio.utils import get_upload_folder
 
-    from pyiqa_amhp.app import layout, show
-    from pyiqa_amhp.app.about import describe
+    from pyiqa_amhp.app import layout, render
     from pyiqa_amhp.app.guard import Guard
     from pyiqa_amhp.app.photos import PhotoScorer
 
     limits = limits or Limits()
     scorer, uploads = PhotoScorer(metric, limits), Uploads(get_upload_folder())
-    about = describe(scorer.scorer, weights_name)
-    blocks = layout.build_blocks(layout.Page(scorer, uploads), about)
+    notice = render.weights_notice(scorer, weights_name)
+    blocks = layout.build_blocks(layout.Page(scorer, uploads), notice)
     app = FastAPI(openapi_url=None)
     app.add_middleware(Guard, limits=limits, uploads=uploads)
     return gradio.mount_gradio_app(
@@ -88,12 +85,12 @@ def build_app(
         ssr_mode=False,
         pwa=False,
         theme=layout.theme(),
-        head=show.head(),
+        head=render.head(),
     )
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a server on ``host``."""
+    """Return whether only this machine can reach a server on ``host``."""
     try:
         return ipaddress.ip_address(host.strip('[]')).is_loopback
     except ValueError:
@@ -101,10 +98,14 @@ def is_loopback(host: str) -> bool:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens; port 0 is any free one.
+    """Open a listening socket.
+
+    Args:
+        host: an address or name of this machine.
+        port: a port; 0: any free port.
 
     Raises:
-        AMHPError: no such host, or the port is taken or not allowed.
+        AMHPError: the host is unknown, or the port is in use or not allowed.
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(
@@ -113,15 +114,15 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server(address[:2], family=family)
     except (OSError, OverflowError) as error:
         raise AMHPError(
-            f'cannot listen on {host}, port {port} ({error}): is it taken? Give another --port'
+            f'cannot listen on {host}, port {port} ({error}): is it in use? Give another --port'
         ) from error
 
 
 def serve(app, listening: socket.socket) -> None:
-    """Serve until Ctrl-C or SIGTERM; then end what is still open, and return."""
+    """Serve an ASGI application until Ctrl-C or SIGTERM; then close open connections."""
     import uvicorn
 
-    config = uvicorn.Config(app, log_level='critical', timeout_graceful_shutdown=PATIENCE)
+    config = uvicorn.Config(app, log_level='critical', timeout_graceful_shutdown=SHUTDOWN_SECONDS)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         uvicorn.Server(config).run(sockets=[listening])

@@ -1,4 +1,4 @@
-"""Which uploaded files are whose, so that they are deleted as soon as nobody needs them."""
+"""Uploaded files and the sessions that hold them, so that they are deleted when not needed."""
 
 import threading
 from collections.abc import Iterable
@@ -8,7 +8,12 @@ from typing import NamedTuple
 
 
 class Upload(NamedTuple):
-    """A file that somebody uploaded: where it lies, and what it was called there."""
+    """An uploaded file.
+
+    Attributes:
+        path: where the file is on the server.
+        name: the name of the file at the client.
+    """
 
     path: str
     name: str
@@ -17,11 +22,11 @@ class Upload(NamedTuple):
 class Uploads:
     """The files that sessions hold.
 
-    Gradio puts files of the same name and content into one place, whoever uploaded them: such
-    a file is deleted when the last of its holders lets it go.
+    Gradio stores uploads with the same name and content as one file, whoever uploaded them. Such
+    a file is deleted when the last session releases it.
 
     Args:
-        folder: of the uploads. Nothing outside it is ever deleted.
+        folder: the folder of uploads. Nothing outside it is ever deleted.
     """
 
     def __init__(self, folder: str | Path):
@@ -29,23 +34,23 @@ class Uploads:
         self._lock = threading.Lock()
         self._held: dict[tuple[str, str], set[str]] = {}
 
-    def hold(self, session: str, where: str, uploads: Iterable[Upload | None]) -> None:
-        """Keep these for one place of a session; what that place held before is let go."""
+    def hold(self, session: str, slot: str, uploads: Iterable[Upload | None]) -> None:
+        """Hold uploads in a slot of a session, and release the earlier ones of the slot."""
         new = {upload.path for upload in uploads if upload is not None}
         with self._lock:
-            old = self._held.pop((session, where), set())
+            old = self._held.pop((session, slot), set())
             if new:
-                self._held[session, where] = new
+                self._held[session, slot] = new
             self._delete(old - new)
 
-    def let_go(self, session: str) -> None:
-        """Delete what a session held."""
+    def release(self, session: str) -> None:
+        """Delete the uploads that only this session holds."""
         with self._lock:
-            for place in [place for place in self._held if place[0] == session]:
-                self._delete(self._held.pop(place))
+            for key in [key for key in self._held if key[0] == session]:
+                self._delete(self._held.pop(key))
 
     def size(self) -> int:
-        """Bytes of all files in the folder."""
+        """Return the size of all files in the folder in bytes."""
         total = 0
         for file in self.folder.rglob('*'):
             with suppress(OSError):
@@ -59,4 +64,4 @@ class Uploads:
                 continue
             with suppress(OSError):
                 file.unlink()
-                file.parent.rmdir()  # each file has a folder of its own
+                file.parent.rmdir()  # Gradio makes a folder for each file

@@ -116,7 +116,10 @@ def score(
     ] = None,
     precision: Annotated[
         str | None,
-        typer.Option(help='Precision of AMHP: fp32, bf16, fp16 or int8.', show_default='fp32'),
+        typer.Option(
+            help='Precision of AMHP: fp32, bf16, fp16 or int8.',
+            show_default='fp32; with openvino bf16 if the processor has it',
+        ),
     ] = None,
     engine: Annotated[
         str | None,
