@@ -1,4 +1,4 @@
-"""The demo as a whole, at a twentieth of its size: what it writes, and that it repeats."""
+"""The whole demo, with few images and epochs: its files, and that a seed repeats them."""
 
 import json
 import math
@@ -13,24 +13,26 @@ import torch
 import yaml
 from PIL import Image
 
+from pyiqa_amhp.demo import training
 from pyiqa_amhp.demo.data import CSV_NAME
 from pyiqa_amhp.demo.report import CARD_COLUMN
 from pyiqa_amhp.demo.run import VARIANTS, run_demo
-from pyiqa_amhp.demo.training import EPOCHS, METRICS
 
-SCALE = 0.05  # 50 images to train on: one batch an epoch
+pytestmark = pytest.mark.slow  # each process that runs one of these tests runs the demo
+SCALE = 0.04  # 40 images to train on: one batch an epoch
+EPOCHS = 2
 
 
 @dataclass
 class Run:
-    """A folder that the demo wrote, what it returned, and the data set."""
+    """The folder of a demo, the metrics that it returned, and the table of its data."""
 
     out: Path
     metrics: dict
     table: pd.DataFrame
 
     def predictions(self, variant):
-        """The rows of the test's CSV, with the name of each image."""
+        """Read the test's CSV, and add the name of each image."""
         rows = pd.read_csv(
             self.out / 'results' / f'demo_{variant}' / 'demo_test.csv', keep_default_na=False
         )
@@ -41,7 +43,9 @@ class Run:
 
 
 def run(out, **options):
-    metrics = run_demo(out, **options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, 'EPOCHS', EPOCHS)
+        metrics = run_demo(out, **options)
     return Run(out, metrics, pd.read_csv(out / 'data' / CSV_NAME, keep_default_na=False))
 
 
@@ -52,17 +56,17 @@ def demo(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def earlier(tmp_path_factory):
-    """A run with more images and steps, and another seed; its folder is used once more."""
-    return run(tmp_path_factory.mktemp('demo') / 'out', seed=1, scale=0.07)
+    """A run with more images and another seed; ``repeated`` writes to its folder."""
+    return run(tmp_path_factory.mktemp('demo') / 'out', seed=1, scale=0.05)
 
 
 @pytest.fixture(scope='module')
 def repeated(demo, earlier):
-    """The run of ``demo`` again, where ``earlier`` has written before."""
+    """The run of ``demo`` again, in the folder of ``earlier``."""
     return run(earlier.out, seed=0, scale=SCALE)
 
 
-def test_metrics_are_written_as_returned(demo):
+def test_written_metrics_are_those_returned(demo):
     assert json.loads(demo.read('metrics.json')) == demo.metrics
     assert list(demo.metrics) == ['full', 'image']
     for values in demo.metrics.values():
@@ -71,7 +75,7 @@ def test_metrics_are_written_as_returned(demo):
 
 
 @pytest.mark.parametrize('variant', VARIANTS)
-def test_metrics_are_those_of_the_written_predictions(demo, variant):
+def test_metrics_follow_from_the_written_predictions(demo, variant):
     rows = demo.predictions(variant)
     dist, rated = (np.array([json.loads(d) for d in rows[c]]) for c in ('dist', 'rated_dist'))
     gap = np.abs(np.cumsum(dist, axis=1) - np.cumsum(rated, axis=1))
@@ -88,7 +92,7 @@ def test_metrics_are_those_of_the_written_predictions(demo, variant):
 
 
 @pytest.mark.parametrize('variant', VARIANTS)
-def test_predictions_are_for_all_test_images_and_no_others(demo, variant):
+def test_predictions_are_for_the_test_images(demo, variant):
     rows = demo.predictions(variant)
     expected = demo.table[demo.table.split == 'test']
     assert sorted(rows.img_name) == sorted(expected.img_name)
@@ -98,7 +102,7 @@ def test_predictions_are_for_all_test_images_and_no_others(demo, variant):
 
 
 @pytest.mark.parametrize('variant', VARIANTS)
-def test_training_sees_no_photograph_of_the_test(demo, variant):
+def test_no_test_photograph_is_in_training_or_validation(demo, variant):
     from pyiqa.data import build_dataset
 
     options = yaml.safe_load(demo.read(f'train_demo_{variant}.yml'))
@@ -111,7 +115,7 @@ def test_training_sees_no_photograph_of_the_test(demo, variant):
         assert not set(source[names]) & tested
 
 
-def test_the_image_model_does_not_look_at_comments(demo):
+def test_comments_change_the_scores_of_the_full_model_only(demo):
     import pyiqa
 
     for variant, differs in (('full', True), ('image', False)):
@@ -122,7 +126,7 @@ def test_the_image_model_does_not_look_at_comments(demo):
         assert (len(scores) == 2) == differs
 
 
-def test_the_checkpoint_is_all_that_create_metric_needs(demo):
+def test_create_metric_needs_the_checkpoint_only(demo):
     import pyiqa
 
     metric = pyiqa.create_metric(
@@ -133,7 +137,7 @@ def test_the_checkpoint_is_all_that_create_metric_needs(demo):
     assert float(metric(row.img_path, text=row.text)) == pytest.approx(row.score, abs=1e-3)
 
 
-def test_scores_through_create_metric_are_those_of_the_test(demo):
+def test_scores_of_create_metric_equal_those_of_the_test(demo):
     scores = pd.read_csv(demo.out / 'scores.csv', keep_default_na=False)
     tested = demo.predictions('full').set_index('img_name')
     assert len(scores) >= 5
@@ -147,36 +151,36 @@ def test_scores_through_create_metric_are_those_of_the_test(demo):
             assert row['score'] == row['score_without_text']
 
 
-def test_report_shows_the_metrics_and_the_examples(demo):
+def test_the_report_shows_the_metrics_and_the_examples(demo):
     page = demo.read('report.html')
     for values in demo.metrics.values():
         assert all(f'{value:.3f}' in page for value in values.values())
     captions = re.findall(r'<h3>(.*?)</h3>', page)
     assert captions[:3] == ['The most liked', 'In the middle', 'The least liked']
     assert len(captions) == len(pd.read_csv(demo.out / 'scores.csv'))
-    assert 'Trained on\n50 images of 5 photographs' in page
+    assert 'Trained on\n40 images of 5 photographs' in page
 
 
-def test_card_shows_three_examples(demo):
+def test_the_card_shows_three_examples(demo):
     with Image.open(demo.out / 'card.png') as card:
         assert card.width == 3 * CARD_COLUMN
 
 
 @pytest.mark.parametrize('variant', VARIANTS)
-def test_option_files_are_those_that_pyiqa_ran_with(demo, variant):
+def test_option_files_are_those_of_the_training(demo, variant):
     name = f'train_demo_{variant}.yml'
     options = yaml.safe_load(demo.read(name))
     assert options == yaml.safe_load(demo.read(f'experiments/demo_{variant}/{name}'))
     assert options['model_type'] == 'AMHPModel'
     assert options['train']['total_epoch'] == EPOCHS
-    assert options['val']['metrics'] == METRICS
+    assert options['val']['metrics'] == training.METRICS
 
 
-def test_no_photograph_is_shown_twice(demo):
+def test_no_image_is_shown_twice(demo):
     assert pd.read_csv(demo.out / 'scores.csv')['image'].is_unique
 
 
-def test_an_earlier_run_leaves_no_copies(repeated):
+def test_folders_of_an_earlier_run_are_replaced(repeated):
     assert not list(repeated.out.rglob('*archived_*'))
 
 
@@ -203,8 +207,7 @@ def test_same_seed_gives_the_same_weights_over_an_earlier_run(demo, repeated):
 
 
 def test_same_seed_gives_the_same_page_over_an_earlier_run(demo, repeated):
-    """Curves, scatters and examples: none of the earlier run's points are mixed in."""
-
+    # Curves, scatter plots and examples: no point of the earlier run is among them.
     def page(r):
         return re.sub(r'\d+ seconds', '', r.read('report.html'))
 
