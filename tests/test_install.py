@@ -23,8 +23,9 @@ except PackageNotFoundError:
 
 ROOT = Path(__file__).parents[1]
 SOURCES = (
-    'LICENSE', 'MANIFEST.in', 'README.md', '_pyiqa_amhp_autoload.py', 'datasets_meta', 'options',
-    'pyiqa_amhp', 'pyiqa_amhp_autoload.pth', 'pyproject.toml', 'setup.py', 'tests',
+    'CHANGELOG.md', 'CITATION.cff', 'LICENSE', 'MANIFEST.in', 'README.md',
+    '_pyiqa_amhp_autoload.py', 'datasets_meta', 'options', 'pyiqa_amhp',
+    'pyiqa_amhp_autoload.pth', 'pyproject.toml', 'setup.py', 'tests',
 )  # fmt: skip
 SITE_PACKAGES = 'lib/python*/site-packages'
 
