@@ -1,6 +1,6 @@
-"""A stand-in for the hub on this machine: as much of its HTTP as its own client needs.
+"""A local test double of the Hugging Face hub, with the HTTP that the hub's client uses.
 
-Repositories, commits, files by LFS with redirects, tokens, and refusals with the hub's own codes.
+It has repositories, commits, large files by LFS with redirects, tokens, and the hub's error codes.
 """
 
 import base64
@@ -10,7 +10,7 @@ import json
 import re
 import threading
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import pytest
@@ -21,13 +21,13 @@ OWNER = 'someone'
 
 @dataclass
 class Repository:
-    """Its commits, the newest last: each has a name and all files by their path."""
+    """A repository: commits, the newest last, each with its name and all files by their path."""
 
     private: bool = False
     commits: list = field(default_factory=list)
 
     def files(self, revision='main'):
-        """Commit and files of a revision; None where there is none."""
+        """Return the commit and the files of a revision; None for an unknown one."""
         for sha, files in reversed(self.commits):
             if revision in ('main', sha):
                 return sha, files
@@ -41,16 +41,19 @@ class Repository:
 
 
 class HubDouble:
-    """What the stand-in holds.
+    """State of the test double.
 
     Attributes:
-        repos: by name. uploaded: large files by their SHA-256, which no commit may hold yet.
-        requests: ``METHOD path`` of all that came in.
-        refuse: statuses with which requests whose ``METHOD path`` matches a pattern are refused.
-        tokens: what came with each request.
-        when: what to do before such a request is answered, by its pattern.
-        xet: hash and size in Xet's storage of large files that came that way, by their SHA-256.
-        storage: the address of that storage.
+        repos: repositories by name.
+        uploaded: large files by their SHA-256, with or without a commit that holds them.
+        requests: ``METHOD path`` of each request.
+        refuse: HTTP status by a pattern of ``METHOD path``: such requests are refused with it.
+        tokens: the token of each request.
+        when: function by a pattern of ``METHOD path``, called before such a request is answered.
+        xet: Xet hash and size of large files that were sent by Xet, by their SHA-256.
+        storage: the address of Xet's storage.
+        endpoint: the address of the hub.
+        elsewhere: the address to which downloads of large files are redirected.
     """
 
     def __init__(self):
@@ -65,9 +68,8 @@ class HubDouble:
         self.endpoint = self.elsewhere = ''
 
     def add(self, repo: str, files: dict[str, bytes], private: bool = False) -> str:
-        """Put a commit there without the client."""
-        place = self.repos.setdefault(repo, Repository(private))
-        return place.commit(files)
+        """Add a commit to a repository, which is created if needed."""
+        return self.repos.setdefault(repo, Repository(private)).commit(files)
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -117,13 +119,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_POST = do_PUT = handle_any
 
     def visible(self, repo):
-        """The repository, if who asks may know of it; else the hub's refusal is sent."""
-        place = self.hub.repos.get(repo)
-        if place is None or (place.private and self.token not in (WRITER, READER)):
+        """Return the repository if the token may read it; else send the hub's refusal."""
+        found = self.hub.repos.get(repo)
+        if found is None or (found.private and self.token not in (WRITER, READER)):
             status = 404 if self.token else 401
             self.refused(status, 'Repository not found', 'RepoNotFound')
             return None
-        return place
+        return found
 
     def may_write(self, repo):
         if self.token == WRITER and repo.startswith(f'{OWNER}/'):
@@ -134,7 +136,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.refused(403, "you don't have the rights to write here")
         return False
 
-    # The hub's addresses
+    # The hub's routes
 
     def root(self):
         self.answer(200)
@@ -153,10 +155,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.answer(200, url)
 
     def model(self, repo, revision=None):
-        if place := self.visible(repo):
-            sha, files = place.files(revision or 'main')
+        if found := self.visible(repo):
+            sha, files = found.files(revision or 'main')
             siblings = [{'rfilename': name} for name in files]
-            info = {'id': repo, 'sha': sha, 'private': place.private, 'siblings': siblings}
+            info = {'id': repo, 'sha': sha, 'private': found.private, 'siblings': siblings}
             self.answer(200, info)
 
     def validate(self):
@@ -191,10 +193,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         return self.answer(200)
 
     def commit(self, repo):
-        place = self.visible(repo)
-        if place is None or not self.may_write(repo):
+        found = self.visible(repo)
+        if found is None or not self.may_write(repo):
             return
-        sha, files = place.files()
+        sha, files = found.files()
         files = dict(files)
         for line in map(json.loads, self.body.splitlines()):
             value = line['value']
@@ -206,15 +208,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 files[value['path']] = self.hub.uploaded.get(value['oid']) or value['oid'].encode()
             else:
                 files[value['path']] = base64.b64decode(value['content'])
-        sha = place.commit(files)
+        sha = found.commit(files)
         url = f'{self.hub.endpoint}/{repo}/commit/{sha}'
         self.answer(200, {'commitUrl': url, 'commitOid': sha})
 
     def resolve(self, repo, revision, name):
-        place = self.visible(repo)
-        if place is None:
+        repository = self.visible(repo)
+        if repository is None:
             return
-        found = place.files(revision)
+        found = repository.files(revision)
         if found is None:
             self.refused(404, 'Invalid rev id', 'RevisionNotFound')
             return
@@ -227,7 +229,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.in_xet(repo, sha, oid)
             return
         oid = hashlib.sha256(files[name]).hexdigest()
-        if name.endswith('.safetensors'):  # large files lie elsewhere
+        if name.endswith('.safetensors'):  # large files are stored at another address
             self.hub.uploaded[oid] = files[name]
             self.answer(
                 302,
@@ -280,12 +282,12 @@ ROUTES = (
 
 @contextmanager
 def running_hub():
-    """A stand-in that answers, at ``endpoint``."""
+    """Run a test double of the hub at ``endpoint``."""
     hub = HubDouble()
     handler = type('OneHub', (Handler,), {'hub': hub})
     with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
         hub.endpoint = f'http://127.0.0.1:{server.server_port}'
-        hub.elsewhere = f'http://localhost:{server.server_port}'  # another host to the client
+        hub.elsewhere = f'http://localhost:{server.server_port}'  # for the client another host
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         try:
             yield hub
@@ -294,16 +296,22 @@ def running_hub():
 
 
 @contextmanager
-def hub_in_reach(cache, token: str | None = WRITER):
-    """A stand-in that this process takes for the hub, and an empty cache.
+def hub_in_reach(cache, token: str | None = WRITER, monkeypatch: pytest.MonkeyPatch | None = None):
+    """Run a test double that this process uses as the hub, with an empty cache.
 
-    The client has read the environment when it was imported, so its constants are set. Large files
-    go by LFS, which HTTP can stand in for; Xet's storage has a protocol of its own.
+    The client reads the environment when it is imported, so its constants are set here. Large files
+    are sent by LFS, which is plain HTTP; Xet's storage has its own protocol.
+
+    Args:
+        cache: the folder of the cache.
+        token: the token that requests carry; None: none.
+        monkeypatch: the test's own, so that all changes are undone in one order; None: a new one.
     """
     import huggingface_hub
     from huggingface_hub import constants
 
-    with running_hub() as hub, pytest.MonkeyPatch.context() as patch:
+    patching = nullcontext(monkeypatch) if monkeypatch else pytest.MonkeyPatch.context()
+    with running_hub() as hub, patching as patch:
         template = hub.endpoint + '/{repo_id}/resolve/{revision}/{filename}'
         patch.setattr(constants, 'ENDPOINT', hub.endpoint)
         patch.setattr(constants, 'HUGGINGFACE_CO_URL_TEMPLATE', template)
@@ -316,6 +324,6 @@ def hub_in_reach(cache, token: str | None = WRITER):
         patch.delenv('HF_TOKEN', raising=False)
         if token is not None:
             patch.setenv('HF_TOKEN', token)
-        huggingface_hub.close_session()  # it has read the proxies
+        huggingface_hub.close_session()  # it holds the old proxy settings
         yield hub
     huggingface_hub.close_session()

@@ -16,7 +16,7 @@ TEXTS = ['soft evening light', None, 'the horizon is tilted ' * 9, '', 'soft eve
 
 
 def smooth_images(n=1, channels=3, height=40, width=52, seed=0):
-    """Smooth images, as photographs are: noise would look alike after resizing."""
+    """Smooth random images: noise would become almost uniform by resizing."""
     noise = torch.rand(n, channels, 5, 6, generator=torch.Generator().manual_seed(seed))
     return torch.nn.functional.interpolate(noise, (height, width), mode='bilinear')
 
@@ -40,20 +40,20 @@ def test_scores_and_distributions_come_as_in_pyiqas_nima(make_amhp):
 
 
 @pytest.mark.parametrize(('height', 'width'), [(1, 1), (7, 300), (32, 32), (37, 37), (500, 333)])
-def test_an_image_of_any_size_is_judged(make_amhp, height, width):
+def test_images_of_any_size_are_scored(make_amhp, height, width):
     score = scores(make_amhp(), smooth_images(2, height=height, width=width), ['a', 'b'])
     assert score.shape == (2, 1)
     assert torch.isfinite(score).all()
 
 
-def test_a_grey_image_is_judged_as_the_same_image_in_three_channels(make_amhp):
+def test_a_grey_image_scores_as_the_same_image_in_three_channels(make_amhp):
     grey = smooth_images(2, channels=1)
     net = make_amhp()
     assert torch.equal(scores(net, grey), scores(net, grey.repeat(1, 3, 1, 1)))
 
 
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float16])
-def test_images_in_another_precision_are_judged(make_amhp, dtype):
+def test_images_of_another_dtype_are_scored(make_amhp, dtype):
     net, images = make_amhp(), smooth_images(2)
     torch.testing.assert_close(
         scores(net, images.to(dtype)), scores(net, images), atol=0.02, rtol=0
@@ -64,13 +64,13 @@ def test_images_in_another_precision_are_judged(make_amhp, dtype):
 @pytest.mark.parametrize('variant', VARIANTS)
 def test_a_score_does_not_depend_on_the_rest_of_the_batch(make_amhp, variant, protocol):
     net, images = make_amhp(variant=variant, protocol=protocol), smooth_images(5)
-    together = scores(net, images, TEXTS)
+    whole = scores(net, images, TEXTS)
     alone = [scores(net, images[i : i + 1], [TEXTS[i]]) for i in range(5)]
-    torch.testing.assert_close(torch.cat(alone), together, atol=1e-5, rtol=0)
+    torch.testing.assert_close(torch.cat(alone), whole, atol=1e-5, rtol=0)
     order = [3, 0, 4, 2, 1]
     moved = scores(net, images[order], [TEXTS[i] for i in order])
-    torch.testing.assert_close(moved, together[order], atol=1e-5, rtol=0)
-    assert together.unique().numel() == 5
+    torch.testing.assert_close(moved, whole[order], atol=1e-5, rtol=0)
+    assert whole.unique().numel() == 5
 
 
 # Texts
@@ -91,7 +91,7 @@ def test_every_variant_reacts_to_the_image(make_amhp, variant):
     assert scores(make_amhp(variant=variant), smooth_images(4)).unique().numel() == 4
 
 
-def test_no_text_is_none_or_empty_or_blank(make_amhp):
+def test_none_empty_and_blank_texts_count_as_no_text(make_amhp):
     net, image = make_amhp(), smooth_images()
     same = {scores(net, image, t).item() for t in (None, '', ' \n', [None], [''], (' ',))}
     assert len(same) == 1
@@ -112,7 +112,7 @@ def test_no_text_is_none_or_empty_or_blank(make_amhp):
     ],
 )
 @pytest.mark.parametrize('variant', ['all', 'image'])
-def test_wrong_texts_are_reported_as_given(make_amhp, text, error, message, variant):
+def test_wrong_texts_are_reported(make_amhp, text, error, message, variant):
     with pytest.raises(error, match=message):
         make_amhp(variant=variant)(smooth_images(2), text=text)
 
@@ -137,7 +137,7 @@ def nan_at(*places):
         (smooth_images().numpy(), TypeError, 'got ndarray'),
     ],
 )
-def test_wrong_images_are_reported_as_given(make_amhp, images, error, message):
+def test_wrong_images_are_reported(make_amhp, images, error, message):
     with pytest.raises(error, match=message):
         make_amhp()(images)
 
@@ -199,12 +199,12 @@ def test_any_levels_values_and_template(make_amhp, options):
     ],
     ids=str,
 )
-def test_a_wrong_option_says_what_is_allowed(tiny, options, message):
+def test_a_wrong_option_is_reported_with_the_allowed_values(tiny, options, message):
     with pytest.raises(AMHPError, match=message):
         AMHP(pretrained=False, **{'backbone': tiny, **options})
 
 
-def test_a_wrong_data_set_is_not_looked_up_in_the_store():
+def test_an_unknown_data_set_is_refused_before_the_store_is_read():
     with pytest.raises(AMHPError, match=r"dataset='\.\./ava': expected one of ava, para, aadb"):
         AMHP(pretrained=True, dataset='../ava')
 
@@ -252,7 +252,7 @@ def test_each_difference_of_the_protocols_changes_scores(tiny, name):
     )
 
 
-# The kept features of the quality levels
+# Cached features of the quality levels
 
 
 def test_level_features_are_encoded_once_in_evaluation(make_amhp, watch_text_encoder):
@@ -290,13 +290,13 @@ def test_level_features_are_never_stale(make_amhp, change, first_pass):
         before = net(images)
     change(net, other)
     fresh = copy.deepcopy(net)
-    fresh.train().eval()  # forgets what it kept
+    fresh.train().eval()  # clears the cache
     after = scores(net, images)
     assert torch.equal(after, scores(fresh, images))
     assert not torch.equal(after, before)
 
 
-def test_level_features_have_a_gradient_where_one_is_wanted(make_amhp):
+def test_level_features_have_a_gradient_if_grad_is_enabled(make_amhp):
     net = make_amhp(variant='image+levels')
     scores(net, smooth_images())
     net(smooth_images()).sum().backward()
@@ -315,7 +315,7 @@ def test_every_parameter_that_is_trained_gets_a_finite_gradient(make_amhp, varia
             assert parameter.grad is not None, name
             assert torch.isfinite(parameter.grad).all(), name
     text_encoder = {p.requires_grad for p in net.backbone.text_parameters()}
-    assert text_encoder == {variant != 'image'}  # which reads no text at all
+    assert text_encoder == {variant != 'image'}  # that variant reads no text
 
 
 @pytest.mark.parametrize(

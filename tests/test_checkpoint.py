@@ -1,4 +1,4 @@
-"""Trained weights: there and back, what is refused, and where they are looked for."""
+"""Checkpoints: saving and loading, refused files, the order in which weights are looked for."""
 
 import json
 import logging
@@ -9,6 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 from conftest import add_to_store
+from hostile_world import Code
 
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model.amhp import AMHP
@@ -16,7 +17,7 @@ from pyiqa_amhp.weights import store as weights
 from pyiqa_amhp.weights.checkpoint import read_checkpoint, save_checkpoint
 
 TEXTS = ['soft evening light', None, 'the horizon is tilted']
-ODD = {
+OTHER_OPTIONS = {
     'variant': 'image+attributes',
     'protocol': 'reference',
     'levels': ['dull', 'nice', 'great'],
@@ -51,7 +52,7 @@ def clip_file(tiny, tmp_path):
 
 @pytest.fixture
 def zero_shot(tiny, clip_file, monkeypatch):
-    """Build an AMHP that finds no trained weights, unless it does; nothing was said yet."""
+    """Build an AMHP that starts from CLIP's weights; no warning was logged before."""
     monkeypatch.setattr(weights, '_warned', set())
 
     def build(pretrained=True, **options):
@@ -61,11 +62,13 @@ def zero_shot(tiny, clip_file, monkeypatch):
     return build
 
 
-# There and back
+# Saving and loading
 
 
 @SUFFIXES
-@pytest.mark.parametrize('options', [{}, ODD, {'variant': 'image'}], ids=['plain', 'odd', 'image'])
+@pytest.mark.parametrize(
+    'options', [{}, OTHER_OPTIONS, {'variant': 'image'}], ids=['plain', 'other', 'image']
+)
 def test_a_checkpoint_gives_identical_scores(make_amhp, tmp_path, suffix, options):
     net = make_amhp(seed=1, **options)
     path = save(net, tmp_path / f'net{suffix}')
@@ -77,22 +80,22 @@ def test_a_checkpoint_gives_identical_scores(make_amhp, tmp_path, suffix, option
 
 @SUFFIXES
 def test_a_checkpoint_carries_its_configuration(make_amhp, tmp_path, tiny, suffix):
-    path = save(make_amhp(dataset='para', **ODD), tmp_path / f'net{suffix}')
+    path = save(make_amhp(dataset='para', **OTHER_OPTIONS), tmp_path / f'net{suffix}')
     config = read_checkpoint(path).config
     assert config['dataset'] == 'para'
     assert config['backbone'] == tiny
-    for name, value in ODD.items():
+    for name, value in OTHER_OPTIONS.items():
         assert config[name] == value
     assert config['normalize_fused'] is False  # of the protocol
 
 
 def test_safetensors_show_the_configuration_to_any_reader(make_amhp, tmp_path):
-    path = save(make_amhp(**ODD), tmp_path / 'net.safetensors')
+    path = save(make_amhp(**OTHER_OPTIONS), tmp_path / 'net.safetensors')
     with safetensors.safe_open(path, 'pt') as file:
-        assert json.loads(file.metadata()['pyiqa_amhp'])['levels'] == ODD['levels']
+        assert json.loads(file.metadata()['pyiqa_amhp'])['levels'] == OTHER_OPTIONS['levels']
 
 
-def test_pth_has_the_form_that_pyiqa_loads(make_amhp, tiny, tmp_path):
+def test_pyiqa_loads_a_pth_file(make_amhp, tiny, tmp_path):
     import pyiqa
 
     net = make_amhp(seed=1)
@@ -105,7 +108,7 @@ def test_pth_has_the_form_that_pyiqa_loads(make_amhp, tiny, tmp_path):
     assert torch.equal(score(metric.net), score(net))
 
 
-def test_what_pyiqas_trainer_saves_loads(tiny, tmp_path):
+def test_a_file_saved_by_pyiqas_model_class_loads(tiny, tmp_path):
     from pyiqa_amhp.train.model import AMHPModel
 
     network = {'type': 'AMHP', 'pretrained': False, 'backbone': tiny, 'protocol': 'reference'}
@@ -117,7 +120,7 @@ def test_what_pyiqas_trainer_saves_loads(tiny, tmp_path):
     assert torch.equal(score(loaded), score(model.net))
 
 
-def test_a_checkpoint_of_another_place_in_memory_is_the_same(make_amhp, tmp_path):
+def test_gradients_and_memory_layout_do_not_matter_in_saving(make_amhp, tmp_path):
     net = make_amhp(seed=1)
     state = {
         key: value.clone().requires_grad_(value.is_floating_point())
@@ -129,7 +132,7 @@ def test_a_checkpoint_of_another_place_in_memory_is_the_same(make_amhp, tmp_path
         assert torch.equal(score(AMHP(pretrained_model_path=str(path))), score(net))
 
 
-# Options over a checkpoint's
+# Options that override a checkpoint's
 
 
 @pytest.mark.parametrize(
@@ -156,17 +159,17 @@ def test_a_checkpoint_of_another_place_in_memory_is_the_same(make_amhp, tmp_path
     ],
     ids=str,
 )
-def test_options_go_over_a_checkpoints_own(make_amhp, tmp_path, stored, given, expected):
+def test_options_override_those_of_a_checkpoint(make_amhp, tmp_path, stored, given, expected):
     path = save(make_amhp(**stored), tmp_path / 'net.pth')
     config = AMHP(pretrained_model_path=str(path), **given).config
     assert {name: getattr(config, name) for name in expected} == expected
 
 
-def test_the_papers_clip_row_is_clip_at_its_own_scale(tiny, clip_file):
+def test_amhp_clip_uses_clips_own_scale(tiny, clip_file):
     import pyiqa
 
-    form = {'backbone': tiny, 'clip_weights': clip_file, 'quick_gelu': True, 'device': 'cpu'}
-    net = pyiqa.create_metric('amhp-clip', **form).net
+    options = {'backbone': tiny, 'clip_weights': clip_file, 'quick_gelu': True, 'device': 'cpu'}
+    net = pyiqa.create_metric('amhp-clip', **options).net
     assert net.logit_scale.exp().item() == pytest.approx(100)
     assert net.config.variant == 'image+levels'
 
@@ -181,7 +184,7 @@ def test_weights_of_another_scale_are_refused(make_amhp, tmp_path):
     assert metric.net.config.level_values == (1, 2, 3, 4, 5)
 
 
-def test_an_option_of_this_call_changes_the_score(make_amhp, tmp_path):
+def test_an_overriding_option_changes_the_score(make_amhp, tmp_path):
     net = make_amhp()
     path = str(save(net, tmp_path / 'net.pth'))
     doubled = [2 * value for value in net.config.level_values]
@@ -200,36 +203,28 @@ def test_an_option_that_needs_other_weights_names_the_keys(make_amhp, tmp_path):
         AMHP(pretrained_model_path=path, variant='image')
 
 
-# What is refused
+# Refused files
 
 
-class Code:
-    """Unpickled, it leaves a file behind."""
-
-    def __init__(self, trace):
-        self.trace = trace
-
-    def __reduce__(self):
-        return open, (str(self.trace), 'w')
-
-
-@pytest.mark.parametrize('form', ['zip', 'legacy', 'pickle'])
-def test_a_pickle_with_code_in_it_is_refused_and_never_runs(make_amhp, tmp_path, form):
+@pytest.mark.parametrize('file_format', ['zip', 'legacy', 'pickle'])
+def test_a_pickle_with_code_in_it_is_refused_and_never_runs(make_amhp, tmp_path, file_format):
     path, trace = tmp_path / 'evil.pth', tmp_path / 'trace'
     content = {'params': {**make_amhp().state_dict(), 'fc.bias': Code(trace)}}
-    if form == 'pickle':
+    if file_format == 'pickle':
         path.write_bytes(pickle.dumps(content, protocol=2))
     else:
-        torch.save(content, path, _use_new_zipfile_serialization=form == 'zip')
+        torch.save(content, path, _use_new_zipfile_serialization=file_format == 'zip')
     with pytest.raises(AMHPError, match=r'evil\.pth: (refused|damaged)') as caught:
         AMHP(pretrained_model_path=str(path))
     assert not trace.exists()
-    assert 'weights_only' not in str(caught.value)  # torch's text says how to run it all the same
-    torch.load(path, weights_only=False) if form != 'pickle' else pickle.loads(path.read_bytes())
-    assert trace.exists()  # so it was dangerous
+    assert 'weights_only' not in str(caught.value)  # torch's message advises how to run it
+    torch.load(path, weights_only=False) if file_format != 'pickle' else pickle.loads(
+        path.read_bytes()
+    )
+    assert trace.exists()  # the code in it works
 
 
-def test_a_whole_model_in_a_pickle_is_refused_by_what_it_holds(make_amhp, tmp_path):
+def test_a_pickled_model_is_refused_by_its_class(make_amhp, tmp_path):
     torch.save(make_amhp(), tmp_path / 'model.pth')
     with pytest.raises(AMHPError, match=r'refused, since it holds more than tensors.*AMHP'):
         read_checkpoint(tmp_path / 'model.pth')
@@ -263,7 +258,7 @@ def test_keys_that_do_not_fit_are_named(make_amhp, tmp_path):
     ],
     ids=['empty', 'head', 'cut', 'jpeg', 'pointer'],
 )
-def test_a_damaged_file_is_called_so(make_amhp, tmp_path, suffix, damage, message):
+def test_a_damaged_file_is_reported(make_amhp, tmp_path, suffix, damage, message):
     path = save(make_amhp(), tmp_path / f'net{suffix}')
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(AMHPError, match=rf'net\{suffix}: {message}'):
@@ -282,19 +277,19 @@ def test_a_damaged_file_is_called_so(make_amhp, tmp_path, suffix, damage, messag
     ],
     ids=['other model', 'other state', 'other JSON', 'no tensors', 'list', 'tensor'],
 )
-def test_a_file_that_is_not_amhps_is_called_so(tmp_path, content, message):
+def test_a_file_of_something_else_is_reported(tmp_path, content, message):
     torch.save(content, tmp_path / 'other.pth')
     with pytest.raises(AMHPError, match=rf'other\.pth: {message}'):
         AMHP(pretrained_model_path=str(tmp_path / 'other.pth'))
 
 
 @pytest.mark.parametrize('pretrained', [True, False])
-def test_an_absent_file_is_called_so(tmp_path, pretrained):
+def test_a_missing_file_is_reported(tmp_path, pretrained):
     with pytest.raises(AMHPError, match=r'absent\.pth: no such file'):
         AMHP(pretrained=pretrained, pretrained_model_path=str(tmp_path / 'absent.pth'))
 
 
-# Where weights are looked for
+# The order in which weights are looked for
 
 
 def test_argument_before_environment_before_store_before_zero_shot(
@@ -311,12 +306,12 @@ def test_argument_before_environment_before_store_before_zero_shot(
     assert torch.equal(score(zero_shot()), score(nets['B']))
     assert torch.equal(score(zero_shot(pretrained_model_path=files['A'])), score(nets['A']))
     assert not caplog.records
-    # none of them where trained weights are not asked for
+    # trained weights are not looked for with other values of pretrained
     assert torch.equal(score(zero_shot(pretrained='clip', tau='clip')), from_clip)
     assert not torch.equal(score(zero_shot(pretrained=False)), score(nets['B']))
 
 
-def test_each_data_set_has_its_place_in_the_store(make_amhp, tmp_path, tiny):
+def test_each_data_set_has_its_entry_in_the_store(make_amhp, tmp_path, tiny):
     import pyiqa
 
     nets = {
@@ -328,7 +323,7 @@ def test_each_data_set_has_its_place_in_the_store(make_amhp, tmp_path, tiny):
         assert torch.equal(score(pyiqa.create_metric(metric, device='cpu').net), score(nets[name]))
 
 
-def test_an_environment_that_names_no_file_is_an_error_and_not_zero_shot(zero_shot, monkeypatch):
+def test_a_missing_file_in_the_environment_variable_is_an_error(zero_shot, monkeypatch):
     monkeypatch.setenv('PYIQA_AMHP_WEIGHTS', 'absent.pth')
     with pytest.raises(AMHPError, match=r'absent\.pth: no such file'):
         zero_shot()
@@ -338,16 +333,16 @@ def test_an_environment_that_names_no_file_is_an_error_and_not_zero_shot(zero_sh
 # Zero-shot
 
 
-def test_zero_shot_is_said_once_and_plainly(zero_shot, clip_file, caplog):
+def test_zero_shot_logs_one_warning(zero_shot, clip_file, caplog):
     for pretrained in (False, 'clip', True, True, True):
         zero_shot(pretrained)
-    (said,) = caplog.records
-    assert said.levelno == logging.WARNING
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
     for part in ('no trained weights', 'zero-shot', 'text changes nothing', 'amhp weights add'):
-        assert part in said.getMessage()
+        assert part in record.getMessage()
 
 
-def test_zero_shot_is_clips_own_judgement(zero_shot, tiny, clip_file):
+def test_zero_shot_gives_clips_own_probabilities(zero_shot, tiny, clip_file):
     net = zero_shot(protocol='reference', fc_init='zero', normalize_fused=True, tuple_prompts=False)
     clip = open_clip.CLIP(**tiny, quick_gelu=True).eval()
     clip.load_state_dict(torch.load(clip_file))

@@ -10,6 +10,7 @@ import open_clip
 import pytest
 import safetensors.torch
 import torch
+from hostile_world import Code
 from torch import nn
 
 from pyiqa_amhp.errors import AMHPError
@@ -228,7 +229,7 @@ def test_the_activation_can_be_given(tiny, quick, plain, quick_gelu):
 
 
 @pytest.mark.parametrize('quick_gelu', [False, True])
-def test_the_activation_is_read_from_the_config_beside_the_file(
+def test_the_activation_is_read_from_a_config_beside_the_file(
     tiny, quick, plain, tmp_path, quick_gelu
 ):
     says = {'quick_gelu': True} if quick_gelu else {}
@@ -239,7 +240,7 @@ def test_the_activation_is_read_from_the_config_beside_the_file(
 
 
 @pytest.mark.parametrize('quick_gelu', [False, True])
-def test_the_activation_and_normalisation_of_a_hub_model_are_read(
+def test_activation_and_normalisation_of_a_hub_model_are_read(
     tiny, quick, plain, hub_cache, quick_gelu
 ):
     architecture = {**tiny, 'quick_gelu': True} if quick_gelu else tiny
@@ -307,16 +308,6 @@ def test_a_mismatch_names_the_keys(quick, tiny):
         '1 of another shape: text_projection is [32, 8], expected [32, 16]',
     ):
         assert part in str(caught.value)
-
-
-class Code:
-    """An object that creates a file when it is unpickled."""
-
-    def __init__(self, trace):
-        self.trace = trace
-
-    def __reduce__(self):
-        return open, (str(self.trace), 'w')
 
 
 @pytest.mark.parametrize('name', ['evil.pt', 'open_clip_pytorch_model.bin'])

@@ -27,6 +27,7 @@ def images():
     return x * torch.linspace(0.1, 1, 6)[:, None, None, None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('engine', ENGINES)
 @torch.inference_mode()
 def test_scores_equal_those_of_torch_for_any_batch_and_text_length(make_amhp, images, engine):
@@ -62,6 +63,7 @@ def build(tiny):
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('engine', 'options'),
     [

@@ -1,4 +1,4 @@
-"""Equations 1 to 7 against a version in float64, written from the paper and nothing else."""
+"""Equations 1 to 7 against a float64 version written from the paper alone."""
 
 import numpy as np
 import open_clip
@@ -67,8 +67,8 @@ def expected(net, images, texts, variant, sentences, values, tau, divide_by_Fm):
     return np.array([[sum(np.array(values) * row)] for row in p]), p
 
 
-def judged(net, images, texts):
-    """In training mode, where images of the input's size are only normalised."""
+def predict(net, images, texts):
+    """Score in training mode, where images of the input's size are only normalised."""
     with torch.no_grad():
         outputs = net.train()(images, texts, return_mos=True, return_dist=True)
     return [output.numpy() for output in outputs]
@@ -94,13 +94,13 @@ def test_the_model_computes_the_papers_equations(
 ):
     net = make_amhp(variant=variant, protocol=protocol, dataset=dataset).double()
     sentences = [sentence.format(level) for level in LEVELS]
-    mos, dist = judged(net, images, TEXTS)
+    mos, dist = predict(net, images, TEXTS)
     want_mos, want_dist = expected(
         net, images, TEXTS, variant, sentences, values, 0.07, divide_by_Fm
     )
     np.testing.assert_allclose(dist, want_dist, atol=1e-7)
     np.testing.assert_allclose(mos, want_mos, atol=1e-6)
-    assert want_dist.max() - want_dist.min() > 1e-3  # not all alike, or nothing was compared
+    assert want_dist.max() - want_dist.min() > 1e-3  # else the comparison would show nothing
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_options_change_the_equation_that_they_name(make_amhp, images, options):
         )
         for level in levels
     ]
-    mos, dist = judged(net, images, TEXTS)
+    mos, dist = predict(net, images, TEXTS)
     want_mos, want_dist = expected(
         net,
         images,
@@ -145,7 +145,7 @@ def test_the_learned_scale_takes_the_place_of_tau(make_amhp, images):
         net.logit_scale.fill_(np.log(1 / 0.3))
     sentences = [f'A photo with {level} aesthetics.' for level in LEVELS]
     want = expected(net, images, TEXTS, 'all', sentences, AVA, 0.3, True)
-    for got, wanted in zip(judged(net, images, TEXTS), want, strict=True):
+    for got, wanted in zip(predict(net, images, TEXTS), want, strict=True):
         np.testing.assert_allclose(got, wanted, atol=1e-6)
 
 
@@ -155,10 +155,10 @@ def test_an_untrained_model_is_clips_zero_shot(make_amhp, images):
         net.fc.weight.zero_()
     sentences = [f'A photo with {level} aesthetics.' for level in LEVELS]
     want = expected(net, images, TEXTS, 'image+levels', sentences, AVA, 0.07, True)
-    np.testing.assert_allclose(judged(net, images, TEXTS)[1], want[1], atol=1e-7)
+    np.testing.assert_allclose(predict(net, images, TEXTS)[1], want[1], atol=1e-7)
 
 
-# The functions alone, on anything that can happen to features.
+# The functions by themselves, for arbitrary features
 numbers = st.floats(-1e3, 1e3).map(lambda value: 0.0 if abs(value) < 1e-3 else value)
 
 

@@ -1,4 +1,4 @@
-"""With the hub out of reach, and with one that answers: on this machine, and nowhere else."""
+"""The hub out of reach, and a hub that answers on this machine."""
 
 import http.server
 import json
@@ -36,24 +36,24 @@ pytestmark = pytest.mark.usefixtures('hub_cache')
     ids=str,
 )
 @pytest.mark.parametrize('pretrained', [True, 'clip'])
-def test_with_nothing_cached_three_ways_out_are_named(options, named, pretrained):
+def test_weights_that_are_not_cached_are_an_error_with_three_ways_out(options, named, pretrained):
     assert cached_tag('ViT-B-16', 'openai') is None
     with pytest.raises(AMHPError) as caught:
         AMHP(pretrained=pretrained, **options)
     message = str(caught.value)
     assert 'HF_HUB_OFFLINE is set' in message
     assert named in message
-    for way in ('1. ', 'HF_HOME', 'HF_ENDPOINT', '2. ', 'clip_weights=FILE', '3. ', '--weights'):
-        assert way in message
+    for part in ('1. ', 'HF_HOME', 'HF_ENDPOINT', '2. ', 'clip_weights=FILE', '3. ', '--weights'):
+        assert part in message
 
 
 @pytest.mark.parametrize('answers', [False, True], ids=['closed', 'silent'])
-def test_a_hub_out_of_reach_is_reported_and_not_waited_for(monkeypatch, answers):
+def test_a_hub_out_of_reach_is_reported_without_waiting(monkeypatch, answers):
     import huggingface_hub
 
     with socket.socket() as server:
         server.bind(('127.0.0.1', 0))
-        if answers:  # takes the connection, and then says nothing
+        if answers:  # accepts the connection and sends no answer
             server.listen()
         endpoint = f'http://127.0.0.1:{server.getsockname()[1]}'
         monkeypatch.setenv('NO_PROXY', '127.0.0.1')
@@ -63,7 +63,7 @@ def test_a_hub_out_of_reach_is_reported_and_not_waited_for(monkeypatch, answers)
             require_network('CLIP', ['1', '2', '3'], timeout=0.2)
 
 
-def test_a_resolver_that_does_not_answer_is_not_waited_for(monkeypatch):
+def test_a_resolver_that_does_not_answer_is_reported_without_waiting(monkeypatch):
     import huggingface_hub
 
     over = threading.Event()
@@ -94,6 +94,7 @@ def run_python(arguments, home, **environment):
     )
 
 
+@pytest.mark.slow
 def test_the_command_ends_with_a_message_and_no_traceback(tmp_path):
     Image.new('RGB', (40, 30), 'teal').save(tmp_path / 'photo.jpg')
     ended = run_python(['-m', 'pyiqa_amhp', 'score', 'photo.jpg'], tmp_path, HF_HUB_OFFLINE='1')
@@ -103,7 +104,7 @@ def test_the_command_ends_with_a_message_and_no_traceback(tmp_path):
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-    """As much of the hub as its client needs to fetch files of one repository."""
+    """A hub with one repository, whose files its client can download."""
 
     files: ClassVar = {}
 
@@ -132,13 +133,14 @@ print(resolve_clip(AMHPConfig(backbone='hf-hub:someone/a-clip'), load=True).path
 """
 
 
+@pytest.mark.slow
 def test_a_hub_model_is_fetched_from_the_endpoint_that_is_set(tiny, tmp_path, monkeypatch):
     model = open_clip.CLIP(**tiny, quick_gelu=True).eval()
     described = {'model_cfg': {**tiny, 'quick_gelu': True}, 'preprocess_cfg': {}}
-    place = '/someone/a-clip/resolve/main/'
+    folder = '/someone/a-clip/resolve/main/'
     files = {
-        place + 'open_clip_config.json': json.dumps(described).encode(),
-        place + 'open_clip_model.safetensors': safetensors.torch.save(model.state_dict()),
+        folder + 'open_clip_config.json': json.dumps(described).encode(),
+        folder + 'open_clip_model.safetensors': safetensors.torch.save(model.state_dict()),
     }
     handler = type('OneRepository', (Hub,), {'files': files})
     with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:

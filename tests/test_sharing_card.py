@@ -1,4 +1,4 @@
-"""The model card: everything that was recorded, of these very weights, and nothing else."""
+"""The model card: it holds what was recorded of exactly these weights, and nothing else."""
 
 import copy
 import json
@@ -72,22 +72,22 @@ def rows(card, section):
     return [[cell.strip() for cell in line.strip('|').split(' | ')] for line in lines]
 
 
-# What it says
+# Contents
 
 
-def test_the_metadata_are_those_of_the_model(card):
+def test_the_metadata_describe_the_model(card):
     data = card.data.to_dict()
     assert data['license'] == 'cc-by-nc-4.0'
     assert data['library_name'] == 'pyiqa-amhp'
     assert data['pipeline_tag'] == 'image-classification'
     assert {'image-aesthetics', 'pyiqa', 'amhp'} <= set(data['tags'])
     assert set(data['metrics']) >= {'accuracy', 'spearmanr', 'pearsonr', 'mse'}
-    assert 'datasets' not in data  # a table of one's own is no data set of the hub
-    assert 'base_model' not in data  # it began from random weights
+    assert 'datasets' not in data  # a user's own table is no data set of the hub
+    assert 'base_model' not in data  # it started from random weights
     assert card.data.model_name == 'a-model'
 
 
-def test_every_figure_has_its_data_split_and_text(card, experiment, results):
+def test_every_result_names_its_data_split_and_text(card, experiment, results):
     found = {
         (r.dataset_name, r.dataset_split, r.metric_name): r.metric_value
         for r in card.data.eval_results
@@ -113,23 +113,23 @@ def test_the_table_of_results_says_which_split_chose_the_checkpoint(card, result
     assert 'best by `srcc` on its validation images' in str(card)
 
 
-def test_the_training_is_told(card):
-    told = dict(row for row in rows(card, 'Training') if len(row) == 2)
-    assert told['data'] == '`custom`'
-    assert told['table'] == '`rated.csv`'
-    assert told['split'] == '`train` of column `split`'
-    assert told['images'] == '12'
-    assert told['iterations'] == '3'
-    assert told['epochs'] == '1'
-    assert told['seed'] == '`123`'
-    assert told['began from'] == 'random weights'
-    assert told['optimiser'] == '`AdamW`'
-    assert '`pyiqa-amhp ' in told['software']
+def test_the_training_is_described(card):
+    described = dict(row for row in rows(card, 'Training') if len(row) == 2)
+    assert described['data'] == '`custom`'
+    assert described['table'] == '`rated.csv`'
+    assert described['split'] == '`train` of column `split`'
+    assert described['images'] == '12'
+    assert described['iterations'] == '3'
+    assert described['epochs'] == '1'
+    assert described['seed'] == '`123`'
+    assert described['started from'] == 'random weights'
+    assert described['optimiser'] == '`AdamW`'
+    assert '`pyiqa-amhp ' in described['software']
     options = yaml.safe_load(str(card).split('```yaml\n')[1].split('\n```')[0])
     assert options['train']['optim']['weight_decay'] == 0.001
 
 
-def test_it_says_how_to_use_it_whose_it_is_and_what_it_cannot(card):
+def test_it_describes_use_origin_and_limits(card):
     text = ' '.join(str(card).split())
     for part in (
         "create_metric('amhp', pretrained_model_path='hf-hub:someone/a-model')",
@@ -138,7 +138,7 @@ def test_it_says_how_to_use_it_whose_it_is_and_what_it_cannot(card):
         'Independent implementation',
         'ACM Multimedia',
         'A new photograph has no such text',
-        'How well it judges photographs without any text is not recorded',
+        'The accuracy for photographs without any text is not recorded',
         'terms of their own',
     ):
         assert part in text
@@ -157,17 +157,17 @@ def test_no_folder_of_this_machine_is_published(
             assert str(folder).encode() not in file.read_bytes(), file.name
 
 
-def test_what_is_not_known_is_said_so(best):
+def test_missing_records_are_called_not_recorded(best):
     card = card_of(best, Evidence())
     assert card.data.eval_results is None
     assert set(card.data.to_dict()) == {'library_name', 'pipeline_tag', 'tags'}
     text = str(card)
     assert '## Results\n\nNot recorded.' in text
-    assert 'How these weights were trained is not recorded.' in text
+    assert 'The training of these weights is not recorded.' in text
     assert 'Not stated by those who shared these weights.' in text
 
 
-def test_what_was_measured_with_other_kinds_of_text_stands_apart(best, experiment):
+def test_results_with_other_text_sources_have_their_own_rows(best, experiment):
     record = json.loads((experiment / 'training.json').read_text())
     row = {**record['measured'][0], 'by_prompt_source': {
         'given': {'srcc': 0.9}, 'predicted': {'srcc': 0.6}, 'none': {'srcc': None},
@@ -175,14 +175,14 @@ def test_what_was_measured_with_other_kinds_of_text_stands_apart(best, experimen
     card = card_of(best, Evidence(record, 3, (row,)))
     texts = [line[2] for line in rows(card, 'Results')[3:]]
     assert texts == ['given', 'predicted by the model', 'none']
-    assert 'without any text is not recorded' not in str(card)
+    assert 'without any text is not recorded' not in ' '.join(str(card).split())
     found = {(r.dataset_config, r.metric_value) for r in card.data.eval_results}
     assert ('text: predicted by the model', 0.6) in found
     assert not any(config == 'text: none' for config, _ in found)  # nothing was defined
 
 
 @pytest.mark.parametrize(
-    ('options', 'said'),
+    ('options', 'part'),
     [
         ({'dataset': 'para'}, "create_metric('amhp-para', pretrained_model_path="),
         ({'level_values': [0, 1, 2, 3, 7]}, 'on a scale from 0 to 7'),
@@ -191,12 +191,12 @@ def test_what_was_measured_with_other_kinds_of_text_stands_apart(best, experimen
     ],
     ids=str,
 )
-def test_the_configuration_is_told(make_amhp, options, said):
+def test_the_configuration_is_described(make_amhp, options, part):
     config = make_amhp(**options).config
-    assert said in ' '.join(str(model_card(MODEL, config, Evidence(), 1, None)).split())
+    assert part in ' '.join(str(model_card(MODEL, config, Evidence(), 1, None)).split())
 
 
-def test_the_paper_sets_and_clip_are_named_as_the_hub_knows_them(experiment):
+def test_the_papers_data_sets_and_clip_have_the_hubs_names(experiment):
     record = json.loads((experiment / 'training.json').read_text())
     record['data']['train']['type'] = 'AVACommentsDataset'
     record['network'].update(pretrained='clip', clip_weights='openai')
@@ -207,12 +207,12 @@ def test_the_paper_sets_and_clip_are_named_as_the_hub_knows_them(experiment):
 
 
 @pytest.mark.parametrize('licence', ['', 'Apache 2.0', 'mit\n', '../x', '[x](y)'])
-def test_a_licence_of_another_form_is_refused(best, licence):
+def test_an_invalid_licence_name_is_refused(best, licence):
     with pytest.raises(AMHPError, match=r'such as apache-2\.0'):
         card_of(best, Evidence(), licence)
 
 
-# Whose records they are
+# Which records count
 
 
 def test_records_beside_the_checkpoint_are_found(best):
@@ -222,7 +222,7 @@ def test_records_beside_the_checkpoint_are_found(best):
     assert [row['data']['split'] for row in evidence.measured] == ['val']
 
 
-def test_a_copy_elsewhere_is_known_by_its_weights(best, experiment, results, tmp_path):
+def test_a_copy_is_recognised_by_its_weights(best, experiment, results, tmp_path):
     copy = add_to_store(best, 'ava')
     assert evidence_of(copy).training is None
     assert 'no training.json beside' in evidence_of(copy).notes[0]
@@ -232,7 +232,7 @@ def test_a_copy_elsewhere_is_known_by_its_weights(best, experiment, results, tmp
         assert evidence_of(copy, experiment=place).iteration == 3
 
 
-def test_other_weights_get_no_figures_of_these(best, experiment, results, tmp_path):
+def test_records_of_other_weights_do_not_count(best, experiment, results, tmp_path):
     checkpoint = read_checkpoint(best)
     config = torch.tensor(list(json.dumps(checkpoint.config).encode()), dtype=torch.uint8)
     state = {**checkpoint.state, CONFIG_KEY: config}
@@ -242,30 +242,30 @@ def test_other_weights_get_no_figures_of_these(best, experiment, results, tmp_pa
     (tmp_path / 'training.json').write_text((experiment / 'training.json').read_text())
     evidence = evidence_of(other)
     assert evidence.training is None and evidence.measured == ()
-    assert 'is of other weights and was not used' in evidence.notes[0]
-    with pytest.raises(AMHPError, match='is of other weights'):
+    assert 'is about other weights and was not used' in evidence.notes[0]
+    with pytest.raises(AMHPError, match='is about other weights'):
         evidence_of(other, experiment=experiment)
-    with pytest.raises(AMHPError, match='what was measured there are other weights'):
+    with pytest.raises(AMHPError, match='its results were measured on other weights'):
         evidence_of(other, results=[results])
 
 
-def test_an_earlier_checkpoint_has_its_own_iteration_and_no_later_figures(experiment):
+def test_an_earlier_checkpoint_has_its_own_iteration_and_no_later_results(experiment):
     evidence = evidence_of(experiment / 'models' / 'net_2.pth')
     assert evidence.iteration == 2
     assert evidence.measured == ()
 
 
-def test_a_place_without_a_record_is_called_so(best, tmp_path):
+def test_a_folder_without_a_record_is_reported(best, tmp_path):
     with pytest.raises(AMHPError, match=r'expected the training\.json that `amhp train` writes'):
         evidence_of(best, experiment=tmp_path)
     with pytest.raises(AMHPError, match=r'expected the testing\.json that `amhp test` writes'):
         evidence_of(best, results=[tmp_path / 'absent'])
 
 
-# What others wrote into a record
+# Records with hostile contents
 
 
-def test_names_of_markdown_html_and_yaml_are_shown_as_text(best, experiment):
+def test_markdown_html_and_yaml_in_names_are_shown_as_text(best, experiment):
     record = json.loads((experiment / 'training.json').read_text())
     record['data']['train'].update(name=EVIL, meta_info_file=EVIL, batch_size_per_gpu=EVIL)
     record['train']['optim'] = {'type': EVIL, 'lr': [EVIL]}
@@ -287,7 +287,7 @@ def test_names_of_markdown_html_and_yaml_are_shown_as_text(best, experiment):
     assert all(line[:at].count('`') % 2 == 1 for line, at in evil)  # between backticks
     width = {len(line) for line in rows(card, 'Results')}
     fence = body.split('All options:\n\n')[1].split('\n')[0].removesuffix('yaml')
-    assert len(fence) > 3 and set(fence) == {'`'}  # longer than what is in it
+    assert len(fence) > 3 and set(fence) == {'`'}  # longer than any in the options
     assert body.count(f'\n{fence}\n') == 1
     assert len(width) == 1
 

@@ -1,4 +1,4 @@
-"""Sharing weights on the hub and reading them by id: the real client, a hub of this machine."""
+"""Push to the hub and loading by id, with the real client and a test double of the hub."""
 
 import json
 import os
@@ -24,9 +24,9 @@ FILES = {'model.safetensors', 'config.json', 'README.md'}
 
 
 @pytest.fixture
-def hub(tmp_path):
-    """A hub that answers, whose cache is empty; who asks may write."""
-    with hub_in_reach(tmp_path / 'hub') as hub:
+def hub(tmp_path, monkeypatch):
+    """A test double of the hub, an empty cache, and a token that may write."""
+    with hub_in_reach(tmp_path / 'hub', monkeypatch=monkeypatch) as hub:
         yield hub
 
 
@@ -37,19 +37,19 @@ def best(trained_and_tested):
 
 @pytest.fixture(scope='module')
 def repositories(tmp_path_factory):
-    """Those that ``written`` made: to be read only."""
+    """Repositories that ``written`` made, for all tests: read only."""
     return {}, tmp_path_factory.mktemp('repositories')
 
 
 @pytest.fixture
 def written(make_amhp, repositories):
-    """The repository of a tiny AMHP: the network and the folder, the same for a seed."""
-    made, place = repositories
+    """Write the repository of a tiny AMHP; returns the network and the folder, once per seed."""
+    made, root = repositories
 
     def write(seed=0):
         if seed not in made:
-            net, folder = make_amhp(seed, quick_gelu=True), place / str(seed)
-            file = save_checkpoint(place / f'net{seed}.pth', net.state_dict())
+            net, folder = make_amhp(seed, quick_gelu=True), root / str(seed)
+            file = save_checkpoint(root / f'net{seed}.pth', net.state_dict())
             write_repository(file, MODEL, folder)
             made[seed] = net, folder
         return made[seed]
@@ -67,16 +67,16 @@ def score(net):
         return net.eval()(images, text=['soft evening light', None, 'the horizon is tilted'])
 
 
-def cannot_load():
+def loading_error():
     with pytest.raises(AMHPError) as caught:
         AMHP(pretrained_model_path=ID)
     return str(caught.value)
 
 
-# There and back
+# Push and loading
 
 
-def test_what_was_trained_is_pushed_and_scores_the_same_bit_for_bit(
+def test_a_pushed_checkpoint_gives_identical_scores(
     hub, amhp, best, trained_and_tested, monkeypatch
 ):
     results = trained_and_tested / 'results' / 'tiny'
@@ -102,7 +102,7 @@ def test_the_three_files_come_in_one_commit(hub, written):
     assert set(files) == {*FILES, '.gitattributes'}
 
 
-def test_once_fetched_it_loads_without_a_network_and_without_asking(hub, written, monkeypatch):
+def test_cached_weights_load_without_a_network_and_without_a_request(hub, written, monkeypatch):
     net, folder = written()
     hub.add(MODEL.repo, files_of(folder))
     AMHP(pretrained_model_path=ID)
@@ -113,16 +113,16 @@ def test_once_fetched_it_loads_without_a_network_and_without_asking(hub, written
     assert hub.requests == []
 
 
-def test_out_of_reach_and_not_here_names_three_ways_out(hub, monkeypatch):
+def test_weights_that_cannot_be_downloaded_are_an_error_with_three_ways_out(hub, monkeypatch):
     monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', True)
-    message = cannot_load()
+    message = loading_error()
     for part in (ID, 'HF_HUB_OFFLINE is set', f'`hf download {MODEL.repo}`', 'HF_ENDPOINT',
                  'pretrained_model_path=FILE', '`amhp weights add model.safetensors'):  # fmt: skip
         assert part in message
     assert hub.requests == []
 
 
-def test_a_revision_stays_what_it_was_and_the_newest_is_fetched_when_asked(hub, written):
+def test_a_revision_is_fixed_and_adding_to_the_store_fetches_the_newest(hub, written):
     first, folder = written(1)
     sha = hub.add(MODEL.repo, files_of(folder))
     assert torch.equal(score(AMHP(pretrained_model_path=ID)), score(first))
@@ -135,7 +135,7 @@ def test_a_revision_stays_what_it_was_and_the_newest_is_fetched_when_asked(hub, 
     assert torch.equal(score(AMHP(pretrained_model_path=ID)), score(second))
 
 
-def test_both_files_are_of_one_commit_whatever_is_pushed_meanwhile(hub, written):
+def test_both_files_come_from_one_commit_in_spite_of_a_push_meanwhile(hub, written):
     first, folder = written(1)
     hub.add(MODEL.repo, files_of(folder))
     later = files_of(written(2)[1])
@@ -155,9 +155,9 @@ def test_pyiqas_metric_takes_an_id(shared, monkeypatch):
     import pyiqa
 
     expected = score(shared)
-    given = pyiqa.create_metric('amhp', pretrained_model_path=ID, device='cpu')
-    assert torch.equal(score(given.net), expected)
-    assert given.net.weights_from == ID
+    metric = pyiqa.create_metric('amhp', pretrained_model_path=ID, device='cpu')
+    assert torch.equal(score(metric.net), expected)
+    assert metric.net.weights_from == ID
     monkeypatch.setenv('PYIQA_AMHP_WEIGHTS', ID)
     assert torch.equal(score(pyiqa.create_metric('amhp', device='cpu').net), expected)
 
@@ -187,7 +187,7 @@ def test_the_commands_take_an_id(shared, amhp, shared_rated_images, tmp_path, mo
     assert str(Path('snapshots')) in amhp('info')[1]
 
 
-def test_a_training_goes_on_from_an_id(shared, build):
+def test_a_training_starts_from_an_id(shared, build):
     model = build(path={'pretrain_network': ID}, network={'quick_gelu': True})
     ours, theirs = model.net.state_dict(), shared.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
@@ -195,14 +195,14 @@ def test_a_training_goes_on_from_an_id(shared, build):
 
 
 @pytest.mark.parametrize('metric', ['tanet', 'nima'])
-def test_a_metric_that_is_no_amhp_is_told_to_take_a_file(amhp, shared_rated_images, metric):
+def test_another_metric_than_amhp_takes_local_files_only(amhp, shared_rated_images, metric):
     folder = shared_rated_images.parent / 'images'
     code, _, err = amhp('score', folder, '--metric', metric, '--weights', ID, '--device', 'cpu')
     assert code == 1
     assert 'only AMHP loads weights from the hub' in err
 
 
-# What the hub says
+# Refusals of the hub
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_a_metric_that_is_no_amhp_is_told_to_take_a_file(amhp, shared_rated_imag
     ],
     ids=['none', 'wrong', 'reader', 'stranger'],
 )
-def test_a_token_that_may_not_push_is_told_what_to_do(hub, written, monkeypatch, token, message):
+def test_a_token_that_may_not_push_is_reported(hub, written, monkeypatch, token, message):
     _, folder = written()
     monkeypatch.delenv('HF_TOKEN')
     if token:
@@ -238,23 +238,24 @@ def test_a_token_that_may_not_push_is_told_what_to_do(hub, written, monkeypatch,
         ('POST .*/objects/batch', 400, 'the hub refused it (HTTP 400: refused by the test)'),
         ('PUT /storage/', 400, 'the hub refused it (HTTP 400'),
         ('POST .*/commit/main', 409, 'somebody else changed it meanwhile'),
-        ('POST .*/commit/main', 429, 'too many requests; wait some minutes'),
+        ('POST .*/commit/main', 429, 'too many requests to the hub; wait some minutes'),
         ('POST .*/commit/main', 503, 'the hub has an internal problem (HTTP 503); try again later'),
     ],
 )
-def test_a_push_that_breaks_off_leaves_nothing_that_loads(hub, written, refused, status, message):
+def test_an_interrupted_push_leaves_nothing_that_loads(hub, written, refused, status, message):
     _, folder = written()
     hub.refuse = {refused: status}
     with pytest.raises(AMHPError) as caught:
         push(folder, MODEL)
     assert message in str(caught.value)
     hub.refuse = {}
-    assert 'no such repository' in (said := cannot_load()) or 'no AMHP is there' in said
-    push(folder, MODEL)  # and is repeated with success
+    error = loading_error()
+    assert 'no such repository' in error or 'no AMHP is there' in error
+    push(folder, MODEL)  # a second push succeeds
     AMHP(pretrained_model_path=ID)
 
 
-def test_a_push_that_breaks_off_leaves_the_model_before_as_it_was(hub, written):
+def test_an_interrupted_push_leaves_the_earlier_model(hub, written):
     first, folder = written(1)
     push(folder, MODEL)
     _, folder = written(2)
@@ -265,7 +266,7 @@ def test_a_push_that_breaks_off_leaves_the_model_before_as_it_was(hub, written):
     assert torch.equal(score(AMHP(pretrained_model_path=ID)), score(first))
 
 
-def test_who_pushed_in_between_is_not_written_over(hub, written):
+def test_a_push_of_somebody_else_meanwhile_is_not_overwritten(hub, written):
     _, folder = written()
     hub.when = {'POST .*/commit/main': lambda: hub.add(MODEL.repo, {'README.md': b'theirs'})}
     with pytest.raises(
@@ -280,7 +281,7 @@ def test_who_pushed_in_between_is_not_written_over(hub, written):
     [{'config.json': b'{"model_type": "bert"}'}, {'model.safetensors': b'x'}],
     ids=['config', 'weights'],
 )
-def test_another_model_is_not_written_over(hub, written, theirs):
+def test_another_model_is_not_overwritten(hub, written, theirs):
     _, folder = written()
     hub.add(MODEL.repo, theirs)
     with pytest.raises(AMHPError, match='nothing was pushed, give another name'):
@@ -288,26 +289,26 @@ def test_another_model_is_not_written_over(hub, written, theirs):
     assert hub.repos[MODEL.repo].files()[1] == theirs
 
 
-def test_what_shall_be_private_is(hub, written, monkeypatch):
+def test_a_private_repository_needs_a_token_that_may_read_it(hub, written, monkeypatch):
     net, folder = written()
     push(folder, MODEL, private=True)
     assert hub.repos[MODEL.repo].private
     monkeypatch.delenv('HF_TOKEN')
-    assert 'it is private and you are not logged in (`hf auth login`' in cannot_load()
+    assert 'it is private and you are not logged in (`hf auth login`' in loading_error()
     monkeypatch.setenv('HF_TOKEN', STRANGER)
-    assert 'it is private and your token may not read it' in cannot_load()
+    assert 'it is private and your token may not read it' in loading_error()
     monkeypatch.setenv('HF_TOKEN', READER)
     assert torch.equal(score(AMHP(pretrained_model_path=ID)), score(net))
 
 
-def test_a_public_repository_is_not_taken_for_a_private_one(hub, written):
+def test_a_push_with_private_to_a_public_repository_is_refused(hub, written):
     _, folder = written()
     push(folder, MODEL)
     with pytest.raises(AMHPError, match='is public already'):
         push(folder, MODEL, private=True)
 
 
-def test_out_of_reach_a_push_says_so(hub, written, monkeypatch):
+def test_a_push_out_of_reach_of_the_hub_is_reported(hub, written, monkeypatch):
     _, folder = written()
     monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', True)
     with pytest.raises(AMHPError, match=r'out of reach \(HF_HUB_OFFLINE is set\).*--dry-run DIR'):
@@ -315,13 +316,13 @@ def test_out_of_reach_a_push_says_so(hub, written, monkeypatch):
     assert hub.requests == []
 
 
-def test_an_absent_revision_and_an_absent_model_are_told_apart(shared):
-    for given, said in (
+def test_a_missing_revision_and_a_missing_repository_have_their_own_errors(shared):
+    for model, message in (
         (f'{ID}@v2', "there is no revision 'v2'"),
         (f'hf-hub:{OWNER}/absent', 'there is no such repository'),
     ):
-        with pytest.raises(AMHPError, match=said):
-            AMHP(pretrained_model_path=given)
+        with pytest.raises(AMHPError, match=message):
+            AMHP(pretrained_model_path=model)
 
 
 # Without the hub
@@ -339,14 +340,14 @@ def test_a_dry_run_writes_the_files_and_sends_nothing(hub, amhp, best, tmp_path)
     assert torch.equal(score(loaded), score(AMHP(pretrained_model_path=str(best))))
 
 
-def test_a_folder_with_something_else_in_it_is_left_alone(best, tmp_path):
+def test_a_folder_with_other_files_is_refused(best, tmp_path):
     (tmp_path / 'thesis.tex').write_text('x')
     with pytest.raises(AMHPError, match=r"expected a new or empty folder, found 'thesis\.tex'"):
         write_repository(best, MODEL, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ['thesis.tex']
 
 
-def test_what_does_not_load_is_not_pushed(hub, amhp, make_amhp, tmp_path):
+def test_a_checkpoint_that_does_not_load_is_not_pushed(hub, amhp, make_amhp, tmp_path):
     state = make_amhp().state_dict()
     del state['fc.bias']
     file = save_checkpoint(tmp_path / 'net.pth', state)
@@ -363,7 +364,7 @@ def test_what_does_not_load_is_not_pushed(hub, amhp, make_amhp, tmp_path):
      'hf-hub:a/b?x=1', 'hf-hub:a/b#x', 'hf-hub:http://x/y', 'hf-hub:a/b\n', 'hf-hub:a\\b', 'a/b',
      'hf-hub:a/b@x y', 'hf-hub:a/b@x\n'],
 )  # fmt: skip
-def test_an_id_of_another_form_is_refused(given):
+def test_an_invalid_id_is_refused(given):
     with pytest.raises(AMHPError, match='expected hf-hub:owner/name'):
         hub_id(given)
 
@@ -376,7 +377,7 @@ def test_ids_with_and_without_a_revision():
         push(Path('nowhere'), HubId('a/b', 'v1'))
 
 
-# With Xet, as the client does it by itself where hf_xet is installed
+# Xet, which the client uses if hf_xet is installed
 
 XET = """
 import sys
@@ -390,12 +391,13 @@ print(read_checkpoint(str(model)).path)
 """
 
 
-def test_a_large_file_goes_and_comes_by_xet(written, tmp_path):
+@pytest.mark.slow
+def test_a_large_file_is_sent_and_fetched_by_xet(written, tmp_path):
     hf_xet = pytest.importorskip('hf_xet')
     _, folder = written()
     file = folder / 'model.safetensors'
     with running_hub() as hub:
-        hub.storage = f'local://{tmp_path / "xet"}'  # hf_xet's own stand-in for Xet's service
+        hub.storage = f'local://{tmp_path / "xet"}'  # hf_xet's own test double of Xet's service
         [known] = hf_xet.hash_files([str(file)])
         hub.xet[sha256(file)] = (known.hash, file.stat().st_size)
         clean = {k: v for k, v in os.environ.items() if not k.startswith('HF_')}

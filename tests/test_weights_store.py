@@ -1,4 +1,4 @@
-"""The user's store of trained weights, and files that are written whole or not at all."""
+"""The user's store of trained weights, and atomic writing of files."""
 
 from pathlib import Path
 
@@ -44,7 +44,7 @@ def test_adding_a_name_again_replaces_it(make_amhp, tmp_path):
 
 
 @pytest.mark.parametrize('name', ['', '../ava', 'a/b', 'AVA', '.hidden', '-x', 'a.b', 'ä', 'ava\n'])
-def test_a_bad_name_is_refused_before_anything_is_done(make_amhp, tmp_path, own_home, name):
+def test_a_bad_name_is_refused_before_anything_is_written(make_amhp, tmp_path, own_home, name):
     path = save(make_amhp(), tmp_path / 'net.pth')
     for use in (
         weights.store_path,
@@ -56,7 +56,7 @@ def test_a_bad_name_is_refused_before_anything_is_done(make_amhp, tmp_path, own_
     assert list(own_home.rglob('*')) == []
 
 
-def test_removing_what_is_not_there_names_what_is(make_amhp, tmp_path):
+def test_removing_an_absent_entry_lists_the_entries(make_amhp, tmp_path):
     with pytest.raises(AMHPError, match=r"no weights are stored as 'para' \(stored: nothing\)"):
         weights.remove_from_store('para')
     add_to_store(save(make_amhp(), tmp_path / 'net.pth'), 'ava')
@@ -64,14 +64,14 @@ def test_removing_what_is_not_there_names_what_is(make_amhp, tmp_path):
         weights.remove_from_store('para')
 
 
-def test_what_is_no_checkpoint_does_not_get_into_the_store(tmp_path):
+def test_another_file_than_a_checkpoint_is_not_stored(tmp_path):
     torch.save({'params': {'weight': torch.ones(2)}}, tmp_path / 'other.pth')
     with pytest.raises(AMHPError, match='no AMHP configuration'):
         add_to_store(tmp_path / 'other.pth', 'ava')
     assert weights.stored() == {}
 
 
-def test_the_store_is_in_the_users_data_folder_unless_told(monkeypatch, tmp_path):
+def test_the_store_is_in_the_users_data_folder_or_the_given_one(monkeypatch, tmp_path):
     monkeypatch.delenv('PYIQA_AMHP_HOME')
     assert 'pyiqa_amhp' in weights.store_path().parts
     monkeypatch.setenv('HOME', str(tmp_path))
@@ -82,7 +82,7 @@ def test_the_store_is_in_the_users_data_folder_unless_told(monkeypatch, tmp_path
 # Writing
 
 
-def test_who_reads_the_old_file_while_it_is_replaced_reads_all_of_it(tmp_path):
+def test_a_reader_of_the_old_file_still_reads_it_after_the_replacement(tmp_path):
     path = tmp_path / 'net.pth'
     path.write_text('before')
     with path.open() as reader:
@@ -91,7 +91,7 @@ def test_who_reads_the_old_file_while_it_is_replaced_reads_all_of_it(tmp_path):
     assert path.read_text() == 'after'
 
 
-def test_a_write_that_fails_leaves_what_was_there_and_nothing_else(tmp_path):
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / 'net.pth'
     path.write_text('before')
 
@@ -106,14 +106,14 @@ def test_a_write_that_fails_leaves_what_was_there_and_nothing_else(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_checkpoint_that_cannot_be_put_in_its_place_leaves_nothing(make_amhp, tmp_path):
+def test_a_checkpoint_that_cannot_replace_its_target_leaves_no_file(make_amhp, tmp_path):
     (tmp_path / 'net.pth').mkdir()
     with pytest.raises(AMHPError, match=r'net\.pth: could not be written'):
         save(make_amhp(), tmp_path / 'net.pth')
     assert list(tmp_path.iterdir()) == [tmp_path / 'net.pth']
 
 
-def test_a_new_folder_is_made_and_the_file_can_be_read_by_others(tmp_path):
+def test_folders_are_made_and_the_file_has_ordinary_permissions(tmp_path):
     path = write_atomically(tmp_path / 'a' / 'b.txt', lambda file: file.write_text('x'))
     ordinary = tmp_path / 'ordinary.txt'
     ordinary.write_text('x')

@@ -1,1 +1,1 @@
-"""Sharing a trained AMHP on the hub: what is known of it, its card, and the push."""
+"""Sharing of a trained AMHP on the hub: its records, its model card, the push."""

@@ -1,4 +1,4 @@
-"""``amhp weights push``: a checkpoint to the hub, with its configuration and a model card."""
+"""Push of a checkpoint to the hub, with its configuration and a model card."""
 
 import json
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from pyiqa_amhp.model.config import AMHPConfig
 from pyiqa_amhp.sharing.card import model_card
 from pyiqa_amhp.sharing.evidence import find_evidence
 from pyiqa_amhp.utils.environment import version_of
-from pyiqa_amhp.utils.files import write_atomically
+from pyiqa_amhp.utils.files import write_text
 from pyiqa_amhp.weights.checkpoint import (
     CONFIG_KEY,
     read_checkpoint,
@@ -45,21 +45,21 @@ def write_repository(
     experiment: Path | None = None,
     results: Sequence[Path] = (),
 ) -> tuple[str, ...]:
-    """Write what the repository of a checkpoint will hold; nothing is sent.
+    """Write the files of a checkpoint's repository to a folder; nothing is sent.
 
     Args:
         file: the checkpoint.
-        model: what it will be called.
-        folder: gets ``model.safetensors``, ``config.json`` and ``README.md``.
-        licence: the hub's name of one; None: none is stated.
-        experiment, results: where its records are; see ``find_evidence``.
+        model: its id on the hub.
+        folder: new or empty folder for ``model.safetensors``, ``config.json`` and ``README.md``.
+        licence: the hub's name of a licence; None: the card states none.
+        experiment, results: folders of its records; see ``find_evidence``.
 
     Returns:
-        Notes on what was not found.
+        Notes on records that were not found.
 
     Raises:
-        AMHPError: a checkpoint that does not load, records of other weights, a licence that is
-            none, or a folder that holds something else or cannot be written.
+        AMHPError: a checkpoint that does not load, records of other weights, an invalid licence
+            name, or a folder that holds other files or cannot be written.
     """
     _check_folder(folder)
     checkpoint = read_checkpoint(file)
@@ -70,7 +70,7 @@ def write_repository(
     card = model_card(model, config, evidence, parameters, licence)
     state = {**checkpoint.state, CONFIG_KEY: config.to_tensor()}
     written = save_checkpoint(folder / WEIGHTS_FILE, state)
-    AMHP(pretrained_model_path=str(written))  # what does not load here loads nowhere
+    AMHP(pretrained_model_path=str(written))  # an error here if it would not load anywhere
     described = {
         'model_type': MODEL_TYPE,
         'library_name': 'pyiqa-amhp',
@@ -78,24 +78,26 @@ def write_repository(
         'weights_digest': digest,
         MODEL_TYPE: stored_config(state[CONFIG_KEY]),
     }
-    _write_text(folder / CONFIG_FILE, json.dumps(described, indent=2) + '\n')
-    _write_text(folder / CARD_FILE, str(card))
+    write_text(folder / CONFIG_FILE, json.dumps(described, indent=2) + '\n')
+    write_text(folder / CARD_FILE, str(card))
     return evidence.notes
 
 
 def push(folder: Path, model: HubId, private: bool = False, message: str | None = None) -> str:
-    """Send what ``write_repository`` wrote, in one commit; the repository is made if need be.
+    """Push the files that ``write_repository`` wrote, in one commit.
 
     Args:
-        private: whether nobody else may see it. One that exists stays as it is.
-        message: of the commit.
+        folder: the folder with the files.
+        model: id on the hub, without a revision; a new repository is created if needed.
+        private: whether a new repository is private. An existing one must be private already.
+        message: message of the commit.
 
     Returns:
         The address of the commit.
 
     Raises:
         AMHPError: a revision in the id, no login, a hub that refuses or is out of reach, or a
-            repository that holds something else or is public where it must not be.
+            repository that holds another model or is public although ``private`` is given.
     """
     if model.revision is not None:
         raise AMHPError(f'{model}: a push goes to `main`; leave @{model.revision} out')
@@ -126,30 +128,26 @@ def push(folder: Path, model: HubId, private: bool = False, message: str | None 
 
 
 def _check_repository(info: Any, model: HubId, private: bool) -> None:
-    """Refuse to write over another model, and to make public what must not be."""
+    """Refuse a repository that holds another model, or that is public although it must not be."""
     if private and info.private is False:
         raise AMHPError(
-            f'{model}: is public already, and --private does not change that; change it on its '
-            'page, or give another name'
+            f'{model}: is public already, and --private does not change that; make it private on '
+            'its page, or give another name'
         )
-    there = {file.rfilename for file in info.siblings or ()}
-    if CONFIG_FILE in there:
+    names = {file.rfilename for file in info.siblings or ()}
+    if CONFIG_FILE in names:
         config = huggingface_hub.hf_hub_download(model.repo, CONFIG_FILE, revision=info.sha)
         try:
             read_config(Path(config), model)
         except AMHPError as error:
             raise AMHPError(f'{error}; nothing was pushed, give another name') from error
-    elif WEIGHTS_FILE in there:
+    elif WEIGHTS_FILE in names:
         raise AMHPError(f'{model}: holds another model; nothing was pushed, give another name')
 
 
 def _check_folder(folder: Path) -> None:
-    there = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
-    if others := [name for name in there if name not in FILES]:
+    names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+    if others := [name for name in names if name not in FILES]:
         raise AMHPError(f'{folder}: expected a new or empty folder, found {others[0]!r} in it')
     if folder.exists() and not folder.is_dir():
         raise AMHPError(f'{folder}: expected a folder, found a file')
-
-
-def _write_text(path: Path, text: str) -> None:
-    write_atomically(path, lambda file: file.write_text(text, encoding='utf-8'))
