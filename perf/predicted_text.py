@@ -1,14 +1,14 @@
-"""SRCC with given, with predicted and without first-level prompts, beside the image-only variant.
+"""SRCC with given, predicted and no attribute prompts, beside that of the image-only variant.
 
     python perf/predicted_text.py                  # the demo's photographs, seeds 0, 1, 2
     python perf/predicted_text.py --predictor levels
     python perf/predicted_text.py --oasis          # OASIS, with themes as comments
 
-Each seed trains two small models the same way: ``image``, and ``all`` with a predictor. The demo's
-transformer learns next to nothing of unseen photographs from 1,000 crops of five; a small ResNet
-learns more, so this takes one. The last weights are tested: the validation set is a single
-photograph, and whichever epoch suits it best is chance. ``levels`` reads the labels as texts, as
-the paper does for PARA and AADB.
+Each seed trains two small models in the same way: ``image``, and ``all`` with a predictor. Their
+image encoder is a small ResNet: trained on 1,000 crops of five photographs, it generalises better
+to unseen photographs than the demo's transformer. The last weights are tested, not the best epoch,
+since the validation set is a single photograph. With ``--predictor levels`` the texts are made from
+attribute labels, as the paper does for PARA and AADB.
 """
 
 import argparse
@@ -27,14 +27,23 @@ from pyiqa_amhp.train.pipeline import train_and_test
 
 OASIS = Path(__file__).parents[2] / 'shared' / 'data' / 'oasis'
 OASIS_LEVELS = [1.0, 2.5, 4.0, 5.5, 7.0]
-TOWER = {'image_size': 64, 'layers': [1, 1, 1, 1], 'width': 32, 'head_width': 32}
+IMAGE_ENCODER = {'image_size': 64, 'layers': [1, 1, 1, 1], 'width': 32, 'head_width': 32}
 EPOCHS = 16
 
 
 def options(
     out: Path, kind: str, seed: int, predictor: str, dropout: float, oasis: bool
 ) -> tuple[dict, dict]:
-    """Of one training and its test."""
+    """Make the options of one training and of its test.
+
+    Args:
+        out: folder of the data and the experiment.
+        kind: variant of the architecture, ``image`` or ``all``.
+        seed: seed of the training.
+        predictor: kind of prompt predictor of the variant ``all``.
+        dropout: share of texts that are dropped in training.
+        oasis: whether to use OASIS in place of the demo's data.
+    """
     data: dict = {}
     if predictor == 'levels' and kind == 'all':
         data = {'text_source': 'labels', 'attr_range': [1, 5], 'attributes': list(ATTRIBUTES)}
@@ -44,9 +53,9 @@ def options(
             'text_column': 'theme', 'level_values': OASIS_LEVELS, 'dataset': None,
         }  # fmt: skip
     csv = data.get('meta_info_file', out / 'data' / CSV_NAME)
-    images = int((pd.read_csv(csv)['split'] == 'train').sum())
-    train = training.train_options(out, kind, seed, images, kind, **data)
-    train['network']['backbone']['vision_cfg'] = TOWER
+    train_images = int((pd.read_csv(csv)['split'] == 'train').sum())
+    train = training.train_options(out, kind, seed, train_images, kind, **data)
+    train['network']['backbone']['vision_cfg'] = IMAGE_ENCODER
     train['train']['total_epoch'] = train['train']['scheduler']['T_max'] = EPOCHS
     if oasis:
         train['network'] |= {'level_values': OASIS_LEVELS}
@@ -60,17 +69,17 @@ def options(
 
 
 def measure(seed: int, predictor: str, dropout: float, oasis: bool) -> list[Claim]:
-    """One seed's SRCC on the held-out photographs."""
+    """Train with one seed, and measure SRCC on the held-out photographs."""
     with tempfile.TemporaryDirectory() as folder:
         out, results = Path(folder), {}
         if not oasis:
             make_demo_data(out / 'data', seed)
         for kind in ('image', 'all'):
-            place = train_and_test(*options(out, kind, seed, predictor, dropout, oasis), out)
-            results[kind] = json.loads((place / 'demo_test.json').read_text())
+            tested = train_and_test(*options(out, kind, seed, predictor, dropout, oasis), out)
+            results[kind] = json.loads((tested / 'demo_test.json').read_text())
     image = results['image']['srcc']
     given, predicted, none = (
-        results['all']['text_source'][source]['srcc'] for source in ('given', 'predicted', 'none')
+        results['all']['prompt_source'][source]['srcc'] for source in ('given', 'predicted', 'none')
     )
     what = f'seed {seed}, predictor {predictor}: SRCC'
     return [
@@ -84,7 +93,7 @@ def measure(seed: int, predictor: str, dropout: float, oasis: bool) -> list[Clai
 
 
 def over_seeds(claims: tuple[Claim, ...]) -> Claim:
-    """The mean of one claim over seeds, and its range."""
+    """Average one claim over the seeds, with its range."""
     values = [claim.value for claim in claims]
     what = 'mean over seeds' + claims[0].what[claims[0].what.index(', predictor') :]
     mean = sum(values) / len(values)
@@ -92,7 +101,7 @@ def over_seeds(claims: tuple[Claim, ...]) -> Claim:
 
 
 def main() -> None:
-    """Train, test, print."""
+    """Run the command line: train, test, print."""
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     parser.add_argument('--predictor', choices=('feature', 'levels'), default='feature')
