@@ -357,9 +357,9 @@ def test_zero_shot_gives_clips_own_probabilities(zero_shot, tiny, clip_file):
 
 
 @pytest.mark.parametrize('variant', ['image', 'image+attributes'])
-def test_a_variant_without_quality_levels_has_no_zero_shot(zero_shot, variant):
+def test_a_variant_without_quality_levels_cannot_run_zero_shot(zero_shot, variant):
     with pytest.raises(
-        AMHPError, match=f"variant='{variant}' has no zero-shot form".replace('+', r'\+')
+        AMHPError, match=f"variant='{variant}' cannot run zero-shot".replace('+', r'\+')
     ):
         zero_shot(variant=variant)
     zero_shot(pretrained='clip', variant=variant)

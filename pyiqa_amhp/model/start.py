@@ -19,9 +19,9 @@ class Start:
     """Where the weights of a new AMHP come from.
 
     Attributes:
-        source: the CLIP to build, with the whole configuration.
+        source: the CLIP to build, with the complete configuration.
         checkpoint: trained weights, if there are any.
-        zero_shot: whether CLIP's own weights score without any training.
+        zero_shot: whether CLIP's own weights are used without any training.
     """
 
     source: ClipSource
@@ -35,12 +35,12 @@ def find_start(
     """Find the weights and the configuration of a new AMHP.
 
     Args:
-        options: those of ``AMHPConfig``; they override what a checkpoint says.
+        options: options of ``AMHPConfig``, which override those of a checkpoint.
         pretrained, pretrained_model_path: see ``AMHP``.
 
     Raises:
-        AMHPError: impossible options; weights that are missing or do not belong to an AMHP; a
-            variant that scores nothing without training.
+        AMHPError: impossible options; weights that are missing or not of an AMHP; a variant that
+            cannot run without training.
     """
     dataset = AMHPConfig.from_options({'dataset': options.get('dataset')}).dataset
     checkpoint = find_checkpoint(dataset, pretrained, pretrained_model_path)
@@ -48,7 +48,7 @@ def find_start(
     zero_shot = pretrained is True and not checkpoint
     if zero_shot and not config.uses_levels:
         raise AMHPError(
-            f'variant={config.variant!r} has no zero-shot form: give pretrained_model_path= '
+            f'variant={config.variant!r} cannot run zero-shot: give pretrained_model_path= '
             "(trained weights), or pretrained='clip' to start training"
         )
     source = resolve_clip(config, load=bool(pretrained) and not checkpoint)
