@@ -1,1 +1,1 @@
-"""Tables and figures: metrics beside each other, with intervals, and beside published results."""
+"""Evaluation of metrics on rated images, with intervals, beside published results."""

@@ -25,7 +25,7 @@ NARROW = 100  # columns of a terminal below which KRCC is not shown
 SHORT_KINDS = {'difference': 'diff.'}
 INTERVAL_NOTE = (
     f'In brackets: {CONFIDENCE:.0%} bootstrap interval over images (percentiles of '
-    f'{RESAMPLES:,} resamples unless said otherwise).'
+    f'{RESAMPLES:,} resamples unless stated otherwise).'
 )
 MAPPED_NOTE = (
     "* after a linear mapping of the metric's stated range to that of the ratings; not "
