@@ -1,4 +1,4 @@
-"""``amhp benchmark``: any metrics of pyiqa on any rated images, beside what others published."""
+"""Measure metrics of pyiqa on rated images, beside published results (``amhp benchmark``)."""
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -32,7 +32,7 @@ from pyiqa_amhp.utils.files import write_atomically
 from pyiqa_amhp.weights.hub import is_hub_id
 
 Progress = Callable[[Iterable, int, str], Iterable]
-NAMED = 3  # unreadable images that a note names
+MAX_REASONS = 3  # errors of images that a note quotes
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class Benchmark:
     """Results of ``benchmark``.
 
     Attributes:
-        title: names the data.
+        title: title of the table, with the name of the data.
         rows: measured rows, then published ones.
-        files: the files that were written.
+        files: the written files.
         notes: remarks on the whole table.
     """
 
@@ -54,7 +54,17 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class Run:
-    """The arguments of ``benchmark`` that all its metrics share."""
+    """Arguments of ``benchmark`` that are the same for all metrics.
+
+    Attributes:
+        rated: the rated images.
+        out: the output folder.
+        device: a device of torch; None: a GPU if there is one.
+        batch_size: images in a batch of AMHP.
+        resamples: number of bootstrap resamples.
+        progress: shows the progress, as ``tqdm`` does.
+        no_network: reason why the hub is out of reach, ``''`` if it is in reach.
+    """
 
     rated: RatedSet
     out: Path
@@ -79,28 +89,28 @@ def benchmark(
     """Score rated images with several metrics, and compare how well they agree with the ratings.
 
     Scores are cached in ``out/scores`` as they come, so that an interrupted call resumes. A
-    metric that fails is a row with the reason.
+    metric that fails gets an error row.
 
     Args:
-        metrics: names that ``pyiqa.create_metric`` knows, all no-reference; ``*`` and ``?`` stand
-            for any letters, as in ``musiq*``.
-        rated: the images, see ``load_rated``.
-        out: a folder that gets ``results.csv``, ``.md``, ``.tex``, ``.html`` and, with the score
-            of each image by each metric, ``predictions.csv``.
-        weights: checkpoints of some of the metrics, by the metric's name.
-        published: tables of ``published.yml`` whose rows are added below.
-        device: ``cpu``, ``cuda`` ...; None: a GPU if there is one.
-        batch_size: images for each pass through AMHP.
-        resamples: how many the bootstrap draws.
-        progress: wraps what takes long, as ``tqdm`` does.
+        metrics: names of no-reference metrics of pyiqa, or patterns with ``*`` and ``?`` such as
+            ``musiq*``.
+        rated: rated images, see ``load_rated``.
+        out: folder for ``results.csv``, ``.md``, ``.tex`` and ``.html``, and for
+            ``predictions.csv`` with the score of each image by each metric.
+        weights: checkpoints by name of the metric; other metrics use their default weights.
+        published: names of tables of ``published.yml`` to add below the measured rows.
+        device: a device of torch; None: a GPU if there is one.
+        batch_size: images in a batch of AMHP. Other metrics get one image at a time.
+        resamples: number of bootstrap resamples.
+        progress: shows the progress of long steps, as ``tqdm`` does.
 
     Raises:
-        AMHPError: a name that is no metric, weights for a metric that is not asked for, or an
+        AMHPError: an unknown metric, weights for a metric that is not in ``metrics``, or an
             unknown published table.
     """
     out, weights = Path(out).expanduser(), dict(weights or {})
-    names = _names(metrics, weights)
-    below = {name: published_rows(name) for name in published}
+    names = _find_metrics(metrics, weights)
+    published_tables = {name: published_rows(name) for name in published}
     rows: list[Row] = []
     predictions: list[tuple[Row, np.ndarray]] = []
     with bounded_downloads() as problem:
@@ -111,47 +121,53 @@ def benchmark(
                 if predicted is not None:
                     predictions.append((row, predicted))
     title = f'Benchmark: {rated.title}'
-    same = [name for name in below if published_data(name) == rated.dataset]
-    comparable = rows + [row for name in same for row in below[name]]
-    rows = rows + [row for name in below for row in below[name]]
-    notes = rated.notes + [
-        f'The published rows of {name} were measured on {published_data(name)}, not on these '
-        'images: they are no comparison.'
-        for name in below
-        if name not in same
-    ]
+    comparable, notes = list(rows), list(rated.notes)
+    for name, table in published_tables.items():
+        rows += table
+        if published_data(name) == rated.dataset:
+            comparable += table
+        else:
+            notes.append(
+                f'The published rows of {name} were measured on {published_data(name)}, not on '
+                'these images: they are not comparable.'
+            )
     files = write_tables(rows, out / 'results', title, notes)
     files.append(_write_predictions(out / 'predictions.csv', rated, predictions))
     try:
         page = out / 'results.html'
         files.append(write_page(page, title, notes, rated, rows, comparable, predictions))
-    except AMHPError as error:  # the tables are there whether or not there is a page
+    except AMHPError as error:  # without the extra for pages there are still tables
         notes.append(f'no page: {error}')
     return Benchmark(title, rows, files, notes)
 
 
-def _names(metrics: Sequence[str], weights: Mapping[str, str]) -> list[str]:
-    """The names that the patterns stand for, in their order, each once."""
+def _find_metrics(patterns: Sequence[str], weights: Mapping[str, str]) -> list[str]:
+    """List the names of metrics that match the patterns, in their order, each once."""
     import pyiqa
 
-    known, names = pyiqa.list_models('NR'), []
-    for given in metrics:
-        meant = [name for name in known if fnmatchcase(name, given)]
-        if not meant:
+    known = pyiqa.list_models('NR')
+    names: list[str] = []
+    for pattern in patterns:
+        matches = [name for name in known if fnmatchcase(name, pattern)]
+        if not matches:
             raise AMHPError(
-                f'{given!r} is not a no-reference metric of pyiqa; expected some of '
+                f'{pattern!r} is not a no-reference metric of pyiqa; expected one of '
                 f'{", ".join(known)}'
             )
-        names += meant
+        names += matches
     if not names:
         raise AMHPError('no metric to measure; give some with --metrics')
-    if extra := sorted(weights.keys() - set(names)):
-        raise AMHPError(f'weights for {extra[0]!r}, which is not among the metrics')
+    if unused := sorted(weights.keys() - set(names)):
+        raise AMHPError(f'weights for {unused[0]!r}, which is not among the metrics')
     return list(dict.fromkeys(names))
 
 
 def _measure(name: str, weights: str | None, run: Run) -> list[tuple[Row, np.ndarray | None]]:
-    """Measure a metric: rows, each with the scores ``(N,)`` if there are any."""
+    """Measure a metric with each of its prompt sources.
+
+    Returns:
+        For each prompt source a row, and the scores ``(N,)`` or None if the metric failed.
+    """
     method = name
     if weights:
         method = f'{name} ({weights if is_hub_id(weights) else Path(weights).name})'
@@ -168,28 +184,35 @@ def _measure(name: str, weights: str | None, run: Run) -> list[tuple[Row, np.nda
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Suppress what pyiqa prints before downloads, and warnings of other packages."""
+    """Suppress the messages of pyiqa before downloads, and warnings of other packages."""
     with redirect_stdout(StringIO()), warnings.catch_warnings():
         warnings.simplefilter('ignore')
         yield
 
 
 def _prompt_sources(scorer: Scorer, rated: RatedSet) -> list[tuple[str, str | None]]:
-    """The prompt sources to measure, each with a suffix for the method's name.
+    """List suffixes for the name of the method, and the prompt sources to measure.
 
-    An AMHP that can predict prompts is measured with each source, so that nobody takes what given
-    texts are worth for what the model sees in a bare image.
+    An AMHP that can predict prompts is measured with each source, so that the benefit of given
+    texts is not mistaken for what the model predicts from an image alone.
     """
     if not scorer.predicts_prompts:
         return [('', None)]
-    given = [('', 'given')] * any(rated.texts)
-    return [*given, (', predicted text', 'predicted'), (', no text', 'none')]
+    sources: list[tuple[str, str | None]] = [
+        (', predicted text', 'predicted'),
+        (', no text', 'none'),
+    ]
+    return [('', 'given'), *sources] if any(rated.texts) else sources
 
 
 def _measure_with(
     scorer: Scorer, method: str, source: str | None, run: Run
 ) -> tuple[Row, np.ndarray | None]:
-    """Measure a metric with one prompt source; None: as the metric is configured."""
+    """Measure a metric with one prompt source; None: as the metric is configured.
+
+    Returns:
+        A row, and the scores ``(N,)`` or None if the metric failed.
+    """
     rated = run.rated
     cache = ScoreCache(cache_path(run.out / 'scores', method))
     scoring = ScoringRun(scorer, rated.paths, rated.texts, source, run.batch_size, method)
@@ -218,15 +241,18 @@ def _measure_with(
     ignores_text = scorer.takes_text and not scorer.reads_text
     texts = 'predicted' if source == 'predicted' else rated.text_source
     text_source = texts if any(s.text for s in scores) and not ignores_text else 'none'
-    notes = _left_out(scores)
-    notes += ['lower is better: correlations are of the negated scores'] * scorer.lower_better
-    notes += ['zero-shot: a text changes nothing'] * ignores_text
+    notes = _failure_notes(scores)
+    notes += ['lower is better: correlations are those of negated scores'] * scorer.lower_better
+    notes += ['zero-shot: texts do not change the scores'] * ignores_text
     notes += ['uncalibrated'] * (not getattr(scorer.net, 'calibrated', True))
     return measured_row(method, evaluation, text_source, median_seconds(scores), notes), predicted
 
 
 def _bins(scores: Sequence[CachedScore]) -> np.ndarray | None:
-    """Distributions ``(N, m)``, NaN where there is no score; None unless all others have one."""
+    """Stack the distributions ``(N, m)``, with NaN for images without a score.
+
+    None if an image with a score has no distribution, or one of another length.
+    """
     lengths = {len(s.bins) for s in scores if s.score is not None}
     if len(lengths) != 1 or lengths == {0}:
         return None
@@ -237,49 +263,52 @@ def _bins(scores: Sequence[CachedScore]) -> np.ndarray | None:
 def _scale(
     scorer: Scorer, predicted: np.ndarray, bins: np.ndarray | None
 ) -> tuple[float, float] | None:
-    """The ends of a metric's scale.
+    """Find the ends of a metric's scale; None if they are not stated.
 
-    Where the score is the mean of a distribution over 1, 2, .. m they are 1 and m, whatever
+    If the score is the mean of a distribution over 1, 2, .. m, they are 1 and m, whatever
     pyiqa's table says (0..10 for NIMA, whose bins are AVA's votes 1..10).
     """
     if bins is not None and scorer.level_values is None:
-        there = np.isfinite(predicted)
-        mean = bins[there] @ np.arange(1, bins.shape[1] + 1)
-        if np.allclose(mean, predicted[there], rtol=0, atol=1e-3):
+        scored = np.isfinite(predicted)
+        mean = bins[scored] @ np.arange(1, bins.shape[1] + 1)
+        if np.allclose(mean, predicted[scored], rtol=0, atol=1e-3):
             return 1.0, float(bins.shape[1])
     return scorer.scale
 
 
 def _no_distributions(scorer: Scorer, bins: np.ndarray | None, rated: RatedSet) -> str:
-    """Why distributions are not compared; '' if they are."""
+    """Say why distributions are not compared; ``''`` if they are compared."""
     if rated.dist is None:
         return 'the ratings are means only'
     if bins is None:
         return 'the metric gives no distribution'
     values: Sequence[float] | np.ndarray | None = scorer.level_values
     m, k = bins.shape[1], len(rated.level_values)
-    if values is None and m % k == 0:  # 1..m, merged in groups
+    if values is None and m % k == 0:  # bins 1..m, merged in groups
         values = np.arange(1, m + 1).reshape(k, -1).mean(axis=1)
     if values is None or len(values) != k or not np.allclose(values, rated.level_values):
         return "the metric's levels are not those of the ratings"
     return ''
 
 
-def _left_out(scores: Sequence[CachedScore]) -> list[str]:
+def _failure_notes(scores: Sequence[CachedScore]) -> list[str]:
+    """Count the images without a score, and quote the first reasons."""
     notes = []
-    for what, reasons in (
+    for failure, reasons in (
         ('could not be read', [s.unreadable for s in scores if s.unreadable]),
         ('made the metric fail', [s.failed for s in scores if s.failed]),
     ):
         if reasons:
-            some = '; '.join(reasons[:NAMED]) + ('; ...' if len(reasons) > NAMED else '')
-            notes.append(f'{len(reasons)} of {len(scores)} images {what}: {some}')
+            first = '; '.join(reasons[:MAX_REASONS])
+            more = '; ...' if len(reasons) > MAX_REASONS else ''
+            notes.append(f'{len(reasons)} of {len(scores)} images {failure}: {first}{more}')
     return notes
 
 
 def _write_predictions(
     path: Path, rated: RatedSet, predictions: Sequence[tuple[Row, np.ndarray]]
 ) -> Path:
+    """Write the score of each image by each metric as CSV."""
     columns = {row.method: predicted for row, predicted in predictions}
     table = pd.DataFrame({'img_name': rated.names, 'MOS': rated.mos, **columns})
     return write_atomically(path, lambda file: table.to_csv(file, index=False))

@@ -1,4 +1,4 @@
-"""Scores of a metric for many images, cached on disk as they come: an interrupted run resumes."""
+"""Scores of many images by one metric, cached on disk so that an interrupted run resumes."""
 
 import os
 import re
@@ -19,7 +19,7 @@ from pyiqa_amhp.scoring.scorer import Scorer
 from pyiqa_amhp.utils.journal import Journal
 
 Progress = Callable[[Iterable, int, str], Iterable]
-GIVE_UP_AFTER = 3  # failed images at the start, if there are no others
+GIVE_UP_AFTER = 3  # images that the metric failed on, if it has scored none
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class CachedScore:
     """Score of one image by one metric, as the cache keeps it.
 
     Attributes:
-        score: None if there is none.
-        bins: the distribution, () if the metric gives none.
-        text: whether a text was used.
-        seconds: how long scoring took.
-        unreadable: what is wrong with the file, else ``''``.
-        failed: what the metric raised, else ``''``.
+        score: the score; None if there is none.
+        bins: the distribution, ``()`` if the metric has none.
+        text: whether a text was read.
+        seconds: time of scoring in seconds.
+        unreadable: why the file could not be read, else ``''``.
+        failed: error of the metric, else ``''``.
     """
 
     score: float | None = None
@@ -44,7 +44,7 @@ class CachedScore:
 
     @classmethod
     def from_result(cls, result: ScoreResult, seconds: float) -> 'CachedScore':
-        """The score of a result that took ``seconds``."""
+        """Convert a result whose scoring took ``seconds``."""
         return cls(
             score=result.score,
             bins=tuple(result.levels.values()) or result.bins,
@@ -55,14 +55,17 @@ class CachedScore:
 
 
 class MetricFailed(Exception):
-    """A metric that fails on every image; the text says how."""
+    """The metric fails on all images; the message is its first error."""
 
 
 class ScoreCache:
-    """Scores on disk, by key.
+    """Scores on disk.
 
     Args:
         path: the file; it is made when the first score is added.
+
+    Attributes:
+        known: the scores by key.
     """
 
     def __init__(self, path: Path):
@@ -73,14 +76,14 @@ class ScoreCache:
             self.known[key] = CachedScore(bins=bins, **line)
 
     def add(self, scores: dict[str, CachedScore]) -> None:
-        """Append scores to the file, so that they are there whatever happens next."""
+        """Append scores to the file at once, so that an interruption loses none."""
         self.known |= scores
         for _ in self._journal.append({'key': k, **asdict(score)} for k, score in scores.items()):
             pass
 
 
 def _is_line(value: Any) -> bool:
-    """Whether a line of the file is a score under a key."""
+    """Return whether a line of the file holds a key and a valid score."""
     try:
         values = {**value}
         key, bins = values.pop('key'), values.pop('bins')
@@ -91,21 +94,22 @@ def _is_line(value: Any) -> bool:
 
 
 def cache_path(folder: Path, method: str) -> Path:
-    """The file of the scores of a method."""
-    plain = re.sub(r'[^\w.+-]+', '_', method)
-    return folder / f'{plain}-{blake2b(method.encode(), digest_size=3).hexdigest()}.jsonl'
+    """Return the cache file of a method. Its name has a digest, so that it is unique."""
+    name = re.sub(r'[^\w.+-]+', '_', method)
+    return folder / f'{name}-{blake2b(method.encode(), digest_size=3).hexdigest()}.jsonl'
 
 
 @dataclass(frozen=True)
 class ScoringRun:
-    """What to score, and how.
+    """Images to score with one metric.
 
     Attributes:
         scorer: the metric.
-        paths, texts: N images and their texts, ``''`` where there is none. Only AMHP reads them.
-        prompt_source: where AMHP's attribute prompts come from; None: as it is configured.
-        batch_size: images for each pass through AMHP.
-        title: what the progress bar shows.
+        paths: N image files.
+        texts: N texts, ``''`` for no text. Only AMHP reads them.
+        prompt_source: source of AMHP's attribute prompts; None: as AMHP is configured.
+        batch_size: images in a batch of AMHP. Other metrics get one image at a time.
+        title: title of the progress bar.
     """
 
     scorer: Scorer
@@ -116,7 +120,10 @@ class ScoringRun:
     title: str = ''
 
     def keys(self) -> list[str]:
-        """The key of each score: metric, prompt source, file (path, size, time) and text."""
+        """Return N keys of scores: digests of metric, prompt source, file and text.
+
+        A file counts by its path, size and time of modification.
+        """
         source = f' {self.prompt_source}' if self.prompt_source else ''
         fingerprint = self.scorer.fingerprint + source
         texts = self.texts if self.scorer.takes_text else [''] * len(self.paths)
@@ -124,43 +131,44 @@ class ScoringRun:
 
 
 def score_with_cache(run: ScoringRun, cache: ScoreCache, progress: Progress) -> list[CachedScore]:
-    """Score the images that the cache does not know yet.
+    """Score the images that are not in the cache.
 
-    Files that cannot be read, and failures of the metric, are tried again by the next call.
+    The next call tries unreadable files and failures of the metric again.
 
     Args:
-        cache: takes the scores as they come.
-        progress: wraps what takes long, as ``tqdm`` does.
+        run: the images and the metric.
+        cache: gets the scores as they come.
+        progress: shows the progress, as ``tqdm`` does.
 
     Returns:
         N scores.
 
     Raises:
-        MetricFailed: the metric failed on the first images, all of them.
+        MetricFailed: the metric failed on each of the first images.
     """
     keys = run.keys()
     missing = [i for i, key in enumerate(keys) if key not in cache.known]
-    found: dict[int, CachedScore] = {}
+    new: dict[int, CachedScore] = {}
     size = run.batch_size if run.scorer.amhp else 1
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # some metrics look at random crops
+        torch.manual_seed(0)  # some metrics use random crops
         for chunk in progress(_chunks(missing, size), -(-len(missing) // size), run.title):
-            scores = _score_batch(run, chunk)
-            found |= dict(zip(chunk, scores, strict=True))
-            pairs = zip(chunk, scores, strict=True)
-            cache.add({keys[i]: score for i, score in pairs if score.score is not None})
-            if len(missing) == len(keys):  # with nothing known, it may be that it never works
-                _check_works(found.values(), len(missing))
-    return [found[i] if i in found else cache.known[key] for i, key in enumerate(keys)]
+            scores = dict(zip(chunk, _score_batch(run, chunk), strict=True))
+            new |= scores
+            cache.add({keys[i]: score for i, score in scores.items() if score.score is not None})
+            if len(missing) == len(keys):  # the metric has never scored an image
+                _check_works(new.values(), len(missing))
+    return [new[i] if i in new else cache.known[key] for i, key in enumerate(keys)]
 
 
 def median_seconds(scores: Iterable[CachedScore]) -> float | None:
-    """The median time of an image, which the first image's warm-up does not change."""
+    """Return the median time of an image; the slow first image hardly changes it."""
     seconds = [score.seconds for score in scores if score.score is not None]
     return float(np.median(seconds)) if seconds else None
 
 
 def _check_works(scores: Iterable[CachedScore], images: int) -> None:
+    """Raise ``MetricFailed`` if the metric failed on the first images."""
     failures = [score.failed for score in scores]
     if all(failures) and len(failures) >= min(GIVE_UP_AFTER, images):
         raise MetricFailed(failures[0])
@@ -182,7 +190,7 @@ def _chunks(items: list[int], size: int) -> Iterator[list[int]]:
 
 
 def _score_batch(run: ScoringRun, chunk: list[int]) -> list[CachedScore]:
-    """Score a batch in one pass; where that fails, each image alone."""
+    """Score a batch in one pass. If that fails, score each image alone."""
     start = time.perf_counter()
     paths, texts = [run.paths[i] for i in chunk], [run.texts[i] for i in chunk]
     if not run.scorer.takes_text:

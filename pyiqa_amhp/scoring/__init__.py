@@ -1,4 +1,4 @@
-"""Scores of images by any metric of pyiqa. Names are imported when they are used."""
+"""Scores of images by any metric of pyiqa. The names below are imported on first use."""
 
 from importlib import import_module
 

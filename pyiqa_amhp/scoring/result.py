@@ -1,4 +1,4 @@
-"""Results of scoring, and what a list of them comes to. Imports nothing heavy."""
+"""Results of scoring, their table, and their summary. Imports nothing heavy."""
 
 import heapq
 import math
@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-MAX_ERRORS = 5  # reasons that a summary keeps
+MAX_ERRORS = 5  # errors that a summary keeps
 SCORES_SINCE = '0.1.0'
-"""The version of this package since which all scores are the same. Raise it where one changes:
-results of an interrupted run, and cached scores, are used only within one such version."""
+"""The version of this package since which all scores are the same. Raise it when a score changes:
+interrupted runs resume, and cached scores are used, only within one such version."""
 
 
 @dataclass
@@ -17,14 +17,13 @@ class ScoreResult:
     """Result of scoring one image.
 
     Attributes:
-        path: the image, as it was given.
-        score: on the metric's scale; None where the image could not be read.
-        prompt_source: where AMHP's attribute prompt came from: ``given``, ``predicted`` or
-            ``none``.
+        path: the path of the image, as it was given.
+        score: the score on the metric's scale; None if the image could not be read.
+        prompt_source: source of AMHP's attribute prompt: ``given``, ``predicted`` or ``none``.
         levels: AMHP's probability of each quality level, by its word.
-        bins: another metric's probability of each of its scores, where it was asked for and the
-            metric has one.
-        error: why there is no score, else ``''``.
+        bins: probability of each score of another metric, if it was asked for and the metric has
+            such a distribution.
+        error: the reason why there is no score, else ``''``.
     """
 
     path: str
@@ -36,9 +35,9 @@ class ScoreResult:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> 'ScoreResult | None':
-        """Read what ``dataclasses.asdict`` gave; None for anything else.
+        """Convert the dict of ``dataclasses.asdict`` back; None for any other value.
 
-        ``text_source``, as ``prompt_source`` was called before version 0.2.0, is read too.
+        ``text_source``, the name of ``prompt_source`` before version 0.2.0, is read too.
         """
         try:
             values = {('prompt_source' if k == 'text_source' else k): v for k, v in values.items()}
@@ -54,12 +53,12 @@ class ScoreResult:
 
 
 def table_columns(levels: Iterable[str]) -> list[str]:
-    """The columns of a table of scores: ``p_<level>`` for each quality level, if there are any."""
+    """List the columns of a table of scores, with ``p_<level>`` for each quality level."""
     return ['path', 'score', 'prompt_source', *(f'p_{level}' for level in levels), 'error']
 
 
 def to_record(result: ScoreResult) -> dict[str, Any]:
-    """A row of the table: ``path, score, prompt_source, p_<level> .., error``."""
+    """Convert a result to a row: ``path, score, prompt_source, p_<level> .., error``."""
     return {
         'path': result.path,
         'score': result.score,
@@ -71,12 +70,13 @@ def to_record(result: ScoreResult) -> dict[str, Any]:
 
 @dataclass
 class Summary:
-    """Counts of a list of results, and its best ones.
+    """Counts of results, and the best ones.
 
     Attributes:
-        count, failed: how many results, and how many of them without a score.
-        best: results, best first; failed ones follow where all were asked for.
-        errors: the first few reasons.
+        count: number of results.
+        failed: number of results without a score.
+        best: results, best first, then results without a score if there is room for them.
+        errors: the first errors.
     """
 
     count: int = 0
@@ -91,8 +91,9 @@ def summarise(
     """Count results and find the best ones in one pass.
 
     Args:
-        best: how many to keep, in memory too; None: all of them.
-        lower_better: whether a lower score is a better one.
+        results: results, any iterable.
+        best: number of results to keep, also in memory; None: all.
+        lower_better: whether a lower score is better.
     """
     summary = Summary()
     unscored: list[ScoreResult] = []

@@ -1,4 +1,4 @@
-"""A metric of pyiqa, and all that the commands need to know about it."""
+"""``Scorer``: a metric of pyiqa with its scale, levels, fingerprint and scores."""
 
 import functools
 import inspect
@@ -30,26 +30,26 @@ from pyiqa_amhp.weights.checkpoint import (
     stored_config,
 )
 
-OWN_ARCHS = ('AMHP', 'TANet')  # they read weights without running any code
+OWN_ARCHS = ('AMHP', 'TANet')  # they load weights without running code in them
 
 
 def create_metric(
     name: str = 'amhp', weights: str | None = None, device: str | None = None, **options
 ):
-    """Create a no-reference metric of pyiqa, with errors that say what to do.
+    """Create a no-reference metric of pyiqa, with clear errors.
 
     Args:
-        name: any no-reference metric of pyiqa, ours among them.
-        weights: a checkpoint, for ``pretrained_model_path``.
-        device: ``cpu``, ``cuda`` ...; None: a GPU if there is one.
-        **options: options of AMHP; those that are None are left out.
+        name: name of a no-reference metric.
+        weights: a checkpoint, passed on as ``pretrained_model_path``.
+        device: a device of torch, ``cpu``, ``cuda`` ...; None: a GPU if there is one.
+        **options: options of AMHP. Those that are None are left out.
 
     Returns:
-        What ``pyiqa.create_metric`` returns.
+        The metric that ``pyiqa.create_metric`` returns.
 
     Raises:
-        AMHPError: no such metric, one that needs a reference image or has no such options, or
-            weights that do not load or, for pyiqa's metrics too, that could run code.
+        AMHPError: the metric is unknown, needs a reference image, or has no such options; or the
+            weights do not load, or hold code, which pyiqa's own metrics would run.
     """
     import pyiqa
 
@@ -68,7 +68,7 @@ def create_metric(
 
 
 def arch_of(name: str) -> str | None:
-    """The arch behind a metric of pyiqa; None for a name that pyiqa does not know."""
+    """Return the arch of a metric of pyiqa; None for an unknown name."""
     from pyiqa.default_model_configs import DEFAULT_CONFIGS
 
     return DEFAULT_CONFIGS[name]['metric_opts']['type'] if name in DEFAULT_CONFIGS else None
@@ -78,18 +78,19 @@ class Scorer:
     """A no-reference metric of pyiqa.
 
     Args:
-        metric: a name for ``create_metric``, what ``pyiqa.create_metric`` returned, or an AMHP.
+        metric: a name for ``create_metric``, a metric that ``pyiqa.create_metric`` returned, or
+            an AMHP.
 
     Attributes:
-        metric: what ``pyiqa.create_metric`` returned, or the AMHP.
-        net: the network in it.
+        metric: the metric of pyiqa, or the AMHP.
+        net: the network in the metric.
         name: pyiqa's name of the metric.
-        amhp: the network, if it is an AMHP; else None.
-        lower_better: whether a lower score is a better one.
+        amhp: the network if it is an AMHP, else None.
+        lower_better: whether a lower score is better.
     """
 
-    def __init__(self, metric):
-        self.metric = create_metric(metric) if isinstance(metric, str) else metric
+    def __init__(self, metric: str | torch.nn.Module):
+        self.metric: Any = create_metric(metric) if isinstance(metric, str) else metric
         self.net: torch.nn.Module = getattr(self.metric, 'net', self.metric)
         self.name: str = getattr(self.metric, 'metric_name', 'amhp')
         self.amhp: AMHP | None = self.net if isinstance(self.net, AMHP) else None
@@ -97,19 +98,20 @@ class Scorer:
 
     @property
     def levels(self) -> tuple[str, ...]:
-        """The words of AMHP's quality levels, worst first; none for another metric."""
+        """Words of AMHP's quality levels, worst first; ``()`` for other metrics."""
         return self.amhp.config.levels if self.amhp else ()
 
     @property
     def level_values(self) -> tuple[float, ...] | None:
-        """The scores of AMHP's quality levels; None for another metric."""
+        """Scores of AMHP's quality levels; None for other metrics."""
         return self.amhp.config.level_values if self.amhp else None
 
     @property
     def scale(self) -> tuple[float, float] | None:
-        """The ends of the scale: of the votes, or of levels that are the user's own.
+        """Lowest and highest score; None if an end is open or not stated.
 
-        None where an end is open or not stated. pyiqa's ``~1`` is read as 1.
+        For AMHP these are the ends of the data set's votes, or of the user's own level values.
+        For other metrics pyiqa states them; its ``~1`` is read as 1.
         """
         if self.amhp:
             scale, values = SCALES[self.amhp.config.dataset], self.amhp.config.level_values
@@ -121,33 +123,33 @@ class Scorer:
 
     @property
     def scale_text(self) -> str:
-        """The scale in words: ``1..10``, what pyiqa states, or ``not stated``."""
+        """The scale as text: ``1..10``, the range that pyiqa states, or ``not stated``."""
         if self.amhp and self.scale:
             return f'{self.scale[0]:g}..{self.scale[1]:g}'
         return str(self.metric.score_range or 'not stated').replace(', ', '..')
 
     @property
     def takes_text(self) -> bool:
-        """Whether the metric is an AMHP with an attribute prompt."""
+        """Whether the metric is an AMHP whose variant has an attribute prompt."""
         return self.amhp is not None and self.amhp.config.uses_attributes
 
     @property
     def reads_text(self) -> bool:
-        """Whether a text can change a score: not before AMHP was trained with some."""
+        """Whether a text can change a score. In an untrained AMHP its weight is zero."""
         if not (self.amhp and self.takes_text):
             return False
         return bool(self.amhp.fc.weight[:, self.amhp.backbone.width :].any())
 
     @property
     def predicts_prompts(self) -> bool:
-        """Whether the metric is an AMHP that predicts the attribute prompts of bare images."""
+        """Whether the metric is an AMHP that predicts prompts of images without a text."""
         return self.amhp is not None and self.amhp.predictor is not None
 
     @property
     def fingerprint(self) -> str:
-        """What the scores depend on: name, options, versions and weights of the metric.
+        """Digest of all that the scores depend on: name, options, versions and weights.
 
-        Of each tensor some 4,096 numbers, evenly spaced, count: training changes them all.
+        Of each tensor about 4,096 evenly spaced numbers are read: training changes all numbers.
         """
         from pyiqa.default_model_configs import DEFAULT_CONFIGS
 
@@ -167,37 +169,41 @@ class Scorer:
         texts: Sequence[str | None] | None = None,
         prompt_source: str | None = None,
     ) -> list[ScoreResult]:
-        """Score images, as a call of the metric does.
+        """Score images as a call of the metric does.
 
         Args:
             images: N files, Pillow images in RGB, or tensors ``(1, 3, H, W)`` with values in
                 [0, 1].
-            texts: one for each image, None or ``''`` where there is none. Only AMHP reads them.
+            texts: N texts, None or ``''`` for no text. Only AMHP reads them.
             prompt_source: ``given``, ``predicted`` or ``none``; None: as AMHP is configured.
 
         Returns:
-            N results; ``path`` is the file's, ``''`` for images in memory.
+            N results. ``path`` is that of the file, ``''`` for images in memory.
 
         Raises:
-            ImageReadError: a file that cannot be read.
-            AMHPError: not as many texts as images, or a source that this metric does not have.
+            ImageReadError: a file cannot be read.
+            AMHPError: there are not as many texts as images, or the metric has no such prompt
+                source.
         """
         results = [ScoreResult(str(i) if isinstance(i, str | Path) else '') for i in images]
-        inputs = [self.to_input(_in_memory(image)) for image in images]
+        inputs = [
+            self.to_input(read_image(image) if isinstance(image, str | Path) else image)
+            for image in images
+        ]
         texts = image_texts(list(texts) if texts is not None else None, len(images))
         self.fill_scores(results, inputs, texts, prompt_source)
         return results
 
     def to_input(self, image: Image.Image | torch.Tensor | np.ndarray) -> torch.Tensor:
-        """Turn an image into what ``fill_scores`` takes.
+        """Convert an image to an input of ``fill_scores``.
 
         Args:
-            image: a Pillow image, a tensor ``(1, 3, H, W)`` in [0, 1], or the uint8 array that
-                ``Preprocess.view_file`` of AMHP returns.
+            image: a Pillow image in RGB, a tensor ``(1, 3, H, W)`` in [0, 1], or the uint8 array
+                that ``Preprocess.view_file`` of AMHP returns.
 
         Returns:
-            For AMHP the network's input ``(3, size, size)``, normalised, or uint8
-            ``(size, size, 3)`` for an array; for other metrics ``(1, 3, H, W)``.
+            For AMHP the normalised input of the network ``(3, size, size)``, or for an array
+            uint8 ``(size, size, 3)``. For other metrics ``(1, 3, H, W)``.
         """
         if isinstance(image, np.ndarray):
             return torch.from_numpy(image)
@@ -214,15 +220,18 @@ class Scorer:
         prompt_source: str | None = None,
         with_bins: bool = False,
     ) -> None:
-        """Score a batch, and write the scores into its results.
+        """Score a batch, and write the scores into the results.
 
         Args:
             results: N results to complete.
-            inputs: N inputs, see ``to_input``. AMHP gets them in one pass, other metrics one by
+            inputs: N inputs, see ``to_input``. AMHP scores them in one pass, other metrics one by
                 one, each in its own size.
-            texts: N texts, ``''`` where there is none.
+            texts: N texts, ``''`` for no text.
             prompt_source: see ``score``.
-            with_bins: ask other metrics for their distribution too (NIMA, MUSIQ, ...).
+            with_bins: whether to ask other metrics for their distribution (NIMA, MUSIQ, ...).
+
+        Raises:
+            AMHPError: the metric has no such prompt source.
         """
         if self.amhp and inputs:
             self._fill_amhp(self.amhp, results, torch.stack(list(inputs)), texts, prompt_source)
@@ -232,7 +241,14 @@ class Scorer:
             for result, x in zip(results, inputs, strict=True):
                 self._fill_other(result, x, with_bins)
 
-    def _fill_amhp(self, net: AMHP, results, x: torch.Tensor, texts, prompt_source) -> None:
+    def _fill_amhp(
+        self,
+        net: AMHP,
+        results: Sequence[ScoreResult],
+        x: torch.Tensor,
+        texts: Sequence[str],
+        prompt_source: str | None,
+    ) -> None:
         if x.dtype == torch.uint8:
             x = x.to(net.logit_scale.device).permute(0, 3, 1, 2)
             x = net.preprocess.normalize(x.float() / 255)
@@ -251,12 +267,8 @@ class Scorer:
         mos, dist = self.metric(x, return_mos=True, return_dist=True)
         result.score, bins = float(mos), dist.flatten().tolist()
         if len(bins) > 1 and min(bins) >= 0 and abs(sum(bins) - 1) < 1e-3:
-            result.bins = tuple(bins)  # else it is one number, or no probabilities
+            result.bins = tuple(bins)  # otherwise a single number, or not probabilities
 
     @functools.cached_property
     def _has_bins(self) -> bool:
         return 'return_dist' in inspect.signature(self.net.forward).parameters
-
-
-def _in_memory(image: Any) -> Any:
-    return read_image(image) if isinstance(image, str | Path) else image

@@ -1,4 +1,4 @@
-"""Tables of scores on disk: results are kept as they come, and an interrupted run resumes."""
+"""Tables of scores. Results go to a partial file as they come, so that a run can resume."""
 
 import csv
 import io
@@ -10,29 +10,33 @@ from dataclasses import asdict
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.scoring.result import ScoreResult, table_columns, to_record
 from pyiqa_amhp.utils.files import check_output, write_atomically, write_text
 from pyiqa_amhp.utils.journal import Journal
 
-CHUNK_ROWS = 10_000  # rows of a Parquet file that are in memory while it is written
+if TYPE_CHECKING:
+    from pyiqa_amhp.scoring.scorer import Scorer
+
+CHUNK_ROWS = 10_000  # rows in a group of a Parquet file, which is built in memory
 
 logger = logging.getLogger('pyiqa_amhp')
 
 
-def run_settings(inputs: Sequence[str], scorer, options: dict[str, Any]) -> dict[str, Any]:
-    """Collect what the scores of a run depend on, for ``ScoreFile``.
+def run_settings(
+    inputs: Sequence[str], scorer: 'Scorer', options: dict[str, Any]
+) -> dict[str, Any]:
+    """Collect all that the scores of a run depend on, for ``ScoreFile``.
 
     Args:
         inputs: the files, folders and globs as they were given.
-        scorer: the ``Scorer``.
-        options: options of the run; those that are None or False are left out, of a file the
-            content counts.
+        scorer: the metric.
+        options: options of the run, see ``plain_options``.
 
     Raises:
-        OSError: a file among the options that cannot be read.
+        OSError: a file among the options cannot be read.
     """
     return {
         'inputs': describe_inputs(inputs),
@@ -43,7 +47,7 @@ def run_settings(inputs: Sequence[str], scorer, options: dict[str, Any]) -> dict
 
 
 def plain_options(options: dict[str, Any]) -> dict[str, Any]:
-    """The options that are set; a digest in place of a file, whose content counts."""
+    """Select the options that are set, with a digest of the content in place of a file."""
     return {
         name: short_digest(value.read_bytes()) if isinstance(value, Path) else value
         for name, value in options.items()
@@ -52,13 +56,13 @@ def plain_options(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def describe_inputs(inputs: Sequence[str]) -> str:
-    """The inputs of a run in at most some 200 characters."""
+    """Describe the inputs of a run in about 200 characters at most."""
     words = ' '.join(inputs)
     return words if len(words) <= 200 else f'{len(inputs)} paths, {short_digest(words.encode())}'
 
 
 def short_digest(data: bytes) -> str:
-    """A digest of 16 characters."""
+    """Return a digest of 16 characters."""
     return blake2b(data, digest_size=8).hexdigest()
 
 
@@ -68,12 +72,13 @@ def check_settings(
     """Refuse to resume an interrupted run with other settings.
 
     Args:
-        before, now: the settings of the interrupted run and of this one.
-        run: what the user calls the run.
-        deletable: what the user may delete to begin anew.
+        before: the settings of the interrupted run.
+        now: the settings of this run.
+        run: name of the run in the message.
+        deletable: what the user can delete to start again.
 
     Raises:
-        AMHPError: names the settings that differ.
+        AMHPError: the settings differ; the message lists the differences.
     """
     if before == now:
         return
@@ -84,26 +89,26 @@ def check_settings(
     ]
     raise AMHPError(
         f'{run}: made with other settings ({"; ".join(changes)}); give the same ones, or delete '
-        f'{deletable} to begin anew'
+        f'{deletable} to start again'
     )
 
 
 class ScoreFile:
-    """The results of a run, one JSON line each in ``FILE.partial.jsonl`` until the run is over.
+    """Results of a run. Until the run ends they are JSON lines in ``FILE.partial.jsonl``.
 
     Args:
-        path: the file to write at the end; its suffix, one of ``WRITERS``, chooses the format.
-        settings: what the scores depend on. A run resumes only with the same settings.
-        resume: resume an interrupted run, if there is one.
+        path: the file to write at the end. Its suffix selects the format, see ``WRITERS``.
+        settings: all that the scores depend on. A run resumes only with the same settings.
+        resume: whether to resume an interrupted run, if there is one.
 
     Attributes:
-        partial: the file of the results so far.
-        done: the paths whose results an interrupted run left.
-        count: how many results there are.
+        partial: the partial file.
+        done: paths of the images that an interrupted run has scored.
+        count: number of results in the partial file.
 
     Raises:
-        AMHPError: an unknown suffix; a folder of that name; results of an interrupted run where
-            ``resume`` is not asked for, or made with other settings.
+        AMHPError: the suffix is unknown, or the path is a folder; there are results of an
+            interrupted run but ``resume`` is False, or they were made with other settings.
     """
 
     def __init__(self, path: str | Path, settings: dict[str, Any], resume: bool = False):
@@ -120,11 +125,11 @@ class ScoreFile:
         else:
             raise AMHPError(
                 f'{self.partial}: an interrupted run left its results here; resume it '
-                '(--resume), or delete the file to begin anew'
+                '(--resume), or delete the file to start again'
             )
 
     def _resume(self, settings: dict[str, Any]) -> None:
-        """Check the settings, and find out which results are there."""
+        """Check the settings of the interrupted run, and read its results."""
         first = next(self._journal.read(), None)
         before = first.get('settings') if isinstance(first, dict) else None
         if not isinstance(before, dict):
@@ -139,7 +144,7 @@ class ScoreFile:
             logger.warning('%s: its text_source is called prompt_source now', self.partial)
 
     def append(self, results: Iterable[ScoreResult]) -> Iterator[ScoreResult]:
-        """Pass results on, each after its line has been written."""
+        """Pass results on, each after it has been written to the partial file."""
         for line in self._journal.append(map(asdict, results)):
             self.count += 1
             yield ScoreResult(**line)
@@ -149,18 +154,18 @@ class ScoreFile:
         self._journal.delete()
 
     def results(self) -> Iterator[ScoreResult]:
-        """All results that are there, in their order."""
+        """Read all results from the partial file, in their order."""
         for line in islice(self._journal.read(), 1, None):
             result = ScoreResult.from_dict(line)
             if result is not None:
                 yield result
 
     def finish(self, levels: Iterable[str]) -> Path:
-        """Write the table, whole or not at all, and delete the partial file.
+        """Write the table atomically, and delete the partial file.
 
         Args:
-            levels: the words of the quality levels, a column ``p_<level>`` each; none for other
-                metrics.
+            levels: words of the quality levels, for the columns ``p_<level>``; empty for metrics
+                other than AMHP.
         """
         write = WRITERS[self.path.suffix.lower()]
         columns = table_columns(levels)
@@ -173,13 +178,13 @@ class ScoreFile:
             if other := record.keys() - set(columns):
                 raise AMHPError(
                     f'{self.partial}: the result of {record["path"]} has {min(other)!r}, which is '
-                    'none of these levels; delete the file to begin anew'
+                    'none of these levels; delete the file to start again'
                 )
             yield record
 
 
 def _is_line(value: Any) -> bool:
-    """Whether a line of a partial file holds settings or a result."""
+    """Return whether a line of a partial file holds settings or a result."""
     if not isinstance(value, dict):
         return False
     return 'settings' in value or ScoreResult.from_dict(value) is not None
@@ -189,7 +194,7 @@ Records = Iterator[dict[str, Any]]
 
 
 def to_csv(results: Iterable[ScoreResult], levels: Iterable[str]) -> str:
-    """The table that ``amhp score --out FILE.csv`` writes, as a text."""
+    """Format results as the table that ``amhp score --out FILE.csv`` writes."""
     file = io.StringIO(newline='')
     _write_rows(map(to_record, results), table_columns(levels), file)
     return file.getvalue()
@@ -210,7 +215,7 @@ def _json_lines(records: Records, columns: list[str]) -> Iterator[str]:
     for record in records:
         values = {name: record.get(name) for name in columns}
         if values['score'] is not None and not math.isfinite(values['score']):
-            values['score'] = None  # JSON has no word for it
+            values['score'] = None  # JSON has no NaN and no infinity
         yield json.dumps(values, ensure_ascii=False)
 
 
@@ -228,7 +233,7 @@ def _write_json(records: Records, columns: list[str], path: Path) -> None:
 
 
 def table_schema(columns: Iterable[str]):
-    """The types of a table of scores, for pyarrow."""
+    """Return the schema of a table of scores for pyarrow."""
     import pyarrow as pa
 
     words = ('path', 'prompt_source', 'error')

@@ -1,4 +1,4 @@
-"""Tables of scores: written as they come, whole in the end, and gone on with after a stop."""
+"""Tables of scores: their formats, partial files, and resumed runs."""
 
 import json
 import math
@@ -13,13 +13,12 @@ import pytest
 from conftest import write_photos
 
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.scoring import writer as score_file
+from pyiqa_amhp.scoring import files, writer
 from pyiqa_amhp.scoring.result import ScoreResult, summarise
 from pyiqa_amhp.scoring.writer import ScoreFile
-from pyiqa_amhp.weights.checkpoint import save_checkpoint
 
 SUFFIXES = ('csv', 'json', 'jsonl', 'parquet')
-ROWS = [
+RESULTS = [
     ScoreResult('a.jpg', 5.25, 'given', {'bad': 0.25, 'good': 0.75}),
     ScoreResult('b, "c".jpg', None, error='b, "c".jpg: no such file'),
     ScoreResult('ü\nd.jpg', 0.1 + 0.2, 'none', {'bad': 1.0, 'good': 0.0}),
@@ -38,105 +37,108 @@ def read(path):
     }[path.suffix]()
 
 
-def write(path, rows, resume=False, settings=None, levels=('bad', 'good')):
-    file = ScoreFile(path, settings or {}, resume)
-    for _ in file.append(rows):
-        pass
-    return file.finish(levels)
+def write(path, results):
+    file = ScoreFile(path, {})
+    list(file.append(results))
+    return file.finish(('bad', 'good'))
 
 
 @pytest.mark.parametrize('suffix', SUFFIXES)
-def test_every_form_holds_every_value_as_it_was(tmp_path, suffix):
-    table = read(write(tmp_path / f's.{suffix}', ROWS))
+def test_every_format_keeps_every_value(tmp_path, suffix):
+    table = read(write(tmp_path / f's.{suffix}', RESULTS))
     assert list(table.columns) == COLUMNS
-    assert list(table['path']) == [row.path for row in ROWS]
+    assert list(table['path']) == [result.path for result in RESULTS]
     assert table['score'].tolist()[::2] == [5.25, 0.1 + 0.2] and np.isnan(table['score'][1])
-    assert list(table['error']) == ['', ROWS[1].error, '']
+    assert list(table['error']) == ['', RESULTS[1].error, '']
     assert float(table['p_good'][0]) == 0.75 and table['prompt_source'][0] == 'given'
     assert [file.name for file in tmp_path.iterdir()] == [f's.{suffix}']
 
 
 @pytest.mark.parametrize('suffix', SUFFIXES)
-def test_a_table_without_any_score_or_row_is_still_a_table(tmp_path, suffix):
-    table = read(write(tmp_path / f'failed.{suffix}', [ROWS[1]]))
+def test_tables_without_scores_and_without_rows_are_written(tmp_path, suffix):
+    table = read(write(tmp_path / f'failed.{suffix}', [RESULTS[1]]))
     assert len(table) == 1 and table['score'].isna().all()
     assert len(read(write(tmp_path / f'none.{suffix}', []))) == 0
 
 
-def test_a_score_that_is_no_number_is_null_in_json(tmp_path):
+def test_nan_and_infinity_are_null_in_json(tmp_path):
     file = write(tmp_path / 's.json', [ScoreResult('a', math.nan), ScoreResult('b', math.inf)])
     assert [row['score'] for row in json.loads(file.read_text())] == [None, None]
 
 
-def test_parquet_is_written_in_groups(tmp_path, monkeypatch):
-    monkeypatch.setattr(score_file, 'CHUNK_ROWS', 2)
-    file = write(tmp_path / 's.parquet', ROWS * 3)
+def test_parquet_is_written_in_row_groups(tmp_path, monkeypatch):
+    monkeypatch.setattr(writer, 'CHUNK_ROWS', 2)
+    file = write(tmp_path / 's.parquet', RESULTS * 3)
     assert pq.ParquetFile(file).num_row_groups == 5 and len(pd.read_parquet(file)) == 9
 
 
-def test_rows_are_on_disk_before_the_next_one_is_asked_for(tmp_path):
+def test_each_result_is_on_disk_before_the_next_is_requested(tmp_path):
     file = ScoreFile(tmp_path / 's.csv', {})
-    for count, _ in enumerate(file.append(ROWS), 1):
+    for count, _ in enumerate(file.append(RESULTS), 1):
         assert len(file.partial.read_text('utf-8').splitlines()) == count + 1
     assert not (tmp_path / 's.csv').exists()
 
 
 @pytest.mark.parametrize('cut', range(0, 140, 7))
-def test_a_file_cut_anywhere_goes_on_with_its_whole_lines(tmp_path, cut):
+def test_a_partial_file_cut_anywhere_resumes_after_its_whole_lines(tmp_path, cut):
     path = tmp_path / 's.jsonl'
     file = ScoreFile(path, {'metric': 'amhp'})
-    list(file.append(ROWS))
+    list(file.append(RESULTS))
     first = len(file.partial.read_bytes().splitlines(keepends=True)[0])
     file.partial.write_bytes(file.partial.read_bytes()[: first + cut])
 
     again = ScoreFile(path, {'metric': 'amhp'}, resume=True)
-    left = [row for row in ROWS if row.path not in again.done]
-    assert len(left) == len(ROWS) - again.count
-    list(again.append(left))
-    assert list(again.results()) == ROWS
+    missing = [result for result in RESULTS if result.path not in again.done]
+    assert len(missing) == len(RESULTS) - again.count
+    list(again.append(missing))
+    assert list(again.results()) == RESULTS
 
 
-def test_a_finished_run_is_overwritten_and_an_interrupted_one_is_not(tmp_path):
+def test_a_finished_table_is_overwritten_but_not_an_interrupted_run(tmp_path):
     path = tmp_path / 's.csv'
-    write(path, ROWS)
-    write(path, ROWS[:1])
+    write(path, RESULTS)
+    write(path, RESULTS[:1])
     assert len(read(path)) == 1
-    list(ScoreFile(path, {}).append(ROWS))
+    list(ScoreFile(path, {}).append(RESULTS))
     with pytest.raises(AMHPError, match='--resume'):
         ScoreFile(path, {})
     assert len(read(path)) == 1
 
 
-def test_other_settings_are_named_and_refused(tmp_path):
-    list(ScoreFile(tmp_path / 's.csv', {'metric': 'amhp', 'exact': True}).append(ROWS))
+def test_other_settings_are_refused_and_listed(tmp_path):
+    list(ScoreFile(tmp_path / 's.csv', {'metric': 'amhp', 'exact': True}).append(RESULTS))
     with pytest.raises(AMHPError, match=r"exact was True and is None; metric was 'amhp'"):
         ScoreFile(tmp_path / 's.csv', {'metric': 'nima'}, resume=True)
 
 
 @pytest.mark.parametrize('content', [b'', b'path,score\na,1\n', b'[1]\n', b'\xff\xfe\n', b'{}\n'])
-def test_another_file_in_its_place_is_refused(tmp_path, content):
+def test_a_partial_file_with_other_content_is_refused(tmp_path, content):
     (tmp_path / 's.csv.partial.jsonl').write_bytes(content)
     with pytest.raises(AMHPError, match='not the results of an interrupted run'):
         ScoreFile(tmp_path / 's.csv', {}, resume=True)
 
 
-# What is shown of a table
+# The summary
 
 
-def test_the_best_rows_come_first_and_failed_ones_last():
-    rows = [ScoreResult(str(score), score) for score in (3.0, 5.0, 1.0, 4.0)]
-    rows[1:1] = [ScoreResult('bad', error='why'), ScoreResult('nan', math.nan)]
-    every = summarise(rows, None)
-    assert [row.path for row in every.best] == ['5.0', '4.0', '3.0', '1.0', 'nan', 'bad']
-    assert (every.count, every.failed, every.errors) == (6, 1, ['why'])
-    assert [row.path for row in summarise(rows, 2).best] == ['5.0', '4.0']
-    assert [row.path for row in summarise(rows, 2, lower_better=True).best] == ['1.0', '3.0']
+def paths(summary):
+    return [result.path for result in summary.best]
+
+
+def test_the_best_results_come_first_and_failed_ones_last():
+    results = [ScoreResult(str(score), score) for score in (3.0, 5.0, 1.0, 4.0)]
+    results[1:1] = [ScoreResult('bad', error='why'), ScoreResult('nan', math.nan)]
+    summary = summarise(results, None)
+    assert paths(summary) == ['5.0', '4.0', '3.0', '1.0', 'nan', 'bad']
+    assert (summary.count, summary.failed, summary.errors) == (6, 1, ['why'])
+    assert paths(summarise(results, 2)) == ['5.0', '4.0']
+    assert paths(summarise(results, 2, lower_better=True)) == ['1.0', '3.0']
 
 
 def test_equal_scores_keep_their_order():
-    rows = [ScoreResult(name, 1.0) for name in 'edcba']
+    results = [ScoreResult(name, 1.0) for name in 'edcba']
     for best in (None, 5, 3):
-        assert ''.join(row.path for row in summarise(rows, best).best) == 'edcba'[:best]
+        assert paths(summarise(results, best)) == list('edcba')[:best]
 
 
 # The command
@@ -150,75 +152,69 @@ def twelve_files(tmp_path):
     return folder
 
 
-@pytest.fixture
-def checkpoint(make_amhp, tmp_path):
-    return save_checkpoint(tmp_path / 'trained.pth', make_amhp().state_dict())
-
-
 def interrupt_after(monkeypatch, count):
-    """Ctrl-C once that many rows have come; gives a list of the paths that are scored."""
-    from pyiqa_amhp.scoring import files as score
+    """Raise KeyboardInterrupt after ``count`` results. Return a list that gets the scored paths."""
+    score_images, scored = files.score_images, []
 
-    whole, scored = score.score_images, []
-
-    def stopping(paths, *args, **options):
-        for row in whole(paths, *args, **options):
+    def interrupted(paths, *args, **options):
+        for result in score_images(paths, *args, **options):
             if len(scored) == count:
                 raise KeyboardInterrupt
-            scored.append(row.path)
-            yield row
+            scored.append(result.path)
+            yield result
 
-    monkeypatch.setattr(score, 'score_images', stopping)
+    monkeypatch.setattr(files, 'score_images', interrupted)
     return scored
 
 
 @pytest.mark.parametrize('suffix', SUFFIXES)
-def test_a_resumed_run_writes_what_an_uninterrupted_one_does(
-    amhp, twelve_files, checkpoint, tmp_path, monkeypatch, suffix
+def test_a_resumed_run_writes_the_same_table_as_a_run_without_interruption(
+    amhp, twelve_files, tiny_weights, tmp_path, monkeypatch, suffix
 ):
-    whole, stopped = tmp_path / f'whole.{suffix}', tmp_path / f'stopped.{suffix}'
-    arguments = ('score', twelve_files, '--weights', checkpoint, '--batch-size', 1)
+    whole, interrupted = tmp_path / f'whole.{suffix}', tmp_path / f'interrupted.{suffix}'
+    arguments = ('score', twelve_files, '--weights', tiny_weights, '--batch-size', 1)
     code, shown, _ = amhp(*arguments, '--out', whole)
     assert code == 1  # one file is not an image
 
     with monkeypatch.context() as patch:
         interrupt_after(patch, 5)
-        code, _, err = amhp(*arguments, '--out', stopped)
-    assert code == 130 and '--resume' in err and not stopped.exists()
+        code, _, err = amhp(*arguments, '--out', interrupted)
+    assert code == 130 and '--resume' in err and not interrupted.exists()
 
     with monkeypatch.context() as patch:
         scored = interrupt_after(patch, None)
-        code, out, _ = amhp(*arguments, '--out', stopped, '--resume')
+        code, out, _ = amhp(*arguments, '--out', interrupted, '--resume')
     assert [path[-6:-4] for path in scored] == ['05', '06', '07', '08', '09', '10', '11']
-    assert code == 1 and out.replace('stopped', 'whole') == shown
-    assert stopped.read_bytes() == whole.read_bytes()
+    assert code == 1 and out.replace('interrupted', 'whole') == shown
+    assert interrupted.read_bytes() == whole.read_bytes()
     assert not list(tmp_path.glob('*partial*'))
 
 
-def test_a_killed_run_goes_on(amhp, twelve_files, checkpoint, tmp_path):
-    arguments = ['score', str(twelve_files), '--weights', str(checkpoint), '--batch-size', '1']
+@pytest.mark.slow
+def test_a_killed_run_resumes(amhp, twelve_files, tiny_weights, tmp_path):
+    arguments = ['score', str(twelve_files), '--weights', str(tiny_weights), '--batch-size', '1']
     out = tmp_path / 's.csv'
-    slow = (
+    program = (
         'import os, signal\n'
         'from pyiqa_amhp.cli.main import main\n'
         'from pyiqa_amhp.scoring import writer\n'
         'append = writer.ScoreFile.append\n'
-        'def killed(self, rows):\n'
-        '    for row in append(self, rows):\n'
+        'def append_and_kill(self, results):\n'
+        '    for result in append(self, results):\n'
         '        if self.count == 7: os.kill(os.getpid(), signal.SIGKILL)\n'
-        '        yield row\n'
-        'writer.ScoreFile.append = killed\n'
+        '        yield result\n'
+        'writer.ScoreFile.append = append_and_kill\n'
         'main()\n'
     )
-    command = [sys.executable, '-c', slow, *arguments, '--out', str(out)]
+    command = [sys.executable, '-c', program, *arguments, '--out', str(out)]
     assert subprocess.run(command, capture_output=True).returncode == -signal.SIGKILL
     assert not out.exists()
     amhp(*arguments, '--out', out, '--resume')
     assert len(read(out)) == 12 and read(out)['path'].is_unique
 
 
-def test_resume_needs_the_same_run(amhp, twelve_files, checkpoint, tmp_path, monkeypatch):
-    arguments = ('score', twelve_files, '--weights', checkpoint, '--out', tmp_path / 's.csv')
+def test_resume_needs_the_same_command(amhp, twelve_files, tiny_weights, tmp_path, monkeypatch):
+    arguments = ('score', twelve_files, '--weights', tiny_weights, '--out', tmp_path / 's.csv')
     with monkeypatch.context() as patch:
         interrupt_after(patch, 3)
         amhp(*arguments)
@@ -231,16 +227,16 @@ def test_resume_needs_the_same_run(amhp, twelve_files, checkpoint, tmp_path, mon
     assert amhp(*arguments, '--resume')[0] == 1 and len(read(tmp_path / 's.csv')) == 12
 
 
-def test_a_run_that_fails_before_its_first_row_leaves_nothing(
-    amhp, twelve_files, checkpoint, tmp_path, monkeypatch
+def test_a_run_without_results_leaves_no_files(
+    amhp, twelve_files, tiny_weights, tmp_path, monkeypatch
 ):
     interrupt_after(monkeypatch, 0)
     out = tmp_path / 's.csv'
-    assert amhp('score', twelve_files, '--weights', checkpoint, '--out', out)[0] == 130
+    assert amhp('score', twelve_files, '--weights', tiny_weights, '--out', out)[0] == 130
     assert not list(tmp_path.glob('s.csv*'))
 
 
-def test_resume_with_nothing_to_go_on_with_begins(amhp, twelve_files, checkpoint, tmp_path):
+def test_resume_without_an_interrupted_run_starts_one(amhp, twelve_files, tiny_weights, tmp_path):
     out = tmp_path / 's.csv'
-    amhp('score', twelve_files, '--weights', checkpoint, '--out', out, '--resume')
+    amhp('score', twelve_files, '--weights', tiny_weights, '--out', out, '--resume')
     assert len(read(out)) == 12
