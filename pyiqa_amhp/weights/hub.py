@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import huggingface_hub.constants
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
