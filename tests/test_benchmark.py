@@ -1,4 +1,4 @@
-"""``amhp benchmark``: measured rows, failed rows, published rows, and scores that are kept."""
+"""``amhp benchmark``: measured, failed and published rows, the cache, data and the command."""
 
 import csv
 import json
@@ -21,8 +21,8 @@ from pyiqa_amhp.weights.checkpoint import save_checkpoint
 
 
 @pytest.fixture
-def checkpoint(make_amhp, tmp_path):
-    return str(save_checkpoint(tmp_path / 'trained.pth', make_amhp().state_dict()))
+def checkpoint(tiny_weights):
+    return str(tiny_weights)
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def rated(rated_images):
 
 def table_of(result):
     [file] = [file for file in result.files if file.name == 'results.csv']
-    return {row['method']: row for row in csv.DictReader(file.open(encoding='utf-8'))}
+    return {row['method']: row for row in csv.DictReader(file.read_text('utf-8').splitlines())}
 
 
 def test_measured_values_are_those_of_the_scores(rated, checkpoint, tmp_path):
@@ -46,7 +46,7 @@ def test_measured_values_are_those_of_the_scores(rated, checkpoint, tmp_path):
     predicted = pd.Series(
         [float(metric(p, text=t)) for p, t in zip(rated.paths, rated.texts, strict=True)]
     )
-    row = table['amhp (trained.pth)']
+    row = table['amhp (tiny.pth)']
     expected = predicted.corr(pd.Series(rated.mos), method='spearman')
     assert float(row['srcc']) == pytest.approx(expected, abs=1e-6)
     assert float(row['mse']) == pytest.approx(((predicted - rated.mos) ** 2).mean(), abs=1e-4)
@@ -58,7 +58,7 @@ def test_measured_values_are_those_of_the_scores(rated, checkpoint, tmp_path):
     assert all(row['origin'] == 'measured here' for row in table.values())
 
 
-def test_a_metric_that_fails_is_a_row_with_its_reason(rated, tmp_path, hub_cache, monkeypatch):
+def test_a_metric_that_fails_gets_an_error_row(rated, tmp_path, hub_cache, monkeypatch):
     monkeypatch.setattr('pyiqa.utils.download_util.DEFAULT_CACHE_DIR', str(hub_cache))
     result = run.benchmark(['nima', 'entropy', 'amhp-clip'], rated, tmp_path / 'out', resamples=0)
     table = table_of(result)
@@ -67,7 +67,7 @@ def test_a_metric_that_fails_is_a_row_with_its_reason(rated, tmp_path, hub_cache
     assert table['entropy']['srcc'] and not table['entropy']['error']
 
 
-def test_damaged_weights_are_a_row_too(rated, tmp_path):
+def test_damaged_weights_get_an_error_row(rated, tmp_path):
     (tmp_path / 'bad.pth').write_text('no weights')
     result = run.benchmark(
         ['amhp', 'entropy'], rated, tmp_path / 'out', {'amhp': str(tmp_path / 'bad.pth')}
@@ -75,61 +75,58 @@ def test_damaged_weights_are_a_row_too(rated, tmp_path):
     assert 'bad.pth' in table_of(result)['amhp (bad.pth)']['error']
 
 
-def test_an_interrupted_run_goes_on_where_it_was(rated, checkpoint, tmp_path, monkeypatch):
+@pytest.fixture
+def scored_paths(monkeypatch):
+    """The paths of all images that are scored and not read from the cache, in order."""
+    paths_so_far, score_images = [], scores.score_images
+
+    def record(paths, *args, **options):
+        paths_so_far.extend(paths)
+        return score_images(paths, *args, **options)
+
+    monkeypatch.setattr(scores, 'score_images', record)
+    return paths_so_far
+
+
+def test_an_interrupted_run_resumes_from_the_cache(rated, checkpoint, tmp_path, scored_paths):
     class Stop(BaseException):
         pass
 
-    judged = []
-    judge = scores.score_images
-
-    def counting(paths, *args, **options):
-        judged.extend(paths)
-        return judge(paths, *args, **options)
-
-    def stop_after_two(items, total, what):
+    def stop_after_two(items, total, title):
         for i, item in enumerate(items):
             if i == 2:
                 raise Stop
             yield item
 
-    monkeypatch.setattr(scores, 'score_images', counting)
     out, weights = tmp_path / 'out', {'amhp': checkpoint}
     with pytest.raises(Stop):
         run.benchmark(
             ['amhp'], rated, out, weights, batch_size=5, resamples=0, progress=stop_after_two
         )
-    assert len(judged) == 10 and not (out / 'results.csv').exists()
+    assert len(scored_paths) == 10 and not (out / 'results.csv').exists()
     [journal] = (out / 'scores').iterdir()
     journal.write_text(journal.read_text()[:-20])  # the last line was cut
-    judged.clear()
+    scored_paths.clear()
     whole = run.benchmark(['amhp'], rated, out, weights, batch_size=5, resamples=0)
-    assert len(judged) == 24 - 9
-    judged.clear()
+    assert len(scored_paths) == 24 - 9
+    scored_paths.clear()
     run.benchmark(['amhp'], rated, out, weights, batch_size=5, resamples=0)
-    assert judged == []
+    assert scored_paths == []
     again = run.benchmark(['amhp'], rated, tmp_path / 'new', weights, batch_size=5, resamples=0)
-    assert float(table_of(whole)['amhp (trained.pth)']['srcc']) == pytest.approx(
-        float(table_of(again)['amhp (trained.pth)']['srcc']), abs=1e-9
+    assert float(table_of(whole)['amhp (tiny.pth)']['srcc']) == pytest.approx(
+        float(table_of(again)['amhp (tiny.pth)']['srcc']), abs=1e-9
     )
 
 
-def test_other_weights_texts_or_files_are_judged_anew(
-    rated, rated_images, make_amhp, tmp_path, monkeypatch
+def test_other_weights_texts_and_files_are_scored_again(
+    rated, rated_images, make_amhp, tmp_path, scored_paths
 ):
-    judged = []
-    judge = scores.score_images
-
-    def counting(paths, *args, **options):
-        judged.extend(paths)
-        return judge(paths, *args, **options)
-
-    monkeypatch.setattr(scores, 'score_images', counting)
     file, out = tmp_path / 'net.pth', tmp_path / 'out'
 
     def measure(rated=rated):
-        judged.clear()
+        scored_paths.clear()
         run.benchmark(['amhp'], rated, out, {'amhp': str(file)}, resamples=0)
-        return len(judged)
+        return len(scored_paths)
 
     save_checkpoint(file, make_amhp(seed=1).state_dict())
     assert (measure(), measure()) == (24, 0)
@@ -142,7 +139,7 @@ def test_other_weights_texts_or_files_are_judged_anew(
     assert measure(without) == sum(map(bool, rated.texts))
 
 
-def test_unreadable_images_are_counted_named_and_tried_again(rated, rated_images, tmp_path):
+def test_unreadable_images_are_reported_and_not_cached(rated, rated_images, tmp_path):
     (rated_images.parent / 'images' / '05.png').write_bytes(b'no image')
     result = run.benchmark(['entropy'], rated, tmp_path / 'out', resamples=0)
     [journal] = (tmp_path / 'out' / 'scores').iterdir()
@@ -152,23 +149,21 @@ def test_unreadable_images_are_counted_named_and_tried_again(rated, rated_images
     assert '05.png' in row['notes']
 
 
-def test_published_rows_stand_below_and_are_marked(rated, tmp_path):
+def test_published_rows_follow_and_are_marked(rated, tmp_path):
     result = run.benchmark(['entropy'], rated, tmp_path / 'out', published=['table4'], resamples=0)
     assert [row.kind for row in result.rows] == ['measured'] + ['published'] * 4
     page = (tmp_path / 'out' / 'results.html').read_text()
     assert page.count('published (AMHP paper, Table 4)') == 4
 
 
-def test_the_page_needs_no_other_file_and_shows_all_and_a_plot_for_each(rated, tmp_path):
+def test_the_page_has_a_plot_for_each_metric_and_needs_no_other_file(rated, tmp_path):
     run.benchmark(['entropy', 'piqe', 'nima'], rated, tmp_path / 'out', resamples=0)
     page = (tmp_path / 'out' / 'results.html').read_text()
     sources = re.findall(r'(?:src|href)="(.*?)"', page)
     assert len(sources) == 2 + 1 and all(source.startswith('data:') for source in sources)
 
 
-def test_without_what_draws_there_are_tables_and_a_word_about_the_page(
-    rated, tmp_path, monkeypatch
-):
+def test_without_matplotlib_there_are_tables_but_no_page(rated, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'matplotlib', None)  # as if it were not installed
     result = run.benchmark(['entropy'], rated, tmp_path / 'out', resamples=0)
     assert (tmp_path / 'out' / 'results.md').is_file()
@@ -176,23 +171,23 @@ def test_without_what_draws_there_are_tables_and_a_word_about_the_page(
     assert any('no page' in note and 'matplotlib' in note for note in result.notes)
 
 
-def test_predictions_are_written_image_by_image(rated, tmp_path):
+def test_predictions_have_a_row_for_each_image(rated, tmp_path):
     run.benchmark(['entropy', 'piqe'], rated, tmp_path / 'out', resamples=0)
     table = pd.read_csv(tmp_path / 'out' / 'predictions.csv')
     assert list(table) == ['img_name', 'MOS', 'entropy', 'piqe'] and len(table) == 24
     assert table['MOS'].tolist() == pytest.approx(rated.mos.tolist())
 
 
-def test_published_rows_of_other_data_are_said_to_be_no_comparison(rated, tmp_path):
+def test_published_rows_of_other_data_are_marked_as_not_comparable(rated, tmp_path):
     result = run.benchmark(['entropy'], rated, tmp_path / 'out', published=['table2'], resamples=0)
-    [note] = [note for note in result.notes if 'no comparison' in note]
+    [note] = [note for note in result.notes if 'not comparable' in note]
     assert 'table2 were measured on para' in note
     same = replace(rated, dataset='para')
     result = run.benchmark(['entropy'], same, tmp_path / 'out', published=['table2'], resamples=0)
-    assert not any('no comparison' in note for note in result.notes)
+    assert not any('not comparable' in note for note in result.notes)
 
 
-def test_names_may_stand_for_several_and_each_is_measured_once(rated, tmp_path):
+def test_patterns_match_names_and_each_metric_is_measured_once(rated, tmp_path):
     rows = run.benchmark(['pi?e', 'entropy', 'piqe'], rated, tmp_path / 'out', resamples=0).rows
     assert [row.method for row in rows] == ['piqe', 'entropy']
 
@@ -212,13 +207,13 @@ def test_names_and_weights_are_checked_before_any_work(rated, tmp_path):
 # The data
 
 
-def test_the_split_and_the_scale_come_from_the_file(rated_images):
+def test_split_and_scale_are_those_of_the_file(rated_images):
     rated = load_rated(str(rated_images))
     assert len(rated.paths) == 6 and rated.scale == (1, 10) and rated.threshold == 5.5
     assert rated.dist.shape == (6, 5) and rated.text_source == 'comments'
 
 
-def test_prepared_data_sets_go_by_name(raw_aadb, tmp_path):
+def test_prepared_data_sets_are_found_by_name(raw_aadb, tmp_path):
     prepare('aadb', raw_aadb, tmp_path / 'meta')
     rated = load_rated('aadb', meta_folder=tmp_path / 'meta')
     assert rated.dataset == 'aadb' and rated.text_source == 'labels'
@@ -237,20 +232,20 @@ def test_ava_by_name_reads_the_comments_that_were_prepared(tmp_path):
     )
 
 
-def test_normalised_ratings_are_on_a_scale_of_one(rated_images):
+def test_normalised_ratings_have_the_scale_0_to_1(rated_images):
     options = {'mos_normalize': True, 'mos_range': [1, 10], 'lower_better': False}
     rated = load_rated(str(rated_images), options=options)
     assert rated.scale == (0, 1) and rated.threshold == 0.5 and 0 < rated.mos.min() < 1
 
 
-def test_a_folder_stands_for_its_csv(rated_images, tmp_path):
+def test_a_folder_with_one_csv_is_read(rated_images, tmp_path):
     assert load_rated(str(rated_images.parent)).names == load_rated(str(rated_images)).names
     (rated_images.parent / 'more.csv').write_text('img_name,MOS\n')
     with pytest.raises(AMHPError, match='2 CSV files'):
         load_rated(str(rated_images.parent))
 
 
-def test_means_alone_have_no_distribution_to_compare(tmp_path, rated_images):
+def test_means_without_votes_have_no_distribution(tmp_path, rated_images):
     table = pd.read_csv(rated_images)[['img_name', 'split']]
     table['MOS'] = np.linspace(1, 5, len(table))
     csv_file = tmp_path / 'means.csv'
@@ -268,7 +263,9 @@ def test_means_alone_have_no_distribution_to_compare(tmp_path, rated_images):
         (None, {'split_index': 'fold'}, 'fold'),
     ],
 )
-def test_data_that_are_not_there_are_named(rated_images, tmp_path, source, options, expected):
+def test_missing_data_and_unknown_options_are_named(
+    rated_images, tmp_path, source, options, expected
+):
     with pytest.raises(AMHPError, match=expected):
         load_rated(source or str(rated_images), options=options, meta_folder=tmp_path)
 
@@ -276,7 +273,7 @@ def test_data_that_are_not_there_are_named(rated_images, tmp_path, source, optio
 # Tables and the command
 
 
-def test_values_are_written_with_interval_mark_and_bound():
+def test_values_are_formatted_with_interval_mark_and_bound():
     from pyiqa_amhp.evaluation.measures import Value
 
     assert format_value('acc', Value(0.845, 0.84, 0.85)) == '84.5 [84.0, 85.0]'
@@ -295,7 +292,7 @@ def test_values_are_written_with_interval_mark_and_bound():
         ['--metrics', 'amhp', '--metrics', 'entropy'],
     ],
 )
-def test_the_command_takes_several_words_an_option(
+def test_an_option_of_the_command_takes_several_values(
     amhp, rated_images, checkpoint, tmp_path, metrics
 ):
     code, out, _ = amhp(
@@ -305,8 +302,9 @@ def test_the_command_takes_several_words_an_option(
     )  # fmt: skip
     assert code == 0
     assert 'measured' in out and 'published' in out and 'above 4 is high' in out
-    rows = list(csv.DictReader((tmp_path / 'out' / 'results.csv').open(encoding='utf-8')))
-    assert [row['method'] for row in rows[:2]] == ['amhp (trained.pth)', 'entropy']
+    table = (tmp_path / 'out' / 'results.csv').read_text('utf-8')
+    rows = list(csv.DictReader(table.splitlines()))
+    assert [row['method'] for row in rows[:2]] == ['amhp (tiny.pth)', 'entropy']
     assert {row['kind'] for row in rows[2:]} == {'published'} and len(rows) == 2 + 12 + 6
     assert 'levels are not those of the ratings' in rows[0]['emd1_reason']
     for suffix in ('csv', 'md', 'tex', 'html'):

@@ -1,4 +1,4 @@
-"""What the benchmark makes of metrics of all kinds: scales, distributions, texts, failures."""
+"""Metrics of all kinds in the benchmark: scales, distributions, texts, failures."""
 
 import warnings
 
@@ -23,7 +23,7 @@ def rated(rated_images):
 
 @pytest.fixture
 def measure(rated, tmp_path):
-    """The row of one metric, by default on all 24 images."""
+    """Measure one metric, by default on all 24 images, and return its row."""
 
     def measure(name, weights=None, rated=rated):
         weights = weights and {name: str(weights)}
@@ -63,13 +63,13 @@ def test_ten_bins_are_merged_to_the_levels_of_the_ratings(measure, few, tanet):
     assert row.values['emd2'].value == pytest.approx(np.sqrt((gaps**2).mean(1)).mean(), abs=1e-6)
 
 
-def test_nima_is_on_the_scale_of_its_bins_whatever_the_table_says(measure, few, monkeypatch):
+def test_nima_has_the_scale_of_its_bins_and_not_the_one_in_pyiqas_table(measure, few, monkeypatch):
     import pyiqa
     import timm
 
     build = timm.create_model
     monkeypatch.setattr(timm, 'create_model', lambda name, pretrained, **k: build(name, **k))
-    monkeypatch.setattr(  # random weights: only the form counts
+    monkeypatch.setattr(  # random weights: the scores do not matter
         run, 'create_metric', lambda name, *_: pyiqa.create_metric(name, pretrained=False)
     )
     assert pyiqa.create_metric('nima-vgg16-ava', pretrained=False).score_range == '0, 10'
@@ -96,7 +96,7 @@ def test_a_metric_without_an_upper_end_has_no_mse_but_correlations(measure, few,
     assert 'no distribution' in row.values['emd1'].reason
 
 
-def test_where_lower_is_better_the_correlations_are_turned_round(measure, rated):
+def test_correlations_are_negated_where_lower_is_better(measure, rated):
     import pyiqa
 
     metric = pyiqa.create_metric('piqe', device='cpu')
@@ -111,21 +111,21 @@ def test_where_lower_is_better_the_correlations_are_turned_round(measure, rated)
 # Texts
 
 
-def test_only_a_metric_that_reads_the_text_says_so(measure, make_amhp, tmp_path):
+def test_only_metrics_that_read_texts_have_a_text_source(measure, make_amhp, tmp_path):
     for variant, expected in (('all', 'comments'), ('image', 'none'), ('image+levels', 'none')):
         net = make_amhp(variant=variant)
         file = save_checkpoint(tmp_path / f'{len(variant)}.pth', net.state_dict())
         assert measure('amhp', file).text_source == expected
 
 
-def test_zero_shot_reads_nothing_and_says_so(measure, make_amhp, tmp_path):
+def test_zero_shot_has_no_text_source_and_a_note(measure, make_amhp, tmp_path):
     net = make_amhp()
     torch.nn.init.zeros_(net.fc.weight)
     row = measure('amhp', save_checkpoint(tmp_path / 'zero.pth', net.state_dict()))
     assert row.text_source == 'none' and 'zero-shot' in row.notes[0]
 
 
-def test_a_model_that_predicts_its_prompts_is_measured_with_each_kind(
+def test_a_model_that_predicts_prompts_is_measured_with_each_source(
     make_amhp, rated, rated_images, tmp_path
 ):
     import pyiqa
@@ -174,29 +174,29 @@ def test_an_uncalibrated_tanet_is_marked(measure, few, tanet):
 # Failures
 
 
-def test_images_that_a_metric_fails_on_are_counted_and_named(measure, rated, rated_images):
+def test_images_that_a_metric_fails_on_are_reported(measure, rated, rated_images):
     Image.new('RGB', (2, 2)).save(rated_images.parent / 'images' / '07.png')
     row = measure('piqe')
     assert row.images == 23 and row.error == ''
     assert '1 of 24 images made the metric fail' in row.notes[0]
 
 
-def test_what_one_image_breaks_in_a_batch_the_others_do_not_pay_for(
+def test_an_image_that_fails_in_a_batch_does_not_affect_the_others(
     measure, rated, make_amhp, tmp_path, monkeypatch
 ):
-    judge = scores.score_images
+    score_images = scores.score_images
 
-    def breaks(paths, *args, **options):
+    def fail(paths, *args, **options):
         if rated.paths[3] in paths:
             raise RuntimeError('out of memory')
-        return judge(paths, *args, **options)
+        return score_images(paths, *args, **options)
 
-    monkeypatch.setattr(scores, 'score_images', breaks)
+    monkeypatch.setattr(scores, 'score_images', fail)
     row = measure('amhp', save_checkpoint(tmp_path / 'net.pth', make_amhp().state_dict()))
     assert row.images == 23 and '1 of 24 images' in row.notes[0] and 'out of memory' in row.notes[0]
 
 
-def test_a_metric_that_fails_on_every_image_is_given_up(measure, rated, rated_images):
+def test_a_metric_that_fails_on_every_image_gets_an_error_row(measure, rated, rated_images):
     for path in rated.paths:
         Image.new('RGB', (2, 2)).save(path)
     with warnings.catch_warnings():
@@ -205,7 +205,7 @@ def test_a_metric_that_fails_on_every_image_is_given_up(measure, rated, rated_im
     assert row.error and 'MetricFailed' not in row.error and not row.values
 
 
-def test_no_readable_image_is_a_reason_in_every_cell(measure, rated):
+def test_without_readable_images_every_value_has_a_reason(measure, rated):
     for path in rated.paths:
         with open(path, 'wb') as file:
             file.write(b'no image')
