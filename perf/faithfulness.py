@@ -1,8 +1,8 @@
-"""Whether relevance maps are faithful: delete the most, and the least, relevant patches.
+"""Measure whether relevance maps are faithful, by deleting patches.
 
-On the test images of a trained demo model: on how many per cent of them the score changes more
-without the 20 % most relevant patches than without the 20 % least relevant ones. Without
-``--weights`` the demo's models are trained first (minutes).
+The result is the per cent of the demo's test images on which the score changes more without the
+20 % most relevant patches than without the 20 % least relevant ones. Without ``--weights`` the
+demo's models are trained first, which takes minutes.
 """
 
 import argparse
@@ -15,7 +15,7 @@ SHARE, BOUND, BATCH = 0.2, 70, 50
 
 
 def demo_models(out: Path) -> tuple[list[Path], Path]:
-    """Checkpoints of the demo, trained here, and the folder of its data."""
+    """Train the models of the demo. Return their checkpoints and the folder of the data."""
     from pyiqa_amhp.demo.run import run_demo
 
     run_demo(out)
@@ -24,7 +24,7 @@ def demo_models(out: Path) -> tuple[list[Path], Path]:
 
 
 def test_images(data: Path):
-    """The files of the demo's test images and their comments, '' where there is none."""
+    """List the demo's test images and their comments, ``''`` for no comment."""
     import pandas as pd
 
     from pyiqa_amhp.demo.data import CSV_NAME
@@ -35,7 +35,7 @@ def test_images(data: Path):
 
 
 def measure(weights: list[Path], files: list[Path], texts: list[str], fill: str) -> list[Claim]:
-    """A claim for each model, with its comments where it reads them, and without."""
+    """Measure each model without comments and, if it reads them, with comments."""
     import torch
 
     from pyiqa_amhp.explain.explanation import as_tensor
@@ -46,28 +46,30 @@ def measure(weights: list[Path], files: list[Path], texts: list[str], fill: str)
     for path in weights:
         net = AMHP(pretrained_model_path=str(path)).eval()
         x = torch.cat([net.preprocess(as_tensor(file)) for file in files])
-        said = {'with comments': texts} if net.config.uses_attributes and any(texts) else {}
-        for name, words in {**said, 'image only': [''] * len(x)}.items():
+        settings = {'image only': [''] * len(x)}
+        if net.config.uses_attributes and any(texts):
+            settings = {'with comments': texts, **settings}
+        for name, comments in settings.items():
             pairs = [
-                faithfulness(net, x[i : i + BATCH], words[i : i + BATCH], SHARE, fill)
+                faithfulness(net, x[i : i + BATCH], comments[i : i + BATCH], SHARE, fill)
                 for i in range(0, len(x), BATCH)
             ]
             most, least = (torch.cat(changes).abs() for changes in zip(*pairs, strict=True))
             note = f'changes {most.mean():.3f} and {least.mean():.3f}'
             print(f'{path}, {name}: {note}')
             share = 100 * float((most > least).float().mean())
-            what = f'variant {net.config.variant}, {name}: most relevant patches matter more'
-            claims.append(Claim(what, share, BOUND, at_least=True, unit='%', note=note))
+            title = f'variant {net.config.variant}, {name}: most relevant patches matter more'
+            claims.append(Claim(title, share, BOUND, at_least=True, unit='%', note=note))
     return claims
 
 
 def main() -> None:
-    """The command line."""
+    """Run the measurement from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('--weights', type=Path, nargs='+', help='trained checkpoints')
     parser.add_argument('--data', type=Path, help="the demo's data folder (with --weights)")
-    parser.add_argument('--fill', default='mean', help="what takes a patch's place: mean or grey")
-    parser.add_argument('--images', nargs='+', help='other images, without texts')
+    parser.add_argument('--fill', default='mean', help='colour of deleted patches: mean or grey')
+    parser.add_argument('--images', nargs='+', help='measure on these images, without texts')
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         weights, data = arguments.weights, arguments.data

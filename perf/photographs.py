@@ -1,6 +1,6 @@
-"""12-megapixel JPEGs with ViT-B/16, beside pyiqa's own loop, and beside the encoder alone.
+"""Measure the speed on 12-megapixel JPEGs with ViT-B/16, beside pyiqa's loop and the encoder.
 
-The photographs are made here: noise of all sizes (1/f, as in nature), about 4 MB each.
+The photographs are generated: noise of all scales (1/f, as in nature), about 4 MB each.
 """
 
 import tempfile
@@ -20,7 +20,7 @@ PHOTOGRAPHS, N = 24, 8
 
 
 def photograph(seed: int, width: int = 4000, height: int = 3000) -> Image.Image:
-    """Large shapes in colour and grain, each octave as strong as the next."""
+    """Generate large coloured shapes and grain whose octaves are equally strong."""
     rng = np.random.default_rng(seed)
     shapes = rng.integers(0, 256, (9, 12, 3), np.uint8)
     colour = np.asarray(Image.fromarray(shapes).resize((width, height), Image.Resampling.BICUBIC))
@@ -32,15 +32,15 @@ def photograph(seed: int, width: int = 4000, height: int = 3000) -> Image.Image:
 
 
 def pyiqa_loop(metric, paths: list[str]) -> list[float]:
-    """What the command `pyiqa amhp -t FOLDER` does for each image."""
+    """Score images one by one, as the command ``pyiqa amhp -t FOLDER`` does."""
     return [metric(path).item() for path in paths]
 
 
 def measure(rounds: int) -> list[Claim]:
-    """Throughput against both floors, in the same round; what the quick way does to a score."""
+    """Measure the throughput against pyiqa's loop and the encoder, in the same rounds."""
     torch.manual_seed(0)
     metric = pyiqa.create_metric('amhp', pretrained=False, device='cpu')
-    ready = torch.rand(N, 3, 224, 224)
+    prepared = torch.rand(N, 3, 224, 224)
     with tempfile.TemporaryDirectory() as folder:
         paths = [str(Path(folder, f'{i:02}.jpg')) for i in range(PHOTOGRAPHS)]
         for i, path in enumerate(paths):
@@ -49,7 +49,7 @@ def measure(rounds: int) -> list[Claim]:
         def encoder() -> None:
             with torch.inference_mode():
                 for _ in range(0, PHOTOGRAPHS, N):
-                    metric.net.backbone.encode_image(ready)
+                    metric.net.backbone.encode_image(prepared)
 
         seconds = in_turns(
             {
