@@ -1,4 +1,4 @@
-"""``Scorer`` and ``create_metric``: what is known about a metric, and its scores."""
+"""``Scorer`` and ``create_metric``: properties of a metric, its fingerprint, and its scores."""
 
 import pytest
 import torch
