@@ -28,6 +28,7 @@ LEFT, RIGHT = 0.04, 0.96  # margins, as shares of the width
 MAX_SIDE = 1100  # pixels of a photograph on the card, as large as it is drawn at most
 RAISES, LOWERS, HEAT = PREDICTED, SERIES[1], 'inferno'
 COLUMNS, MAX_LINES = 120, 40  # characters of a line of text, lines of a text
+EFFECT_COLUMNS = 5  # an effect in its smaller font, such as −0.123
 MONOSPACE = 'DejaVu Sans Mono'  # ships with matplotlib, as DejaVu Sans does
 
 
@@ -209,11 +210,11 @@ def _text_lines(explanation: Explanation) -> list[list[Word]]:
     lines: list[list[Word]] = []
     column = COLUMNS
     for word in words:
-        if column + len(_shown(word)) > COLUMNS:
+        if column + _columns(word) > COLUMNS:
             lines.append([])
             column = 0
         lines[-1].append(word)
-        column += len(_shown(word)) + 1
+        column += _columns(word) + 1
     if len(lines) > MAX_LINES:
         lines = [*lines[: MAX_LINES - 1], [Word('…', None)]]
     return lines
@@ -221,6 +222,11 @@ def _text_lines(explanation: Explanation) -> list[list[Word]]:
 
 def _shown(word: Word) -> str:
     return _shorten(word.word, COLUMNS // 2)
+
+
+def _columns(word: Word) -> int:
+    """Count the characters that a word takes in its line, with room for its effect below it."""
+    return max(len(_shown(word)), 0 if word.effect is None else EFFECT_COLUMNS)
 
 
 def _draw_text(part, lines: list[list[Word]], explanation: Explanation, height: float) -> None:
@@ -249,7 +255,7 @@ def _draw_text(part, lines: list[list[Word]], explanation: Explanation, height: 
                     change = format_change(effect, explanation)
                     axes.text(column, row + 0.55, change, fontsize=8, color=MUTED, va='top')
             axes.text(column, row + 0.1, text, **style)
-            column += len(text) + 1
+            column += _columns(word) + 1
 
 
 def _shorten(text: str, length: int) -> str:
