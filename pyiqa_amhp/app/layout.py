@@ -262,8 +262,9 @@ def accept_uploads(component: FileComponent, folder: Path) -> FileComponent:
         uploads = [Upload(_inside(file.path, folder), _file_name(file)) for file in files]
         return uploads if is_multiple else uploads[0]
 
-    component.async_move_resource_to_block_cache = move_inside  # type: ignore[method-assign]
-    component.preprocess = to_uploads  # type: ignore[method-assign, assignment]
+    changed: Any = component  # its type has these as methods, whether Gradio is installed or not
+    changed.async_move_resource_to_block_cache = move_inside
+    changed.preprocess = to_uploads
     return component
 
 

@@ -1,6 +1,5 @@
 """HTML of the page. Names, comments and errors come from users and are escaped."""
 
-import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from pyiqa_amhp.app.photos import ExplainedPhoto, PhotoScorer, ScoredPhoto
 from pyiqa_amhp.datasets.ratings import SCALES
 from pyiqa_amhp.explain import words
 from pyiqa_amhp.explain.card import relevance_layer
-from pyiqa_amhp.utils.plotting import bytes_uri, render_page
+from pyiqa_amhp.utils.plotting import bytes_uri, jpeg_uri, render_page
 
 MAP_SIDE = 900  # pixels of the longer side
 FOLDER = Path(__file__).parent
@@ -129,9 +128,7 @@ def relevance_picture(photo: ExplainedPhoto) -> str:
     pixels = (255 * relevance_layer(photo.explanation)).round().astype('uint8')
     layer = Image.fromarray(pixels, 'RGBA').resize(grey.size, Image.Resampling.BICUBIC)
     picture = Image.alpha_composite(grey.convert('RGBA'), layer).convert('RGB')
-    buffer = io.BytesIO()
-    picture.save(buffer, 'JPEG', quality=85)
-    return bytes_uri('image/jpeg', buffer.getvalue())
+    return jpeg_uri(picture, quality=85)
 
 
 @dataclass(frozen=True)

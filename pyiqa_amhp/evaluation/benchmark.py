@@ -1,7 +1,7 @@
 """Measure metrics of pyiqa on rated images, beside published results (``amhp benchmark``)."""
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from pyiqa_amhp.datasets.raw import Progress
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.evaluation.measures import RESAMPLES, evaluate, range_map
 from pyiqa_amhp.evaluation.network import bounded_downloads, reason_for
@@ -31,7 +32,6 @@ from pyiqa_amhp.scoring.scorer import Scorer, create_metric
 from pyiqa_amhp.utils.files import write_atomically
 from pyiqa_amhp.weights.hub import is_hub_id
 
-Progress = Callable[[Iterable, int, str], Iterable]
 MAX_REASONS = 3  # errors of images that a note quotes
 
 

@@ -3,7 +3,7 @@
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from itertools import islice
@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from pyiqa_amhp.datasets.raw import Progress
 from pyiqa_amhp.scoring.files import score_images
 from pyiqa_amhp.scoring.result import ScoreResult
 from pyiqa_amhp.scoring.scorer import Scorer
 from pyiqa_amhp.utils.journal import Journal
 
-Progress = Callable[[Iterable, int, str], Iterable]
 GIVE_UP_AFTER = 3  # images that the metric failed on, if it has scored none
 
 

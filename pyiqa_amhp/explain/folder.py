@@ -1,6 +1,5 @@
 """Explanations of many images as a folder: JSON, a card for each image, and a sortable page."""
 
-import io
 import json
 import math
 import re
@@ -20,7 +19,7 @@ from pyiqa_amhp.explain.explanation import Explanation, explain
 from pyiqa_amhp.model.amhp import AMHP
 from pyiqa_amhp.utils.environment import import_extra
 from pyiqa_amhp.utils.files import write_text
-from pyiqa_amhp.utils.plotting import bytes_uri, render_page
+from pyiqa_amhp.utils.plotting import jpeg_uri, render_page
 
 CARDS, JSON_NAME, PAGE_NAME = 'cards', 'explanations.json', 'index.html'
 THUMBNAIL = 320  # pixels of the longer side
@@ -125,9 +124,7 @@ def thumbnail(image: Image.Image) -> str:
     """Encode a small JPEG of an image as a data URI."""
     small = image.copy()
     small.thumbnail((THUMBNAIL, THUMBNAIL))
-    buffer = io.BytesIO()
-    small.save(buffer, 'JPEG', quality=80)
-    return bytes_uri('image/jpeg', buffer.getvalue())
+    return jpeg_uri(small, quality=80)
 
 
 def write_folder(out: Path, entries: list[Entry], title: str) -> list[Path]:

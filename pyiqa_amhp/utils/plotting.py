@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from pyiqa_amhp.utils.environment import import_extra
 from pyiqa_amhp.utils.files import write_atomically
 
@@ -71,6 +73,13 @@ def data_uri(image: Path) -> str:
 def bytes_uri(mime_type: str, content: bytes) -> str:
     """Encode bytes as a ``data:`` URI, so that a page needs no other file."""
     return f'data:{mime_type};base64,{base64.b64encode(content).decode()}'
+
+
+def jpeg_uri(image: Image.Image, quality: int) -> str:
+    """Encode an image as the ``data:`` URI of a JPEG, of Pillow's ``quality``."""
+    buffer = io.BytesIO()
+    image.save(buffer, 'JPEG', quality=quality)
+    return bytes_uri('image/jpeg', buffer.getvalue())
 
 
 def svg_uri(figure: Any) -> str:
