@@ -101,6 +101,20 @@ def test_without_a_weight_decay_it_is_the_papers(build):
     assert [decay for _, _, decay in groups_by_name(model)] == [1e-3, 1e-3]
 
 
+@pytest.mark.parametrize(
+    ('optim', 'fused'),
+    [
+        ({'type': 'AdamW'}, True),
+        ({'type': 'SGD'}, True),
+        ({'type': 'AdamW', 'fused': False}, False),
+        ({'type': 'AdamW', 'foreach': True}, None),
+    ],
+)
+def test_the_optimizer_is_fused_unless_the_options_choose(build, optim, fused):
+    model = build(optim={'lr': 0.01, **optim})
+    assert {group['fused'] for group in model.optimizer.param_groups} == {fused}
+
+
 def test_weight_decay_shrinks_every_parameter(build):
     model = build(optim={'lr': 0.5, 'lr_backbone': 0.25, 'weight_decay': 0.1})
     before = snapshot(model.net)

@@ -1,9 +1,10 @@
 """The model class that our loop and pyiqa's train and test commands drive (``AMHPModel``)."""
 
+import inspect
 import logging
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from pyiqa_amhp.weights.hub import fetch_model, hub_id, is_hub_id
 
 WEIGHT_DECAY = 1e-3  # paper, section 4.2.1
 KEEP_LAST = 2  # training states; our choice
+IMPLEMENTATIONS = {'fused', 'foreach', 'capturable', 'differentiable'}  # of torch's optimizers
 
 
 class AMHPModel(EvalModel):
@@ -125,6 +127,23 @@ class AMHPModel(EvalModel):
             super().setup_optimizers()
         groups = self.optimizer.param_groups
         groups[:] = [group for group in groups if group['params']]  # pyiqa leaves empty ones
+
+    def get_optimizer(
+        self, optim_type: str, params: Iterable[Any], lr: float, **options: Any
+    ) -> torch.optim.Optimizer:
+        """Build the optimizer as pyiqa, but the fused one of torch where there is one.
+
+        It updates all tensors by one kernel, which makes a step of AdamW several times faster on a
+        CPU too, and changes weights by rounding only. ``fused: false`` under ``optim`` or any other
+        choice among torch's implementations (``foreach``, ``capturable``, ...) is kept.
+        """
+        optimizer = getattr(torch.optim, optim_type)
+        known = inspect.signature(optimizer).parameters
+        if 'fused' in known and not IMPLEMENTATIONS & options.keys():
+            params = list(params)
+            with suppress(RuntimeError):  # this version of torch has none for this device
+                return optimizer(params, lr, fused=True, **options)
+        return optimizer(params, lr, **options)
 
     def setup_schedulers(self, scheduler_name: str = 'scheduler') -> None:
         """Build the scheduler as pyiqa, or with a warm-up that counts steps."""
