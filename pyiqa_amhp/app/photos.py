@@ -110,7 +110,7 @@ class PhotoScorer:
         """
         photo, text = _required(photo), self.limits.check_text(text)
         try:
-            image = read_image(photo.path, max_pixels=self.limits.pixels)
+            image = self._read(photo)
         except ImageReadError as error:
             raise ImageReadError(_for_client(str(error), photo)) from error
         with self._lock:
@@ -185,9 +185,12 @@ class PhotoScorer:
                 result.path, result.error = photo.name, _for_client(result.error, photo)
                 yield result
 
+    def _read(self, photo: Upload, at_least: int | None = None) -> Image.Image:
+        return read_image(photo.path, at_least, self.limits.pixels, self.scorer.color_profiles)
+
     def _picture(self, photo: Upload) -> str:
         try:
-            return thumbnail(read_image(photo.path, THUMBNAIL, self.limits.pixels))
+            return thumbnail(self._read(photo, THUMBNAIL))
         except ImageReadError:  # deleted in the meantime, after it was scored
             return ''
 
@@ -208,4 +211,4 @@ def _for_client(error: str, photo: Upload) -> str:
     error = error.replace(photo.path, photo.name)
     if error.endswith('no such file; check the path'):
         return f'{photo.name}: the upload has expired; choose the file again'
-    return error.split(', or raise max_pixels')[0]
+    return error.split(', or raise the limit')[0]

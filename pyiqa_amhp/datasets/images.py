@@ -1,17 +1,19 @@
 """Read image files as upright RGB, and find the image files in folders and globs."""
 
+import functools
 import glob
 import io
 import os
 import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from pyiqa_amhp.datasets.color_profiles import is_transparent, to_srgb
 from pyiqa_amhp.errors import AMHPError, ImageReadError
 
 IMAGE_SUFFIXES = frozenset((
@@ -30,31 +32,37 @@ MAX_PIXELS = 178_956_970
 """Limit on the pixels of an image, unless an option gives another: Pillow's own limit."""
 
 
-Source = str | Path | bytes | bytearray | memoryview | IO[bytes]
+Source = str | Path | bytes | bytearray | memoryview | IO[bytes] | Image.Image
 
 
 def read_image(
     source: Source,
     at_least: int | None = None,
     max_pixels: int | None = None,
+    color_profiles: bool = True,
 ) -> Image.Image:
-    """Read an image as viewers show it: upright, RGB, 8 bits a channel, transparency on white.
+    """Read an image as viewers show it: upright, sRGB, 8 bits a channel, transparency on white.
 
     EXIF orientation is applied. Of animations and files of many pages, the first frame is read.
     16-bit grey is scaled, not clipped. 32-bit integers that fit in 16 bits are read as 16-bit;
-    floats as 0..1, 0..255 or 0..65535, the first of these ranges that holds them. Colour profiles
-    are not applied, as in pyiqa. All of this is our choice; the paper does not say.
+    floats as 0..1, 0..255 or 0..65535, the first of these ranges that holds them. An embedded
+    colour profile is applied, to wide grey after it was scaled to 8 bits; see
+    :func:`pyiqa_amhp.datasets.color_profiles.to_srgb`. All of this is our choice; the paper does
+    not say.
 
     Args:
-        source: path, bytes of a file, or open binary file (read from its start, left open).
-        at_least: pixels that are enough for each side. A JPEG is decoded at 1/2, 1/4 or 1/8 of
-            its size, which is several times faster, if both sides keep as many.
-        max_pixels: limit on the pixels of an image, checked before it is decoded. None:
-            ``MAX_PIXELS``, whatever limit Pillow is set to. For more than that, raise
-            ``PIL.Image.MAX_IMAGE_PIXELS`` too.
+        source: path, bytes of a file, open binary file (read from its start, left open), or
+            Pillow image of any mode (left as it is).
+        at_least: pixels that are enough for each side. A JPEG file is decoded at 1/2, 1/4 or 1/8
+            of its size, which is several times faster, if both sides keep as many.
+        max_pixels: limit on the pixels of an image, checked before it is decoded, in the place of
+            Pillow's own. None: ``MAX_PIXELS``, also if Pillow's limit was raised; a program that
+            lowered it (``PIL.Image.MAX_IMAGE_PIXELS``) keeps its own.
+        color_profiles: whether to convert images with a colour profile to sRGB. False: their
+            numbers are taken as sRGB, as in pyiqa.
 
     Returns:
-        An image of mode ``RGB`` that does not need the file any more.
+        An image of mode ``RGB`` without metadata, that does not need the file any more.
 
     Raises:
         ImageReadError: the file is missing, empty, truncated, damaged, too large or not an image;
@@ -64,16 +72,35 @@ def read_image(
     """
     name = _source_name(source)
     try:
-        with _strict_pillow(), Image.open(_as_file(source), formats=_formats()) as image:
+        with _strict_pillow(), _without_pillow_limit(max_pixels), _opened(source) as image:
             _check_size(image, max_pixels or MAX_PIXELS)
-            if at_least is not None:
+            if at_least is not None and image is not source:
                 image.draft(None, (at_least, at_least))  # does nothing to other formats
             image.load()
+            profile = image.info.get('icc_profile') if color_profiles else None
             with suppress(Exception):  # damaged EXIF data: the image stays as it is stored
-                ImageOps.exif_transpose(image, in_place=True)
-            return _to_rgb(image)
+                if image is source:  # the caller's image stays as it is
+                    image = ImageOps.exif_transpose(image)
+                else:
+                    ImageOps.exif_transpose(image, in_place=True)
+            rgb = _to_rgb(image, profile)
     except Exception as error:  # Pillow's decoders raise almost any error on damaged files
         raise ImageReadError(f'{name}: {_reason(source, error)}') from error
+    rgb.info = {}  # read again, the image stays as it is: it has no profile, no EXIF data
+    return rgb
+
+
+def odd_pixel_sum(image: Image.Image) -> bool:
+    """Whether the sum of all numbers of an 8-bit image is odd: see ``should_mirror``."""
+    return bool(np.bitwise_xor.reduce(np.asarray(image), axis=None) & 1)
+
+
+def _opened(source: Source) -> AbstractContextManager[Image.Image]:
+    if isinstance(source, Image.Image):
+        return nullcontext(source)  # it is the caller's to close
+    if isinstance(source, bytes | bytearray | memoryview):
+        source = io.BytesIO(source)
+    return Image.open(source, formats=_formats())
 
 
 def _formats() -> list[str]:
@@ -187,21 +214,56 @@ def _strict_pillow() -> Iterator[None]:
                 ImageFile.LOAD_TRUNCATED_IMAGES = _load_truncated_before
 
 
+class _OwnLimit(threading.local):
+    """Whether this thread reads an image whose ``max_pixels`` replaces Pillow's own limit."""
+
+    replaces_pillows = False
+
+
+_own_limit = _OwnLimit()
+
+
+def _check_unless_own(check: Callable[[Any], None]) -> Callable[[Any], None]:
+    @functools.wraps(check)
+    def checked(size: tuple[int, int]) -> None:
+        if not _own_limit.replaces_pillows:
+            check(size)
+
+    return checked
+
+
+# Pillow's limit is a variable of the process, and raising it for a moment would leave all other
+# threads without it. So the check itself, which readers of TIFF and GIF call too, is left out in
+# the thread that has another limit.
+Image._decompression_bomb_check = _check_unless_own(  # type: ignore[assignment]
+    Image._decompression_bomb_check
+)
+
+
+@contextmanager
+def _without_pillow_limit(max_pixels: int | None) -> Iterator[None]:
+    _own_limit.replaces_pillows = max_pixels is not None
+    try:
+        yield
+    finally:
+        _own_limit.replaces_pillows = False
+
+
 def _source_name(source: Source) -> str:
     """Return the name of an image in messages."""
     if isinstance(source, str | Path):
         return str(source)
+    if isinstance(source, Image.Image):
+        name = getattr(source, 'filename', '')
+        return str(name or f'<image of {source.width} x {source.height}>')
     if isinstance(source, bytes | bytearray | memoryview):
         return f'<{len(source)} bytes>'
     if hasattr(source, 'read'):
         return str(getattr(source, 'name', '<file>'))
-    raise TypeError(f'image: expected a path, bytes or a binary file, got {type(source).__name__}')
-
-
-def _as_file(source: Source) -> str | Path | IO[bytes]:
-    if isinstance(source, bytes | bytearray | memoryview):
-        return io.BytesIO(source)
-    return source
+    raise TypeError(
+        'image: expected a path, bytes, a binary file or a Pillow image, got '
+        f'{type(source).__name__}'
+    )
 
 
 def _is_empty(source: Source) -> bool:
@@ -209,6 +271,8 @@ def _is_empty(source: Source) -> bool:
         return os.path.getsize(source) == 0
     if isinstance(source, bytes | bytearray | memoryview):
         return len(source) == 0
+    if isinstance(source, Image.Image):
+        return False
     source.seek(0)
     return not source.read(1)
 
@@ -224,8 +288,10 @@ def _reason(source: Source, error: Exception) -> str:
     if isinstance(error, PermissionError):
         return 'may not be read; check the permissions of the file and its folder'
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
-        limits = 'max_pixels and PIL.Image.MAX_IMAGE_PIXELS'
-        return f'too large ({error}); scale it down, or raise {limits}'
+        return (
+            f'too large ({error}); scale it down, or raise the limit (--max-pixels; in Python and '
+            'option files max_pixels)'
+        )
     with suppress(OSError, ValueError):
         if _is_empty(source):
             return 'the file is empty; copy or download it again'
@@ -234,24 +300,18 @@ def _reason(source: Source, error: Exception) -> str:
     return f'a damaged or truncated image ({error}); copy or download it again'
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Convert an image of any mode; transparent pixels become white."""
-    mode = image.mode
-    if mode == 'F' or mode.startswith('I'):
+def _to_rgb(image: Image.Image, profile: object) -> Image.Image:
+    """Convert an image of any mode by its colour profile, if any; transparent pixels are white."""
+    if image.mode == 'LAB':
+        return _lab_to_rgb(image)
+    if image.mode == 'F' or image.mode.startswith('I'):
         image = _grey_to_8_bits(image)
-    elif mode == 'LAB':
-        image = _lab_to_rgb(image)
-    elif _is_transparent(image):
-        image = image.convert('LA') if mode == 'La' else image
+    image = to_srgb(image, profile)
+    if is_transparent(image):
+        image = image.convert('LA') if image.mode == 'La' else image
         white = Image.new('RGBA', image.size, 'white')
         image = Image.alpha_composite(white, image.convert('RGBA'))
     return image.convert('RGB')
-
-
-def _is_transparent(image: Image.Image) -> bool:
-    if image.mode in ('RGBA', 'RGBa', 'LA', 'La', 'PA') or 'transparency' in image.info:
-        return True
-    return image.mode == 'P' and image.palette is not None and image.palette.mode == 'RGBA'
 
 
 def _grey_to_8_bits(image: Image.Image) -> Image.Image:
