@@ -38,14 +38,13 @@ def measure(weights: list[Path], files: list[Path], texts: list[str], fill: str)
     """Measure each model without comments and, if it reads them, with comments."""
     import torch
 
-    from pyiqa_amhp.explain.explanation import as_tensor
     from pyiqa_amhp.explain.relevance import faithfulness
     from pyiqa_amhp.model.amhp import AMHP
 
     claims = []
     for path in weights:
         net = AMHP(pretrained_model_path=str(path)).eval()
-        x = torch.cat([net.preprocess(as_tensor(file)) for file in files])
+        x = torch.cat([net.preprocess(net.read_input(file)) for file in files])
         settings = {'image only': [''] * len(x)}
         if net.config.uses_attributes and any(texts):
             settings = {'with comments': texts, **settings}

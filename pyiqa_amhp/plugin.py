@@ -3,7 +3,9 @@
 Registry names are lazy: a class is imported when pyiqa asks for it, not before.
 """
 
+import sys
 from contextlib import suppress
+from typing import Any
 
 ARCHS = {
     'AMHP': 'pyiqa_amhp.model.amhp:AMHP',
@@ -107,3 +109,25 @@ def register_all() -> None:
         register_models,
     ):
         register()
+
+
+def let_networks_read() -> None:
+    """Let pyiqa's metrics leave the reading of images to networks that have ``read_input``.
+
+    pyiqa reads ``metric('photo.jpg')`` itself before the network sees anything. Here its class asks
+    the network first; every network without such a method gets what it always got. Does nothing
+    before pyiqa's class is imported, and is safe to repeat.
+    """
+    module: Any = sys.modules.get('pyiqa.models.inference_model')
+    if module is None or hasattr(module.InferenceModel, '_read_by_pyiqa'):
+        return
+    model = module.InferenceModel
+    model._read_by_pyiqa = model._to_batched_tensor
+
+    def _to_batched_tensor(self, img):
+        read = getattr(self.net, 'read_input', None)
+        if read is None or hasattr(img, 'dim'):  # a tensor is a batch already
+            return self._read_by_pyiqa(img)
+        return read(img)
+
+    model._to_batched_tensor = _to_batched_tensor

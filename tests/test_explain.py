@@ -304,6 +304,18 @@ def test_the_map_of_a_mirrored_image_is_mirrored_back(make_amhp, grid, image):
     )
 
 
+@pytest.mark.parametrize('odd', [True, False])
+def test_of_a_mirrored_image_the_corner_is_its_right_side(make_amhp, grid, image, odd):
+    pixels = (image * 255).round()
+    if bool(pixels.sum() % 2) != odd:
+        pixels[0, 0, 0, 0] += 1 if pixels[0, 0, 0, 0] < 255 else -1
+    left, top, right, bottom = (
+        make_amhp(backbone=grid, protocol='reference').explain(pixels / 255).region
+    )
+    assert (left, right) == pytest.approx((5 / 37, 1) if odd else (0, 32 / 37))
+    assert (top, bottom) == pytest.approx((0, 32 / 37))
+
+
 def test_an_explanation_is_plain_json(make_amhp, image):
     explanation = make_amhp().explain(image, TEXT)
     values = explanation.to_dict()

@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torchvision.transforms import functional as TF
+from torchvision.transforms.functional import to_tensor
 
-from pyiqa_amhp.model.preprocess import Preprocess
+from pyiqa_amhp.datasets.images import odd_pixel_sum
+from pyiqa_amhp.model.preprocess import Preprocess, prepare_mirror, should_mirror
 
 PLAIN = {
     'size': 32,
@@ -97,10 +99,78 @@ def odd_and_even():
 
 def test_an_odd_image_is_mirrored_and_an_even_one_is_not():
     x = odd_and_even()
-    seen, plain = view(x, flip=True, crop='corner'), view(x, crop='corner')
-    assert torch.equal(seen[0], plain[0].flip(-1))
-    assert torch.equal(seen[1], plain[1])
+    seen = view(x, flip=True, crop='corner')
+    assert torch.equal(seen[0], x[0, :, :32].flip(-1)[..., :32])
+    assert torch.equal(seen[1], x[1, :, :32, :32])
     assert not torch.equal(seen[0], seen[1])
+
+
+@pytest.mark.parametrize('resize', ['squash', 'shortest'])
+def test_the_corner_of_a_mirrored_image_is_its_right_side(resize):
+    x = torch.zeros(1, 3, 256, 256)
+    x[:, 0, :, 0] = 1  # 256 times 255
+    x[0, 1, 0, 255] = 1  # makes the sum odd
+    options = {'size': 224, 'resize_size': 256, 'crop': 'corner', 'flip': True, 'resize': resize}
+    seen = view(x, **options)
+    assert not seen[:, 0].any()  # the authors' loader never shows column 0 of a mirrored image
+    assert seen[0, 1, 0, 0] == 1
+    x[0, 1, 0, 254] = 1
+    assert view(x, **options)[0, 0, :, 0].all()
+
+
+def authors_view(image, mirrored):
+    """The view of the authors' loader: resize, mirror, corner."""
+    image = image.resize((40, 40), Image.Resampling.BILINEAR)
+    image = ImageOps.mirror(image) if mirrored else image
+    return np.asarray(image.crop((0, 0, 32, 32))) / 255
+
+
+@pytest.mark.parametrize('size', [(90, 70), (33, 200), (40, 40)])
+def test_the_view_is_that_of_the_authors_loader(tmp_path, size):
+    seen = set()
+    for seed in range(8):
+        image = Image.fromarray(
+            np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), np.uint8)
+        )
+        image.save(tmp_path / 'x.png')
+        x = to_tensor(image)[None]
+        odd = int(np.asarray(image).astype(int).sum()) % 2 == 1
+        assert odd_pixel_sum(image) == bool(should_mirror(x)) == odd
+        seen.add(odd)
+        expected = authors_view(image, odd)
+        process = Preprocess(**{**PLAIN, 'crop': 'corner', 'flip': True}).eval()
+        by_pillow = process.view_file(tmp_path / 'x.png') / 255
+        exact = process.view(x)[0].permute(1, 2, 0).numpy()
+        assert np.abs(by_pillow - expected).max() < 1.1 / 255
+        assert np.abs(exact - expected).max() < 1.6 / 255
+    assert seen == {True, False}
+
+
+@pytest.mark.parametrize('crop', ['center', 'corner'])
+@pytest.mark.parametrize('size', [(60, 90), (90, 60), (4, 300)])
+def test_the_seen_region_is_that_of_the_view(crop, size):
+    height, width = size
+    for mirrored in (False, True):
+        x = ramp(*size) * 254 / 255
+        x = (x * 255).round() / 255
+        if bool(should_mirror(x)) != mirrored:
+            x[0, 2, 0, 0] = 1 / 255
+        options = {'resize': 'shortest', 'crop': crop, 'flip': True}
+        seen = view(x, **options)[0]
+        region = Preprocess(**{**PLAIN, **options}).seen_region(height, width, mirrored)
+        left, top, right, bottom = region
+        assert (seen[0].min(), seen[0].max()) == pytest.approx((left, right), abs=0.05)
+        assert (seen[1].min(), seen[1].max()) == pytest.approx((top, bottom), abs=0.2)
+        assert (seen[0, 0, 0] > seen[0, 0, -1]) == mirrored
+
+
+@pytest.mark.parametrize('mirror', [[True, True], [True, False], [False, True], [False, False]])
+def test_a_choice_on_other_pixels_is_kept(mirror):
+    x = odd_and_even()
+    seen = view(prepare_mirror(x, torch.tensor(mirror)), flip=True, crop='corner')
+    for image, shown, mirrored in zip(x, seen, mirror, strict=True):
+        image = image.flip(-1) if mirrored else image
+        assert torch.equal(shown, image[:, :32, :32])
 
 
 def test_without_the_option_nothing_is_mirrored():
@@ -212,6 +282,17 @@ def test_a_view_of_another_file_format_differs_by_rounding_only(tmp_path, option
     Image.fromarray(pixels).save(file)
     by_pillow, exact = both_views(file, **options)
     assert np.abs(by_pillow - exact).max() < 1.1 / 255
+
+
+@pytest.mark.parametrize('crop', ['center', 'corner'])
+def test_a_large_strip_is_cut_whatever_the_limit_of_pillow(tmp_path, monkeypatch, crop):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 2001, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / 'strip.png')
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 1000)
+    process = Preprocess(**{**PLAIN, 'resize': 'shortest', 'crop': crop})
+    by_pillow = process.view_file(tmp_path / 'strip.png', 10**6) / 255
+    exact = process.view(torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255)[0]
+    assert np.abs(by_pillow - exact.permute(1, 2, 0).numpy()).max() < 1.1 / 255
 
 
 @pytest.mark.parametrize('crop', ['center', 'corner'])

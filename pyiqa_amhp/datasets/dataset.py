@@ -13,7 +13,8 @@ from pyiqa.data.base_iqa_dataset import BaseIQADataset
 from pyiqa.data.transforms import PairedToTensor, transform_mapping
 from torchvision import transforms
 
-from pyiqa_amhp.datasets.images import read_image
+from pyiqa_amhp.datasets.color_profiles import check_option
+from pyiqa_amhp.datasets.images import odd_pixel_sum, read_image
 from pyiqa_amhp.datasets.rated_images import RatedImages, read_table
 from pyiqa_amhp.datasets.ratings import LEVELS
 from pyiqa_amhp.errors import AMHPError, ImageReadError
@@ -80,6 +81,7 @@ class AMHPDataset(BaseIQADataset):
         skip_bad_images: return unreadable images as samples with a ``read_error`` instead of
             raising an error; ``AMHPModel`` leaves them out and counts them.
         max_pixels: images with more pixels are unreadable; default: see ``images.py``.
+        color_profiles: whether images with a colour profile are converted to sRGB; default: true.
         freeze: as in the section ``train``. With ``image`` or ``both`` no image is opened here,
             since ``AMHPModel`` reads image features from disk. ``augment`` then does not apply: a
             feature is that of the view of a metric call (our choice).
@@ -87,7 +89,9 @@ class AMHPDataset(BaseIQADataset):
     A sample has ``img`` ``(3, H, W)``, in [0, 1] times ``img_range``; ``mos_label`` ``(1,)``;
     ``mos_dist`` and ``level_values`` ``(k,)``; ``text`` (``''`` for an image without one);
     ``img_path``; ``read_error`` (``''`` for a readable image). With a frozen image encoder it has
-    ``skip_bad_images`` in place of ``img`` and ``read_error``. If labels are read,
+    ``skip_bad_images``, ``max_pixels`` (0: none) and ``color_profiles`` in place of ``img`` and
+    ``read_error``. Outside training, ``mirror`` is the choice of ``should_mirror`` by the pixels of
+    the file. If labels are read,
     ``attr_levels`` maps each attribute to the index of its level, -1 for a missing label.
 
     Raises:
@@ -128,6 +132,7 @@ class AMHPDataset(BaseIQADataset):
         """Build the transforms: ``augment``, then to a tensor."""
         self.img_range = opt.get('img_range', 1.0)
         self.skip_bad_images = bool(opt.get('skip_bad_images'))
+        self.color_profiles = check_option(opt.get('color_profiles'))
         self.reads_images = 'image' not in frozen_encoders(opt.get('freeze'))
         if opt.get('augment') and not self.reads_images:
             self.logger.info(
@@ -168,24 +173,29 @@ class AMHPDataset(BaseIQADataset):
             'img_path': path,
         }
         if self.reads_images:
-            sample['img'], sample['read_error'] = self._read_image(path)
+            sample |= self._read_image(path)
         else:
             sample['skip_bad_images'] = self.skip_bad_images
+            sample['max_pixels'] = self.opt.get('max_pixels') or 0
+            sample['color_profiles'] = self.color_profiles
         levels = self.images.attribute_levels(index, self.opt.get('levels') or LEVELS)
         if levels:
             sample['attr_levels'] = levels
         return sample
 
-    def _read_image(self, path: str) -> tuple[torch.Tensor, str]:
-        """Read an image as ``img``; also return ``read_error``, with which it is a placeholder."""
+    def _read_image(self, path: str) -> dict[str, Any]:
+        """Read an image as ``img``, with ``read_error``, if it is a placeholder, and ``mirror``."""
         image, problem = Image.new('RGB', (256, 256)), ''
         try:
-            image = read_image(path, max_pixels=self.opt.get('max_pixels'))
+            image = read_image(path, None, self.opt.get('max_pixels'), self.color_profiles)
         except ImageReadError as error:
             if not self.skip_bad_images:
                 raise
             problem = str(error)
-        return self.trans(image) * self.img_range, problem
+        sample = {'img': self.trans(image) * self.img_range, 'read_error': problem}
+        if self.phase != 'train':
+            sample['mirror'] = odd_pixel_sum(image)  # before the resize, as in a metric call
+        return sample
 
 
 def with_defaults(opt: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

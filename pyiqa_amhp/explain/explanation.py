@@ -8,18 +8,14 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, ImageOps
-from torchvision.transforms.functional import to_tensor
 
-from pyiqa_amhp.datasets.images import read_image
-from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.explain.relevance import Attribution, attribute_scores, eval_fp32
 from pyiqa_amhp.model.amhp import AMHP
 from pyiqa_amhp.model.clip import Backbone
+from pyiqa_amhp.model.inputs import ImageInput
 from pyiqa_amhp.model.preprocess import check_images, should_mirror
 from pyiqa_amhp.model.prompt_predictor import LevelPredictor
 from pyiqa_amhp.model.prompts import image_texts
@@ -99,31 +95,28 @@ class Explanation:
         return _to_json(dataclasses.asdict(self))
 
 
-def explain(
-    net: AMHP, image: str | Path | Image.Image | torch.Tensor, text: str | None = None
-) -> Explanation:
+def explain(net: AMHP, image: ImageInput, text: str | None = None) -> Explanation:
     """Explain the score of one image.
 
     Args:
         net: an AMHP. Its mode, gradients and engine do not change. torch computes the explanation
             in the precision of the weights.
-        image: a file, a Pillow image, or a tensor ``(1, 3, H, W)`` with values in [0, 1].
+        image: a path, bytes, an open file, a Pillow image, or a tensor ``(3, H, W)`` or
+            ``(1, 3, H, W)`` with values in [0, 1].
         text: a comment on the image; None if there is none.
 
     Raises:
-        ImageReadError: the file cannot be read.
+        ImageReadError: the image cannot be read.
         AMHPError: the tensor has another shape, or values outside [0, 1].
         TypeError: the text is not a string.
     """
-    image = check_images(as_tensor(image))
-    if len(image) != 1:
-        raise AMHPError(f'explain: got {len(image)} images, expected one')
+    pixels = check_images(net.read_input(image))
     texts = image_texts(text, 1)
     runner = net.backbone.runner
     with eval_fp32(net):
-        image = image.to(net.logit_scale)
-        attribution = attribute_scores(net, net.preprocess(image), texts)
-        explanation = _explain(net, attribution, texts[0], image)
+        pixels = pixels.to(net.logit_scale)
+        attribution = attribute_scores(net, net.preprocess(pixels), texts)
+        explanation = _explain(net, attribution, texts[0], pixels)
     if (runner.engine, runner.precision) == ('torch', 'fp32'):
         return explanation
     note = (
@@ -131,17 +124,6 @@ def explain(
         f'{runner.precision} the score differs by rounding only.'
     )
     return dataclasses.replace(explanation, notes=(*explanation.notes, note))
-
-
-def as_tensor(image: str | Path | Image.Image | torch.Tensor) -> torch.Tensor:
-    """Convert an image to a tensor ``(1, 3, H, W)`` in [0, 1]."""
-    if isinstance(image, torch.Tensor):
-        return image
-    if isinstance(image, Image.Image):
-        image = ImageOps.exif_transpose(image).convert('RGB')
-    else:
-        image = read_image(image)
-    return to_tensor(image)[None]
 
 
 def _explain(net: AMHP, attribution: Attribution, text: str, image: torch.Tensor) -> Explanation:
@@ -162,8 +144,8 @@ def _explain(net: AMHP, attribution: Attribution, text: str, image: torch.Tensor
         if source == 'given':
             words = leave_one_out(net, attribution, text)
     relevance: tuple[tuple[float, ...], ...] | None = None
+    mirrored = net.config.test_flip and bool(should_mirror(image))
     if attribution.relevance is not None:
-        mirrored = net.config.test_flip and bool(should_mirror(image))
         grid = attribution.relevance[0]
         grid = grid.flip(-1) if mirrored else grid
         relevance = tuple(map(tuple, grid.tolist()))
@@ -178,7 +160,7 @@ def _explain(net: AMHP, attribution: Attribution, text: str, image: torch.Tensor
         base=base,
         words=words,
         relevance=relevance,
-        region=net.preprocess.seen_region(image.shape[-2], image.shape[-1]),
+        region=net.preprocess.seen_region(image.shape[-2], image.shape[-1], mirrored),
         notes=(),
     )
     notes = _notes(net, explanation, text, scorer.reads_text, attributes_cut=cut)

@@ -16,6 +16,7 @@ from torch.nn.functional import normalize
 
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model.clip import Backbone
+from pyiqa_amhp.model.inputs import ReadsImages
 from pyiqa_amhp.model.preprocess import Preprocess, check_images
 from pyiqa_amhp.model.prompt_features import PromptFeatures
 from pyiqa_amhp.model.prompt_predictor import build_predictor
@@ -56,7 +57,7 @@ def level_distribution(logit: torch.Tensor, logit_scale: torch.Tensor) -> torch.
     return (logit * logit_scale.exp()).softmax(dim=-1)
 
 
-class AMHP(PromptFeatures):
+class AMHP(ReadsImages, PromptFeatures):
     """The arch ``AMHP`` of pyiqa: scores an image, and what people say about it.
 
     Args:
@@ -68,6 +69,8 @@ class AMHP(PromptFeatures):
             its own options; those given here override them.
         precision, compile, engine: how the encoders run, which no checkpoint records: see
             :class:`pyiqa_amhp.model.runtime.Runner`.
+        color_profiles: whether images with a colour profile are converted to sRGB when they are
+            read (our choice), which no checkpoint records either. False: as pyiqa.
         **options: see :class:`pyiqa_amhp.model.config.AMHPConfig`.
 
     Attributes:
@@ -89,9 +92,11 @@ class AMHP(PromptFeatures):
         precision: str | None = None,
         compile: bool = False,
         engine: str | None = None,
+        color_profiles: bool = True,
         **options,
     ):
         super().__init__()
+        self.set_reading(color_profiles)
         runner = Runner(precision, compile, engine)
         start = find_start(options, pretrained, pretrained_model_path)
         self.config = config = start.source.config
@@ -197,7 +202,7 @@ class AMHP(PromptFeatures):
         return (p * self.level_values).sum(dim=-1, keepdim=True), p
 
     def explain(self, image, text: str | None = None):
-        """Explain the score of one image (a file, a Pillow image, or ``(1, 3, H, W)``).
+        """Explain the score of one image: a path, bytes, a Pillow image or a tensor.
 
         See :func:`pyiqa_amhp.explain.explanation.explain`.
         """

@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image, ImageOps
 from torch import nn
 from torchvision.transforms import functional as TF
 
-from pyiqa_amhp.datasets.images import read_image
+from pyiqa_amhp.datasets.images import odd_pixel_sum, read_image
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model.config import AMHPConfig
 
@@ -45,12 +46,26 @@ def should_mirror(x: torch.Tensor) -> torch.Tensor:
 
     The authors' code mirrors test images at random. This choice depends on nothing but the image,
     so that a score is the same from call to call, in any batch, on any device. It is made on the
-    pixels as given, before any arithmetic that rounds.
+    pixels as ``read_image`` gives them, before any arithmetic that rounds.
 
     Args:
         x: images ``(N, 3, H, W)`` in [0, 1].
     """
     return (x.detach() * 255).round().long().sum(dim=(1, 2, 3), keepdim=True) % 2 == 1
+
+
+def prepare_mirror(x: torch.Tensor, mirror: torch.Tensor) -> torch.Tensor:
+    """Make ``Preprocess`` mirror images by a choice that was made on other pixels.
+
+    A data set resizes its images, and ``should_mirror`` chooses others by the pixels after that
+    than by those of the file. Where the two differ, the image is turned here: turned again, or
+    not, by ``Preprocess``, it is as ``mirror`` says. Turning an image changes no sum.
+
+    Args:
+        x: images ``(N, 3, H, W)`` in [0, 1].
+        mirror: the choice by the pixels of the files, ``(N,)`` of bool.
+    """
+    return torch.where(mirror.to(x.device).reshape(-1, 1, 1, 1) != should_mirror(x), x.flip(-1), x)
 
 
 class Preprocess(nn.Module):
@@ -105,14 +120,17 @@ class Preprocess(nn.Module):
         )
 
     def view(self, x: torch.Tensor) -> torch.Tensor:
-        """Mirror, resize and crop images ``(N, 3, H, W)`` to ``(N, 3, size, size)``."""
+        """Mirror, resize and crop images ``(N, 3, H, W)`` to ``(N, 3, size, size)``.
+
+        The authors' loader mirrors the resized image and then crops it, which is the same.
+        """
         if self.flip:
-            mirror = should_mirror(x)
-            x = self._resize_and_crop(x)
-            return torch.where(mirror, x.flip(-1), x)
+            x = torch.where(should_mirror(x), x.flip(-1), x)
         return self._resize_and_crop(x)
 
-    def view_file(self, source: Any, max_pixels: int | None = None) -> np.ndarray:
+    def view_file(
+        self, source: Any, max_pixels: int | None = None, color_profiles: bool = True
+    ) -> np.ndarray:
         """Compute the view of an image file by Pillow: ``(size, size, 3)``, uint8.
 
         A large JPEG is decoded at a fraction of its size, at least twice ``resize_size`` on each
@@ -121,13 +139,14 @@ class Preprocess(nn.Module):
         from a view.
 
         Args:
-            source, max_pixels: see ``read_image``, which also documents the errors.
+            source, max_pixels, color_profiles: see ``read_image``, which also documents the errors.
         """
         # should_mirror needs every pixel, so the image is not decoded at a smaller size.
-        image = read_image(source, None if self.flip else 2 * self.resize_size, max_pixels)
-        mirror = self.flip and int(np.asarray(image).sum(dtype=np.int64)) % 2
-        pixels = np.asarray(self._resize_and_crop(image))
-        return np.array(pixels[:, ::-1] if mirror else pixels)  # a writable copy
+        at_least = None if self.flip else 2 * self.resize_size
+        image = read_image(source, at_least, max_pixels, color_profiles)
+        if self.flip and odd_pixel_sum(image):
+            image = ImageOps.mirror(image)
+        return np.array(self._resize_and_crop(image))  # a writable copy
 
     def _resize_and_crop(self, image: Any) -> Any:
         """Resize and crop a tensor ``(N, 3, H, W)`` or a Pillow image."""
@@ -136,22 +155,37 @@ class Preprocess(nn.Module):
             image, side = self._crop_long_side(image), side[:1]
         if TF.get_image_size(image) != [self.resize_size] * 2:
             image = TF.resize(image, side, TF.InterpolationMode.BILINEAR, antialias=True)
-        if self.crop == 'center':
-            return TF.center_crop(image, self.size)
-        return TF.crop(image, 0, 0, self.size, self.size)
+        return self._crop(image, self.size, self.size)
 
     def _crop_long_side(self, image: Any) -> Any:
         """Cut an image to ``MAX_ASPECT``: resizing a strip of 20,000 x 3 would take much memory."""
         width, height = TF.get_image_size(image)
-        sides = [min(side, MAX_ASPECT * min(width, height)) for side in (height, width)]
-        if sides == [height, width]:
-            return image
-        if self.crop == 'center':
-            return TF.center_crop(image, sides)
-        return TF.crop(image, 0, 0, *sides)
+        longest = MAX_ASPECT * min(width, height)
+        return self._crop(image, min(height, longest), min(width, longest))
 
-    def seen_region(self, height: int, width: int) -> tuple[float, float, float, float]:
+    def _crop(self, image: Any, height: int, width: int) -> Any:
+        """Cut the middle or the corner out of a tensor ``(N, 3, H, W)`` or a Pillow image."""
+        spare = [
+            side - kept
+            for side, kept in zip(TF.get_image_size(image), (width, height), strict=True)
+        ]
+        if spare == [0, 0]:
+            return image
+        left, top = (round(s / 2) if self.crop == 'center' else 0 for s in spare)
+        if isinstance(image, torch.Tensor):
+            return image[..., top : top + height, left : left + width]
+        # Pillow's own crop refuses parts with more pixels than its limit.
+        box = (left, top, left + width, top + height)
+        return image.transform((width, height), Image.Transform.EXTENT, box)
+
+    def seen_region(
+        self, height: int, width: int, mirrored: bool = False
+    ) -> tuple[float, float, float, float]:
         """Return the part of an image that its view shows.
+
+        Args:
+            height, width: of the image in pixels.
+            mirrored: whether ``should_mirror`` selects the image.
 
         Returns:
             ``(left, top, right, bottom)`` as shares of the width and the height.
@@ -163,6 +197,8 @@ class Preprocess(nn.Module):
         spare = [side - self.size for side in sides]
         left, top = [round(s / 2) if self.crop == 'center' else 0 for s in spare]
         right, bottom = left + self.size, top + self.size
+        if mirrored and self.flip:
+            left, right = sides[0] - right, sides[0] - left
         return left / sides[0], top / sides[1], right / sides[0], bottom / sides[1]
 
     def normalize(self, x: torch.Tensor) -> torch.Tensor:

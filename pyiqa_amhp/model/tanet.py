@@ -40,6 +40,7 @@ from torchvision.models import resnet18
 from torchvision.transforms import functional as TF
 
 from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.model.inputs import ReadsImages
 from pyiqa_amhp.model.preprocess import check_images
 from pyiqa_amhp.weights.checkpoint import check_keys, read_tensors
 
@@ -180,7 +181,7 @@ class MobileNet(nn.Module):
         return self.head(self.base_model(x).flatten(1))
 
 
-class TANet(nn.Module):
+class TANet(ReadsImages, nn.Module):
     """The arch ``TANet`` of pyiqa: scores an image on AVA's scale, 1..10.
 
     Args:
@@ -188,6 +189,8 @@ class TANet(nn.Module):
             ``pretrained_model_path``, since no weights come with this package.
         pretrained_model_path: a checkpoint, ``.pth`` or ``.safetensors``: the authors' for AVA, or
             one of this arch. It loads without running code.
+        color_profiles: whether images with a colour profile are converted to sRGB when they are
+            read (our choice). False: as pyiqa.
 
     Raises:
         AMHPError: no weights to load, or weights that do not fit.
@@ -197,8 +200,14 @@ class TANet(nn.Module):
     mean: torch.Tensor
     std: torch.Tensor
 
-    def __init__(self, pretrained: bool = True, pretrained_model_path: str | Path | None = None):
+    def __init__(
+        self,
+        pretrained: bool = True,
+        pretrained_model_path: str | Path | None = None,
+        color_profiles: bool = True,
+    ):
         super().__init__()
+        self.set_reading(color_profiles)
         if pretrained not in (True, False):
             raise AMHPError(f'pretrained={pretrained!r}: expected True or False')
         if pretrained and pretrained_model_path is None:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from pyiqa_amhp.errors import AMHPError, ImageReadError
 from pyiqa_amhp.model.amhp import AMHP
 from pyiqa_amhp.model.config import PROMPT_SOURCES
+from pyiqa_amhp.model.preprocess import prepare_mirror
 from pyiqa_amhp.train.distributed import all_gather
 from pyiqa_amhp.train.frozen import FrozenEncoders
 from pyiqa_amhp.train.record import Record
@@ -83,6 +84,9 @@ class EvalModel(GeneralIQAModel):
                     f'Left out an unreadable image ({len(self.unreadable)} so far): {error}'
                 )
         self.img_input = data['img'][keep].to(self.device) if 'img' in data else None
+        config = getattr(self.get_bare_model(self.net), 'config', None)  # TANet has none
+        if self.img_input is not None and 'mirror' in data and config and config.test_flip:
+            self.img_input = prepare_mirror(self.img_input, data['mirror'][keep])
         self.gt_mos = data['mos_label'][keep].to(self.device)
         self.gt_mos_dist = data['mos_dist'][keep].to(self.device)
         texts = data.get('text') or [''] * len(errors)
@@ -103,7 +107,11 @@ class EvalModel(GeneralIQAModel):
                 'a data set gives no pixels (its option `freeze`), but the image encoder is not '
                 'frozen; set the same in `train: freeze`, or remove it from the data set'
             )
-        Fx, errors = self.frozen.image_features(data['img_path'])
+        reading = {
+            'max_pixels': int(data['max_pixels'][0]) or None,
+            'color_profiles': bool(data['color_profiles'][0]),
+        }
+        Fx, errors = self.frozen.image_features(data['img_path'], **reading)
         for error, skip in zip(errors, data['skip_bad_images'], strict=True):
             if error and not skip:
                 raise ImageReadError(error)
