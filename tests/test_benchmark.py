@@ -6,10 +6,12 @@ import re
 import sys
 from dataclasses import replace
 
+import icc
 import numpy as np
 import pandas as pd
 import pytest
 from layouts import write_ava
+from PIL import Image
 
 from pyiqa_amhp.datasets.prepare import prepare
 from pyiqa_amhp.errors import AMHPError
@@ -56,6 +58,31 @@ def test_measured_values_are_those_of_the_scores(rated, checkpoint, tmp_path):
     assert other['mapping'] == '0..8 to 1..10' and other['mapped'] == 'acc mse'
     assert other['emd1'] == '' and other['text_source'] == 'none'
     assert all(row['origin'] == 'measured here' for row in table.values())
+
+
+def test_colour_profiles_and_the_limit_on_pixels_reach_all_metrics(
+    rated_images, checkpoint, tmp_path, monkeypatch
+):
+    rated = load_rated(str(rated_images), split='val')  # six images
+    file = rated.paths[0]
+    with Image.open(file) as image:
+        image.save(file, icc_profile=icc.rgb_profile('prophoto'))
+    arguments = (['amhp', 'entropy'], rated, tmp_path / 'out', {'amhp': checkpoint})
+    tables = []
+    for on in (True, False, True):
+        run.benchmark(*arguments, resamples=0, color_profiles=on)
+        tables.append(pd.read_csv(tmp_path / 'out' / 'predictions.csv').iloc[:, 2:].to_numpy())
+    assert np.array_equal(tables[0], tables[2])  # scores of both kinds are in the cache
+    assert (tables[0][0] != tables[1][0]).all() and np.allclose(tables[0][1:], tables[1][1:])
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 100)
+    result = run.benchmark(
+        *arguments[:2], tmp_path / 'other', arguments[3], resamples=0, max_pixels=10**6
+    )
+    assert [row.images for row in result.rows] == [6, 6]
+    result = run.benchmark(
+        *arguments[:2], tmp_path / 'none', arguments[3], resamples=0, max_pixels=10
+    )
+    assert 'pixels, and 10 the limit' in str(result.rows)
 
 
 def test_a_metric_that_fails_gets_an_error_row(rated, tmp_path, hub_cache, monkeypatch):
@@ -310,7 +337,7 @@ def test_an_option_of_the_command_takes_several_values(
     for suffix in ('csv', 'md', 'tex', 'html'):
         assert (tmp_path / 'out' / f'results.{suffix}').is_file()
     lines = [path.read_text().splitlines() for path in (tmp_path / 'out' / 'scores').iterdir()]
-    assert sorted(map(len, lines)) == [24, 24]
+    assert sorted(map(len, lines)) == [6, 6]
     assert all(json.loads(line)['score'] is not None for file in lines for line in file)
 
 

@@ -4,14 +4,17 @@ import json
 import re
 from importlib.metadata import version
 
+import icc
 import numpy as np
 import pandas as pd
 import pytest
 import typer
+from conftest import smooth_pixels
 from layouts import write_ava
 from PIL import Image
 
 from pyiqa_amhp.cli.main import app
+from pyiqa_amhp.model.amhp import AMHP
 from pyiqa_amhp.weights.checkpoint import read_checkpoint, save_checkpoint
 
 
@@ -119,6 +122,43 @@ def test_a_bad_file_is_an_error_row_with_exit_code_1(amhp, photos, tiny_weights,
         row = table.loc[str(photos / name)]
         assert row['score'] == '' and name in row['error']
     assert (table['error'] == '').sum() == 3
+
+
+def test_the_limit_on_pixels_reaches_the_readers(amhp, photos, tiny_weights, monkeypatch):
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 100)
+    for command in ('score', 'explain'):
+        arguments = [command, photos, '--weights', tiny_weights, '--device', 'cpu']
+        code, _, err = amhp(*arguments)
+        assert code == 1 and 'raise the limit (--max-pixels; in Python' in err
+        code, _, err = amhp(*arguments, '--max-pixels', 5)
+        assert code == 1 and 'pixels, and 5 the limit' in err
+        code, out, err = amhp(*arguments, '--max-pixels', 10_000)
+        assert code == 0 and 'a.png' in out, err
+
+
+def test_colour_profiles_can_be_switched_off(amhp, tiny_weights, tmp_path):
+    image = Image.fromarray(smooth_pixels(60, 50))
+    image.save(tmp_path / 'plain.png')
+    image.save(tmp_path / 'wide.png', icc_profile=icc.rgb_profile('prophoto'))
+    for metric in (('amhp', '--weights', tiny_weights), ('piqe',)):
+        scores = []
+        for option in ((), ('--no-color-profiles',)):
+            out = tmp_path / f'{metric[0]}{len(option)}.csv'
+            arguments = ['score', tmp_path, '--exact', '--device', 'cpu', '--out', out]
+            code, _, err = amhp(*arguments, '--metric', *metric, *option)
+            assert code == 0, err
+            scores.append(pd.read_csv(out)['score'].tolist())
+        (plain, wide), (same, off) = scores
+        assert plain == same == pytest.approx(off, abs=1e-6) and abs(wide - plain) > 5e-5
+    net = AMHP(pretrained_model_path=str(tiny_weights)).eval()
+    for option in ((), ('--no-color-profiles',)):
+        arguments = ['explain', tmp_path / 'wide.png', '--weights', tiny_weights, *option]
+        code, _, err = amhp(*arguments, '--out', tmp_path / 'why', '--device', 'cpu')
+        assert code == 0, err
+        [entry] = json.loads((tmp_path / 'why' / 'explanations.json').read_text())
+        net.color_profiles = not option
+        expected = net.explain(tmp_path / 'wide.png').score
+        assert entry['score'] == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_table_of_bad_files_is_written(amhp, tiny_weights, tmp_path):

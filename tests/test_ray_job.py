@@ -167,6 +167,15 @@ def test_settings_of_a_job_hold_no_secrets():
     assert 'KEY' not in settings and 'SECRET' not in settings and 'host' not in settings
 
 
+def test_settings_of_a_job_say_whether_colour_profiles_are_applied():
+    on = job_settings(['/photos'], ScorerConfig())
+    assert on['color_profiles'] is True
+    for off in ({'options': {'color_profiles': False}}, {'scoring': {'color_profiles': False}}):
+        assert job_settings(['/photos'], ScorerConfig(**off)) == {
+            name: value for name, value in on.items() if name != 'color_profiles'
+        }
+
+
 # Ray data sets
 
 

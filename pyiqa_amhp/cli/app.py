@@ -5,7 +5,13 @@ from typing import Annotated
 import typer
 
 from pyiqa_amhp.app.limits import Limits
-from pyiqa_amhp.cli.options import AMHPMetric, Device, Weights, check_amhp_metric
+from pyiqa_amhp.cli.options import (
+    AMHPMetric,
+    ColorProfiles,
+    Device,
+    Weights,
+    check_amhp_metric,
+)  # fmt: skip
 from pyiqa_amhp.cli.output import console, error_console, escape
 
 DEFAULT = Limits()
@@ -39,6 +45,7 @@ def app(
     max_disk_mb: Annotated[
         int, typer.Option(min=1, help='Largest size of all stored uploads together in MB.')
     ] = DEFAULT.disk_mb,
+    color_profiles: ColorProfiles = True,
     device: Device = None,
 ) -> None:
     """Serve a page that scores photographs in a browser; Ctrl-C ends it."""
@@ -57,7 +64,7 @@ def app(
         disk_mb=max_disk_mb,
     )
     with server.listen(host, port) as listening, TemporaryDirectory(prefix='amhp-app-') as folder:
-        model = create_metric(metric, weights, device)
+        model = create_metric(metric, weights, device, color_profiles=color_profiles)
         page = server.build_app(model, limits, folder, root_path=root_path)
         _print_address(host, listening.getsockname()[1])
         server.serve(page, listening)

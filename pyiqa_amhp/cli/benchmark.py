@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pyiqa_amhp.cli.options import Device, MetaFolder, parse_pairs
+from pyiqa_amhp.cli.options import ColorProfiles, Device, MaxPixels, MetaFolder, parse_pairs
 from pyiqa_amhp.cli.output import console, error_console, escape, print_written, progress
 
 
@@ -50,6 +50,8 @@ def benchmark(
     batch_size: Annotated[
         int, typer.Option(min=1, help='Images in a batch of AMHP; other metrics get one.')
     ] = 8,
+    max_pixels: MaxPixels = None,
+    color_profiles: ColorProfiles = True,
     device: Device = None,
 ) -> None:
     """Measure metrics of pyiqa on rated images; the same command resumes an interrupted run."""
@@ -72,6 +74,8 @@ def benchmark(
         device,
         batch_size,
         progress=progress,
+        max_pixels=max_pixels,
+        color_profiles=color_profiles,
     )
     console.print(to_terminal(result.rows, result.title, console.width))
     for note in result.notes:

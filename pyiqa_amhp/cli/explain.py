@@ -11,7 +11,9 @@ from rich.text import Text as RichText
 
 from pyiqa_amhp.cli.options import (
     AMHPMetric,
+    ColorProfiles,
     Device,
+    MaxPixels,
     Paths,
     Text,
     Texts,
@@ -35,6 +37,8 @@ def explain(
         Path | None,
         typer.Option(help='Folder for a page, a card for each image, and JSON.'),
     ] = None,
+    max_pixels: MaxPixels = None,
+    color_profiles: ColorProfiles = True,
     device: Device = None,
 ) -> None:
     """Explain the scores of images; files that cannot be read are listed, with exit code 1."""
@@ -45,8 +49,8 @@ def explain(
     check_amhp_metric(metric)
     if out is not None:
         folder.check_output(out)
-    net = create_metric(metric, weights, device).net
-    explained = folder.explain_files(net, images, image_texts, out)
+    net = create_metric(metric, weights, device, color_profiles=color_profiles).net
+    explained = folder.explain_files(net, images, image_texts, out, max_pixels)
     entries = []
     for entry in progress(explained, len(images), 'Explaining'):
         entries.append(entry)

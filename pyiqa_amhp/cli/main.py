@@ -11,7 +11,14 @@ from pyiqa_amhp.cli.app import app as serve_page
 from pyiqa_amhp.cli.benchmark import benchmark, reproduce
 from pyiqa_amhp.cli.explain import explain
 from pyiqa_amhp.cli.info import info
-from pyiqa_amhp.cli.options import AMHPMetric, Device, MultiValueCommand, Weights
+from pyiqa_amhp.cli.options import (
+    AMHPMetric,
+    ColorProfiles,
+    Device,
+    MaxPixels,
+    MultiValueCommand,
+    Weights,
+)  # fmt: skip
 from pyiqa_amhp.cli.output import (
     console,
     error_console,
@@ -119,6 +126,8 @@ def tanet_calibrate(
         list[str], typer.Argument(help='Image files, folders or globs.', metavar='IMAGES...')
     ],
     out: Annotated[Path, typer.Option(help='The new checkpoint: FILE.pth or FILE.safetensors.')],
+    max_pixels: MaxPixels = None,
+    color_profiles: ColorProfiles = True,
     device: Device = None,
 ) -> None:
     """Estimate the batch-norm statistics that the authors' checkpoint lacks, and save both."""
@@ -127,7 +136,8 @@ def tanet_calibrate(
 
     files = find_images(images)
     bar = progress(files, len(files), 'Calibrating')
-    calibration = calibrate_tanet(checkpoint, bar, out, device)
+    reading = {'max_pixels': max_pixels, 'color_profiles': color_profiles}
+    calibration = calibrate_tanet(checkpoint, bar, out, device, **reading)
     if calibration.errors:
         title = f'[yellow]{len(calibration.errors)} of {len(files)} images were left out[/]'
         list_errors(title, calibration.errors)

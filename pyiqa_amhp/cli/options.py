@@ -25,6 +25,18 @@ Device = Annotated[
     str | None,
     typer.Option(help='Device of torch: cpu, cuda, cuda:1, mps.', show_default='a GPU if any'),
 ]
+MaxPixels = Annotated[
+    int | None,
+    typer.Option(min=1, help='Most pixels of an image that is read.', show_default='178,956,970'),
+]
+ColorProfiles = Annotated[
+    bool,
+    typer.Option(
+        ' /--no-color-profiles',
+        help='Do not convert images with a colour profile (ICC) to sRGB, as pyiqa.',
+        show_default=False,
+    ),
+]
 MetaFolder = Annotated[Path, typer.Option(help='Folder that amhp prepare wrote to.')]
 
 

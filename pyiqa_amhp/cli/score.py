@@ -9,7 +9,9 @@ import typer
 from rich.table import Table
 
 from pyiqa_amhp.cli.options import (
+    ColorProfiles,
     Device,
+    MaxPixels,
     Paths,
     Text,
     Texts,
@@ -38,7 +40,7 @@ class ScoreOptions:
         device: a device of torch; None: a GPU if there is one.
         model: options of AMHP: ``precision``, ``engine``, ``compile``.
         reading: options of ``score_images``: ``batch_size``, ``workers``, ``exact``,
-            ``max_pixels``.
+            ``max_pixels``, ``color_profiles``.
         out: the file or, on Ray, the folder of results; None: results are only shown.
         top: number of best images to show; None: not given.
     """
@@ -108,12 +110,8 @@ def score(
         bool,
         typer.Option('--exact', help='Decode and resize exactly as a metric call does; slower.'),
     ] = False,
-    max_pixels: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help='Most pixels of an image that is read.', show_default='178,956,970'
-        ),
-    ] = None,
+    max_pixels: MaxPixels = None,
+    color_profiles: ColorProfiles = True,
     precision: Annotated[
         str | None,
         typer.Option(
@@ -171,7 +169,13 @@ def score(
         weights,
         device,
         {'precision': precision, 'engine': engine, 'compile': compiled or None},
-        {'batch_size': batch_size, 'workers': workers, 'exact': exact, 'max_pixels': max_pixels},
+        {
+            'batch_size': batch_size,
+            'workers': workers,
+            'exact': exact,
+            'max_pixels': max_pixels,
+            'color_profiles': color_profiles,
+        },
         out,
         top,
     )
@@ -198,7 +202,8 @@ def score_locally(options: ScoreOptions, resume: bool) -> None:
     if options.out is not None:
         check_output(options.out, writer.WRITERS)
     images, texts = find_images_and_texts(options.paths, options.text, options.texts)
-    scorer = Scorer(create_metric(options.metric, options.weights, options.device, **options.model))
+    metric = create_metric(options.metric, options.weights, options.device, **options.model)
+    scorer = Scorer(metric, options.reading['color_profiles'])
     file = None
     if options.out is not None:
         settings = {key: options.reading[key] for key in ('exact', 'max_pixels')}
@@ -234,7 +239,7 @@ def score_on_ray(options: ScoreOptions, ray: RayOptions) -> None:
         options.weights,
         None,
         {name: value for name, value in model.items() if value is not None},
-        {name: value for name, value in options.reading.items() if value},
+        {name: value for name, value in options.reading.items() if value is not None},
     )
     try:
         report = score_folder(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -64,6 +65,7 @@ class Run:
         resamples: number of bootstrap resamples.
         progress: shows the progress, as ``tqdm`` does.
         no_network: reason why the hub is out of reach, ``''`` if it is in reach.
+        max_pixels, color_profiles: see ``read_image``.
     """
 
     rated: RatedSet
@@ -73,6 +75,8 @@ class Run:
     resamples: int
     progress: Progress
     no_network: str
+    max_pixels: int | None = None
+    color_profiles: bool = True
 
 
 def benchmark(
@@ -85,6 +89,7 @@ def benchmark(
     batch_size: int = 8,
     resamples: int = RESAMPLES,
     progress: Progress = lambda items, total, what: items,
+    **reading: Any,
 ) -> Benchmark:
     """Score rated images with several metrics, and compare how well they agree with the ratings.
 
@@ -103,6 +108,7 @@ def benchmark(
         batch_size: images in a batch of AMHP. Other metrics get one image at a time.
         resamples: number of bootstrap resamples.
         progress: shows the progress of long steps, as ``tqdm`` does.
+        **reading: options of ``read_image``: ``max_pixels``, ``color_profiles``.
 
     Raises:
         AMHPError: an unknown metric, weights for a metric that is not in ``metrics``, or an
@@ -114,7 +120,7 @@ def benchmark(
     rows: list[Row] = []
     predictions: list[tuple[Row, np.ndarray]] = []
     with bounded_downloads() as problem:
-        run = Run(rated, out, device, batch_size, resamples, progress, problem)
+        run = Run(rated, out, device, batch_size, resamples, progress, problem, **reading)
         for name in progress(names, len(names), 'Metrics'):
             for row, predicted in _measure(name, weights.get(name), run):
                 rows.append(row)
@@ -173,7 +179,7 @@ def _measure(name: str, weights: str | None, run: Run) -> list[tuple[Row, np.nda
         method = f'{name} ({weights if is_hub_id(weights) else Path(weights).name})'
     try:
         with _quiet():
-            scorer = Scorer(create_metric(name, weights, run.device))
+            scorer = Scorer(create_metric(name, weights, run.device), run.color_profiles)
     except Exception as error:  # other people's metrics fail in many ways
         return [(error_row(method, reason_for(error, run.no_network)), None)]
     return [
@@ -215,7 +221,9 @@ def _measure_with(
     """
     rated = run.rated
     cache = ScoreCache(cache_path(run.out / 'scores', method))
-    scoring = ScoringRun(scorer, rated.paths, rated.texts, source, run.batch_size, method)
+    scoring = ScoringRun(
+        scorer, rated.paths, rated.texts, source, run.batch_size, method, run.max_pixels
+    )
     try:
         with _quiet():
             scores = score_with_cache(scoring, cache, run.progress)

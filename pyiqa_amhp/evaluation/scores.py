@@ -1,5 +1,6 @@
 """Scores of many images by one metric, cached on disk so that an interrupted run resumes."""
 
+import json
 import os
 import re
 import time
@@ -110,6 +111,7 @@ class ScoringRun:
         prompt_source: source of AMHP's attribute prompts; None: as AMHP is configured.
         batch_size: images in a batch of AMHP. Other metrics get one image at a time.
         title: title of the progress bar.
+        max_pixels: limit on the pixels of an image, see ``read_image``.
     """
 
     scorer: Scorer
@@ -118,6 +120,7 @@ class ScoringRun:
     prompt_source: str | None = None
     batch_size: int = 8
     title: str = ''
+    max_pixels: int | None = None
 
     def keys(self) -> list[str]:
         """Return N keys of scores: digests of metric, prompt source, file and text.
@@ -125,7 +128,8 @@ class ScoringRun:
         A file counts by its path, size and time of modification.
         """
         source = f' {self.prompt_source}' if self.prompt_source else ''
-        fingerprint = self.scorer.fingerprint + source
+        changes = json.dumps(self.scorer.changes) if self.scorer.changes else ''
+        fingerprint = self.scorer.fingerprint + source + changes
         texts = self.texts if self.scorer.takes_text else [''] * len(self.paths)
         return [_key(fingerprint, path, t) for path, t in zip(self.paths, texts, strict=True)]
 
@@ -205,6 +209,7 @@ def _score_batch(run: ScoringRun, chunk: list[int]) -> list[CachedScore]:
                 with_bins=True,
                 exact=True,
                 prompt_source=run.prompt_source,
+                max_pixels=run.max_pixels,
             )
         )
     except Exception as error:  # other people's metrics fail in many ways

@@ -74,6 +74,7 @@ def explain_files(
     paths: Iterable[str | Path],
     texts: Iterable[str | None],
     out: Path | None = None,
+    max_pixels: int | None = None,
 ) -> Iterator[Entry]:
     """Explain image files one after the other.
 
@@ -82,6 +83,7 @@ def explain_files(
         paths: image files.
         texts: a text for each image, None for no text.
         out: a folder; its folder ``cards`` gets a card for each image. None: no cards.
+        max_pixels: limit on the pixels of an image, see ``read_image``.
 
     Yields:
         An entry for each image. An image that cannot be read has an error.
@@ -90,7 +92,7 @@ def explain_files(
     for path, text in zip(paths, texts, strict=True):
         entry = Entry(str(path))
         try:
-            image = read_image(path)
+            image = read_image(path, None, max_pixels, net.color_profiles)
         except ImageReadError as error:
             entry.error = str(error)
         else:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torchvision.transforms.functional import to_tensor
@@ -67,7 +68,11 @@ def calibrate(net: TANet, images: Iterable[torch.Tensor]) -> int:
 
 
 def calibrate_tanet(
-    checkpoint: str | Path, files: Iterable[str | Path], out: str | Path, device: str | None = None
+    checkpoint: str | Path,
+    files: Iterable[str | Path],
+    out: str | Path,
+    device: str | None = None,
+    **reading: Any,
 ) -> Calibration:
     """Calibrate a TANet from image files, and save its weights with the statistics.
 
@@ -76,6 +81,7 @@ def calibrate_tanet(
         files: image files. Those that cannot be read are skipped and reported.
         out: the new checkpoint, ``.pth`` or ``.safetensors``: written whole or not at all.
         device: ``cpu``, ``cuda`` ...; None: a GPU if there is one.
+        **reading: options of ``read_image``: ``max_pixels``, ``color_profiles``.
 
     Raises:
         AMHPError: a checkpoint that does not fit, an output that cannot be written, or images that
@@ -91,7 +97,7 @@ def calibrate_tanet(
     def images() -> Iterator[torch.Tensor]:
         for file in files:
             try:
-                image = read_image(file)
+                image = read_image(file, **reading)
             except ImageReadError as error:
                 errors.append(str(error))
             else:

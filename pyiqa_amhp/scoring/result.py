@@ -11,6 +11,10 @@ SCORES_SINCE = '0.1.0'
 """The version of this package since which all scores are the same. Raise it when a score changes:
 interrupted runs resume, and cached scores are used, only within one such version."""
 
+MIRROR = 'before the crop'
+"""How metrics with ``test_flip`` mirror images; version 0.1.0 did it after the crop. Settings of a
+run have it for these metrics only, so that other runs of 0.1.0 resume."""
+
 
 @dataclass
 class ScoreResult:

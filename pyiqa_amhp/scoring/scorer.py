@@ -4,7 +4,7 @@ import functools
 import inspect
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,13 @@ import torch
 from PIL import Image
 from torchvision.transforms.functional import to_tensor
 
-from pyiqa_amhp.datasets.images import read_image
 from pyiqa_amhp.datasets.ratings import SCALES
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model.amhp import AMHP
 from pyiqa_amhp.model.config import with_first_names
+from pyiqa_amhp.model.inputs import ImageInput, one_or_many, one_text_each, to_batch
 from pyiqa_amhp.model.prompts import image_texts
-from pyiqa_amhp.scoring.result import SCORES_SINCE, ScoreResult
+from pyiqa_amhp.scoring.result import MIRROR, SCORES_SINCE, ScoreResult
 from pyiqa_amhp.utils.environment import version_of
 from pyiqa_amhp.weights.checkpoint import (
     CONFIG_KEY,
@@ -42,7 +42,7 @@ def create_metric(
         name: name of a no-reference metric.
         weights: a checkpoint, passed on as ``pretrained_model_path``.
         device: a device of torch, ``cpu``, ``cuda`` ...; None: a GPU if there is one.
-        **options: options of AMHP. Those that are None are left out.
+        **options: options of AMHP; TANet has ``color_profiles``. Those that are None are left out.
 
     Returns:
         The metric that ``pyiqa.create_metric`` returns.
@@ -58,8 +58,9 @@ def create_metric(
         reason = 'needs a reference image' if name in pyiqa.list_models() else 'is not known'
         raise AMHPError(f'metric {name!r} {reason}; no-reference metrics: {", ".join(known)}')
     options = {key: value for key, value in options.items() if value is not None}
-    if options and arch_of(name) != 'AMHP':
-        raise AMHPError(f'metric {name!r} has no {", ".join(options)}; only AMHP has')
+    of_others = {'color_profiles'} if arch_of(name) in OWN_ARCHS else set()
+    if arch_of(name) != 'AMHP' and (unknown := options.keys() - of_others):
+        raise AMHPError(f'metric {name!r} has no {", ".join(sorted(unknown))}; only AMHP has')
     if weights is not None:
         if arch_of(name) not in OWN_ARCHS and Path(weights).suffix != '.mat':
             safe_load(weights, by_torch=True)  # pyiqa would run code that is in it
@@ -80,6 +81,8 @@ class Scorer:
     Args:
         metric: a name for ``create_metric``, a metric that ``pyiqa.create_metric`` returned, or
             an AMHP.
+        color_profiles: whether images with a colour profile are converted to sRGB; None: as the
+            metric's option says, True for metrics without it.
 
     Attributes:
         metric: the metric of pyiqa, or the AMHP.
@@ -87,14 +90,17 @@ class Scorer:
         name: pyiqa's name of the metric.
         amhp: the network if it is an AMHP, else None.
         lower_better: whether a lower score is better.
+        color_profiles: whether images with a colour profile are converted to sRGB.
     """
 
-    def __init__(self, metric: str | torch.nn.Module):
+    def __init__(self, metric: str | torch.nn.Module, color_profiles: bool | None = None):
         self.metric: Any = create_metric(metric) if isinstance(metric, str) else metric
         self.net: torch.nn.Module = getattr(self.metric, 'net', self.metric)
         self.name: str = getattr(self.metric, 'metric_name', 'amhp')
         self.amhp: AMHP | None = self.net if isinstance(self.net, AMHP) else None
         self.lower_better = bool(getattr(self.metric, 'lower_better', False))
+        own = getattr(self.net, 'color_profiles', True)
+        self.color_profiles: bool = own if color_profiles is None else color_profiles
 
     @property
     def levels(self) -> tuple[str, ...]:
@@ -146,10 +152,22 @@ class Scorer:
         return self.amhp is not None and self.amhp.predictor is not None
 
     @property
-    def fingerprint(self) -> str:
-        """Digest of all that the scores depend on: name, options, versions and weights.
+    def changes(self) -> dict[str, Any]:
+        """What makes scores differ from those of version 0.1.0: named settings of a run.
 
-        Of each tensor about 4,096 evenly spaced numbers are read: training changes all numbers.
+        Empty if nothing does, so that what 0.1.0 began resumes.
+        """
+        changes: dict[str, Any] = {'color_profiles': True} if self.color_profiles else {}
+        if self.amhp and self.amhp.config.test_flip:
+            changes['mirror'] = MIRROR
+        return changes
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the metric: its name, options, versions and weights.
+
+        Scores depend on ``changes`` too, and on how files are read. Of each tensor about 4,096
+        evenly spaced numbers are read: training changes all numbers.
         """
         from pyiqa.default_model_configs import DEFAULT_CONFIGS
 
@@ -165,16 +183,18 @@ class Scorer:
 
     def score(
         self,
-        images: Sequence[str | Path | Image.Image | torch.Tensor],
-        texts: Sequence[str | None] | None = None,
+        images: ImageInput | Iterable[ImageInput],
+        texts: str | Iterable[str | None] | None = None,
         prompt_source: str | None = None,
     ) -> list[ScoreResult]:
         """Score images as a call of the metric does.
 
         Args:
-            images: N files, Pillow images in RGB, or tensors ``(1, 3, H, W)`` with values in
-                [0, 1].
-            texts: N texts, None or ``''`` for no text. Only AMHP reads them.
+            images: N images, in any mixture: paths, bytes, open files, Pillow images, or tensors
+                ``(3, H, W)`` or ``(1, 3, H, W)`` with values in [0, 1]; or a tensor
+                ``(N, 3, H, W)``. One of them that is not in a list is one image.
+            texts: N texts, None or ``''`` for no text; a string for one image. Only AMHP reads
+                them.
             prompt_source: ``given``, ``predicted`` or ``none``; None: as AMHP is configured.
 
         Returns:
@@ -185,12 +205,11 @@ class Scorer:
             AMHPError: there are not as many texts as images, or the metric has no such prompt
                 source.
         """
+        images = list(one_or_many(images))
+        texts = one_text_each(texts, len(images))
         results = [ScoreResult(str(i) if isinstance(i, str | Path) else '') for i in images]
-        inputs = [
-            self.to_input(read_image(image) if isinstance(image, str | Path) else image)
-            for image in images
-        ]
-        texts = image_texts(list(texts) if texts is not None else None, len(images))
+        inputs = [self.to_input(to_batch(i, color_profiles=self.color_profiles)) for i in images]
+        texts = image_texts(None if texts is None else list(texts), len(images))
         self.fill_scores(results, inputs, texts, prompt_source)
         return results
 
@@ -234,7 +253,8 @@ class Scorer:
             AMHPError: the metric has no such prompt source.
         """
         if self.amhp and inputs:
-            self._fill_amhp(self.amhp, results, torch.stack(list(inputs)), texts, prompt_source)
+            x = torch.stack(_of_one_type(self.amhp, inputs))
+            self._fill_amhp(self.amhp, results, x, texts, prompt_source)
         elif prompt_source is not None and not self.amhp:
             raise AMHPError(f'prompt_source={prompt_source!r}: metric {self.name!r} has no prompts')
         else:
@@ -272,3 +292,16 @@ class Scorer:
     @functools.cached_property
     def _has_bins(self) -> bool:
         return 'return_dist' in inspect.signature(self.net.forward).parameters
+
+
+def _of_one_type(net: AMHP, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Normalise views of files here if they share a batch with inputs from tensors."""
+    if len({x.dtype for x in inputs}) == 1:
+        return list(inputs)
+    device, normalize = net.logit_scale.device, net.preprocess.normalize
+    return [
+        normalize(x.to(device).permute(2, 0, 1)[None].float() / 255)[0]
+        if x.dtype == torch.uint8
+        else x
+        for x in inputs
+    ]

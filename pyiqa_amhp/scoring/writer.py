@@ -42,6 +42,7 @@ def run_settings(
         'inputs': describe_inputs(inputs),
         'metric': scorer.name,
         'weights': scorer.fingerprint,
+        **scorer.changes,
         **plain_options(options),
     }
 
@@ -87,9 +88,15 @@ def check_settings(
         for name in sorted(before.keys() | now.keys())
         if before.get(name) != now.get(name)
     ]
+    reason = ''
+    if now.get('color_profiles') and not before.get('color_profiles'):
+        reason = (
+            '. It began without converting colour profiles to sRGB, as in version 0.1.0: '
+            '--no-color-profiles resumes it'
+        )
     raise AMHPError(
         f'{run}: made with other settings ({"; ".join(changes)}); give the same ones, or delete '
-        f'{deletable} to start again'
+        f'{deletable} to start again{reason}'
     )
 
 

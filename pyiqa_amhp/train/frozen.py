@@ -4,10 +4,11 @@ import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import platformdirs
@@ -24,7 +25,7 @@ from pyiqa_amhp.utils.environment import version_of
 from pyiqa_amhp.weights.checkpoint import tensor_versions
 from pyiqa_amhp.weights.store import HOME_VARIABLE
 
-FORMAT = 1  # to be raised when the code computes other features of the same image or text
+FORMAT = 2  # to be raised when the code computes other features of the same image or text
 BATCH_SIZE = 32  # images or texts that go through an encoder at once
 READERS = min(4, os.cpu_count() or 1)  # threads that decode images
 TIME_STEP = 2_000_000_000  # ns; the coarsest resolution of a file's times (FAT)
@@ -72,23 +73,25 @@ class FrozenEncoders:
         net.train(net.training)  # switches the frozen encoders to evaluation mode
 
     @torch.no_grad()
-    def image_features(self, paths: list[str]) -> tuple[torch.Tensor, list[str]]:
+    def image_features(self, paths: list[str], **reading: Any) -> tuple[torch.Tensor, list[str]]:
         """Read or compute the features ``Fx`` of image files.
 
         Args:
             paths: the paths of N images.
+            **reading: options of ``read_image``: ``max_pixels``, ``color_profiles``.
 
         Returns:
             The features, ``(N, n)``, zeros for a file that cannot be read; and the error of each
             file, ``''`` if there is none.
         """
         cache = self._cache('image')
-        keys = {path: _file_key(path, _stat(path)) for path in paths}
+        keys = {path: _file_key(path, _stat(path), reading) for path in paths}
         cached = cache.read(key for key in keys.values() if key)
         rows = {path: cached[key] for path, key in keys.items() if key in cached}
         errors: dict[str, str] = {}
         with ThreadPoolExecutor(READERS) as pool:
-            views = pool.map(self._view, [path for path in keys if path not in rows])
+            view = partial(self._view, reading=reading)
+            views = pool.map(view, [path for path in keys if path not in rows])
             for batch in _batches(views):
                 errors |= {path: str(x) for path, _, x in batch if isinstance(x, ImageReadError)}
                 good = [item for item in batch if item[0] not in errors]
@@ -112,7 +115,9 @@ class FrozenEncoders:
             rows |= new
         return self._stack(texts, rows)
 
-    def _view(self, path: str) -> tuple[str, Key | None, torch.Tensor | ImageReadError]:
+    def _view(
+        self, path: str, reading: dict[str, Any]
+    ) -> tuple[str, Key | None, torch.Tensor | ImageReadError]:
         """Read an image.
 
         Returns:
@@ -120,12 +125,12 @@ class FrozenEncoders:
         """
         now, before = time.time_ns(), _stat(path)
         try:
-            view = self.net.preprocess.view(TF.to_tensor(read_image(path))[None])
+            view = self.net.preprocess.view(TF.to_tensor(read_image(path, **reading))[None])
         except ImageReadError as error:
             return path, None, error
         # A file written within the last time step may change again without a new time.
         if before and before.changed < now - TIME_STEP:
-            return path, _file_key(path, before), view
+            return path, _file_key(path, before, reading), view
         return path, None, view
 
     def _encode_image(self, views: torch.Tensor) -> np.ndarray:
@@ -229,8 +234,9 @@ def _stat(path: str) -> _Stat | None:
     return _Stat(stat.st_size, stat.st_mtime_ns, changed, stat.st_ino)
 
 
-def _file_key(path: str, stat: _Stat | None) -> Key | None:
-    return stat and Key(os.fsencode(os.path.abspath(path)), repr(tuple(stat)).encode())
+def _file_key(path: str, stat: _Stat | None, reading: dict[str, Any]) -> Key | None:
+    stamp = repr((*(stat or ()), *sorted(reading.items())))
+    return stat and Key(os.fsencode(os.path.abspath(path)), stamp.encode())
 
 
 def _batches(items: Iterator) -> Iterator[list]:

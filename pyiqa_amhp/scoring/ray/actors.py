@@ -141,6 +141,11 @@ class ShardScorer:
         Returns:
             ``shard`` and ``rows``, the number of images of each.
         """
+        if self.actor.scorer.changes.get('mirror', self.plan.mirror) != self.plan.mirror:
+            raise AMHPError(
+                f'{self.plan.folder}: begun by a version that mirrored images after the crop, and '
+                'this one does it before; delete the folder to start again'
+            )
         shards, rows = batch['shard'].tolist(), []
         for shard in shards:
             results = list(self.actor.score(self._images(shard)))

@@ -175,6 +175,7 @@ def job_settings(
     for name in ('batch_size', 'workers'):  # no score depends on them
         options.pop(name, None)
     options |= {'text': text, 'texts': texts and Path(texts), 'columns': columns}
+    options['color_profiles'] = options.get('color_profiles') is not False  # as Scorer.changes
     options = plain_options(options)
     if not all(scheme_of(name) or os.path.isabs(name) for name in inputs):
         options['folder'] = os.getcwd()  # where relative names start

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from pyiqa_amhp.datasets.texts import TextLookup
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.scoring.ray.storage import Storage, redact, scheme_of
+from pyiqa_amhp.scoring.result import MIRROR
 
 FOLDER, PLAN = '_plan', 'plan.json'
 SHARDS_PER_FILE = 64  # of the plan, a row group each
@@ -280,6 +281,8 @@ class ShardPlan:
         shards: number of shards.
         rows: number of images in all shards.
         columns: see ``Source``.
+        mirror: the rule of ``Scorer.changes`` for the metrics that mirror images; ``''`` in plans
+            of version 0.1.0. The settings, which are made without the metric, cannot have it.
     """
 
     folder: str
@@ -287,6 +290,7 @@ class ShardPlan:
     shards: int
     rows: int
     columns: dict[str, str] | None = None
+    mirror: str = MIRROR
 
     def read_shard(self, storage: Storage, number: int) -> list[dict[str, Any]]:
         """Read the rows of a shard, see ``SCHEMA``."""
@@ -308,7 +312,8 @@ def read_plan(storage: Storage, folder: str) -> ShardPlan | None:
         content = json.loads(storage.read(name))
         columns = content['columns'] and dict(content['columns'])
         shards, rows = int(content['parts']), int(content['rows'])
-        return ShardPlan(folder, dict(content['settings']), shards, rows, columns)
+        mirror = str(content.get('mirror', ''))
+        return ShardPlan(folder, dict(content['settings']), shards, rows, columns, mirror)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise AMHPError(f'{redact(name)}: not the plan of a job; delete it') from error
 
@@ -338,6 +343,7 @@ def write_plan(source: Source, folder: str, settings: dict[str, Any]) -> ShardPl
         raise AMHPError(f'{" ".join(map(redact, source.inputs))}: no images in these inputs')
     plan = ShardPlan(folder, settings, shards, rows, source.columns)
     content = {'settings': settings, 'parts': shards, 'rows': rows, 'columns': plan.columns}
+    content['mirror'] = plan.mirror
     source.storage.write(f'{folder}/{FOLDER}/{PLAN}', json.dumps(content, indent=1).encode())
     return plan
 
