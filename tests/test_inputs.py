@@ -17,6 +17,9 @@ from pyiqa.utils.img_util import imread2tensor
 from torch.utils.data import DataLoader
 from torchvision.transforms.functional import to_tensor
 
+from pyiqa_amhp.app.limits import Limits
+from pyiqa_amhp.app.photos import PhotoScorer
+from pyiqa_amhp.app.uploads import Upload
 from pyiqa_amhp.datasets.dataset import AMHPDataset
 from pyiqa_amhp.errors import AMHPError, ImageReadError
 from pyiqa_amhp.model.inputs import one_or_many, to_batch
@@ -360,3 +363,17 @@ def test_one_or_many_gives_iterables():
     assert one_or_many(b'x') == [b'x']
     assert list(one_or_many(name for name in 'ab')) == ['a', 'b']
     assert [tuple(x.shape) for x in one_or_many(torch.zeros(2, 1, 4, 5))] == [(1, 3, 4, 5)] * 2
+
+
+def test_the_page_reads_as_its_metric(make_amhp, folder):
+    for on in (True, False):
+        net = make_amhp(color_profiles=on)
+        page, file = PhotoScorer(net, Limits()), folder / 'prophoto.png'
+        photo = Upload(str(file), 'prophoto.png')
+        with torch.no_grad():
+            expected = float(net(to_batch(file, color_profiles=on)))
+        assert page.score(photo)['score'] == pytest.approx(expected, abs=1e-5)
+        explained = page.explain(photo)
+        assert explained.explanation.score == pytest.approx(expected, abs=1e-5)
+        shown = to_tensor(explained.image)[None]
+        assert torch.equal(shown, to_batch(file, color_profiles=on))

@@ -212,3 +212,11 @@ def test_a_step_reaches_every_weight(tanet_images):
     # A batch norm subtracts these biases, so their gradient is 0 but for rounding.
     biases = {'hypernet.last_out_b.bias', 'tygertnet.fc1.bias'}
     assert untouched <= {'tygertnet.relu7.weight', *biases}
+
+
+def test_calibration_reads_images_as_its_options_say(amhp, checkpoint, tanet_photos, tmp_path):
+    arguments = ['tanet', 'calibrate', checkpoint, tanet_photos, '--out', tmp_path / 'x.pth']
+    code, _, err = amhp(*arguments, '--device', 'cpu', '--max-pixels', 10)
+    assert code == 1 and '5 cannot be read' in err and 'and 10 the limit' in err
+    code, _, err = amhp(*arguments, '--device', 'cpu', '--no-color-profiles')
+    assert code == 0, err
