@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from rich.console import Console
 
-from pyiqa_amhp.utils.files import printable
+from pyiqa_amhp.utils.text import printable
 
 console, error_console = Console(), Console(stderr=True)
 MAX_LISTED = 5

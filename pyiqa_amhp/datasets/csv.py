@@ -13,6 +13,11 @@ from numpy.typing import ArrayLike
 from pyiqa_amhp.errors import AMHPError
 
 FIRST_ROW = 2  # as an editor counts: line 1 is the header
+MISSING = (
+    '', '#N/A', '#N/A N/A', '#NA', '-1.#IND', '-1.#QNAN', '-NaN', '-nan', '1.#IND', '1.#QNAN',
+    '<NA>', 'N/A', 'NA', 'NULL', 'NaN', 'None', 'n/a', 'nan', 'null',
+)  # fmt: skip
+"""Missing values in columns of numbers and of labels: those of pandas."""
 
 
 def read_csv(file: str, text_columns: Sequence[str]) -> pd.DataFrame:
@@ -22,14 +27,14 @@ def read_csv(file: str, text_columns: Sequence[str]) -> pd.DataFrame:
 
     Args:
         file: path of the CSV; ``~`` is expanded.
-        text_columns: columns that stay text where they hold digits: 0001 is a name, not 1.
+        text_columns: see ``parse_csv``.
 
     Raises:
         AMHPError: no such file, not a CSV, or no rows in it.
     """
     if not Path(file).expanduser().exists():
         raise AMHPError(f'{file}: no such file; check meta_info_file')
-    table = parse_csv(file, skip_blank_lines=False, dtype=dict.fromkeys(text_columns, str))
+    table = parse_csv(file, text_columns, skip_blank_lines=False)
     if table.empty:
         raise AMHPError(f'{file}: a header but no rows')
     line_breaks = np.zeros(len(table), int)  # within the quoted values of each row
@@ -40,11 +45,14 @@ def read_csv(file: str, text_columns: Sequence[str]) -> pd.DataFrame:
     return table
 
 
-def parse_csv(file: str | Path, **options: Any) -> pd.DataFrame:
+def parse_csv(file: str | Path, text_columns: Sequence[str] = (), **options: Any) -> pd.DataFrame:
     """Read a CSV with pandas, and refuse rows that are longer than the header.
 
     Args:
         file: path of the CSV; ``~`` is expanded.
+        text_columns: columns that are read as they are written: 0001 is not 1, and "NA" and
+            "None" are words (our choice). An empty cell is ``''``. In other columns
+            ``MISSING`` marks missing values, as in pandas.
         options: further arguments of ``pandas.read_csv``.
 
     Raises:
@@ -53,7 +61,14 @@ def parse_csv(file: str | Path, **options: Any) -> pd.DataFrame:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('error', pd.errors.ParserWarning)  # pandas would cut long rows
-            return pd.read_csv(os.path.expanduser(file), index_col=False, **options)
+            path, options = os.path.expanduser(file), {'index_col': False, **options}
+            if text_columns:
+                columns = pd.read_csv(path, nrows=0, **options).columns
+                # The last key is the position of a column without a name, after a last comma.
+                others = [*(name for name in columns if name not in text_columns), len(columns)]
+                options |= {'dtype': dict.fromkeys(text_columns, str), 'keep_default_na': False}
+                options |= {'na_values': dict.fromkeys(others, MISSING)}
+            return pd.read_csv(path, **options)
     except pd.errors.EmptyDataError:
         raise AMHPError(f'{file}: the file is empty; expected a CSV with a header line') from None
     except pd.errors.ParserWarning:

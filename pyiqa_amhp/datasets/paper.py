@@ -11,6 +11,7 @@ from pyiqa_amhp.datasets.ava import image_ids
 from pyiqa_amhp.datasets.comment_sampler import CommentSampler
 from pyiqa_amhp.datasets.comment_store import CommentStore
 from pyiqa_amhp.datasets.dataset import AMHPDataset, with_defaults
+from pyiqa_amhp.utils.text import given_text
 
 COMMENT_MODE = 'one'  # our choice: the paper does not say how several comments are used
 
@@ -57,7 +58,7 @@ class AVACommentsDataset(AMHPDataset):
 
     def text(self, index: int) -> str:
         """Return the text of an image; in training another one each time."""
-        return super().text(index) if self.comments is None else self.comments[index]
+        return super().text(index) if self.comments is None else given_text(self.comments[index])
 
 
 class PARADataset(AMHPDataset):

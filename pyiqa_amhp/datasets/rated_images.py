@@ -207,7 +207,7 @@ def read_table(opt: dict[str, Any]) -> RatedImages:
 def _read_names(table: pd.DataFrame, file: str, allow_outside: bool) -> np.ndarray:
     """Read the image names ``(N,)`` and check that each is unique and a path below the root."""
     column = get_column(table, 'img_name', file)
-    check_cells(column, column.isna(), file, lambda row: 'empty, expected a name')
+    check_cells(column, column == '', file, lambda row: 'empty, expected a name')
 
     def repeated(row: int) -> str:
         first = column.index[column == column.iloc[row]][0]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pyiqa_amhp.datasets.csv import parse_csv
 from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.utils.text import given_text
 
 logger = logging.getLogger('pyiqa_amhp')
 
@@ -35,6 +36,7 @@ class TextLookup:
         self.path = path
         self._text_of_name = _read_table(path)
         self._matched: dict[str, Path | str] = {}
+        self._with_text = 0
 
     def find(self, image: Path | str) -> str | None:
         """Return the text of an image, given its path or its address; None if it has none.
@@ -51,7 +53,9 @@ class TextLookup:
                 'their paths'
             )
         self._matched[name] = image
-        return self._text_of_name[name]
+        text = given_text(self._text_of_name[name])
+        self._with_text += bool(text)
+        return text or None
 
     def check_matches(self, images: int, first: Path | str) -> None:
         """Warn how many images have no text.
@@ -67,8 +71,7 @@ class TextLookup:
             raise AMHPError(
                 f'{self.path}: no img_name fits any of the {images} images (first: {first})'
             )
-        if len(self._matched) < images:
-            without = images - len(self._matched)
+        if without := images - self._with_text:
             logger.warning('%s: %d of %d images have no text', self.path, without, images)
 
 

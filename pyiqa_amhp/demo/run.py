@@ -11,6 +11,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from pyiqa_amhp.datasets.csv import parse_csv
 from pyiqa_amhp.datasets.ratings import LEVELS
 from pyiqa_amhp.demo.data import make_demo_data
 from pyiqa_amhp.demo.report import Example, ModelResult, Report, write_card, write_report
@@ -105,7 +106,7 @@ def train_one(out: Path, variant: str, seed: int, data: pd.DataFrame) -> ModelRe
 
 def pick_examples(out: Path, data: pd.DataFrame) -> list[Example]:
     """Pick held-out images by MOS, by the error of the prediction, and by kind of comment."""
-    table = pd.read_csv(out / 'results' / 'demo_full' / 'demo_test.csv', keep_default_na=False)
+    table = parse_csv(out / 'results' / 'demo_full' / 'demo_test.csv', ('img_path', 'text'))
     table['img_name'] = [Path(path).name for path in table['img_path']]
     table = table.merge(data[['img_name', 'comment_kind']], on='img_name')
     table['error'] = (table['score'] - table['MOS']).abs()

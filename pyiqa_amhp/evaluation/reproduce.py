@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from pyiqa_amhp.datasets.csv import parse_csv
 from pyiqa_amhp.datasets.ratings import SCALES
 from pyiqa_amhp.demo.data import CSV_NAME, make_demo_data
 from pyiqa_amhp.errors import AMHPError
@@ -81,7 +82,7 @@ def reproduce(
         wanted = [full_options(m, options, root, meta, root_of_runs, seed) for m in plan.models]
         root_of_runs.mkdir(parents=True, exist_ok=True)
     predictions = {
-        train['name']: pd.read_csv(_run(train, test, root_of_runs), converters={'text': str})
+        train['name']: parse_csv(_run(train, test, root_of_runs), ('img_path', 'text'))
         for train, test in wanted
     }
     title = f'{what}: {plan.title} ({SMALL_NOTE if small else "measured here"})'

@@ -16,7 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pyiqa_amhp.evaluation.measures import CONFIDENCE, MEASURES, RESAMPLES, Evaluation, Value
-from pyiqa_amhp.utils.files import printable, write_text
+from pyiqa_amhp.utils.files import write_text
+from pyiqa_amhp.utils.text import printable
 
 MEASURED = 'measured here'
 DIFFERENCE = 'difference (measured - published)'

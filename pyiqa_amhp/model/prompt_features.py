@@ -7,6 +7,7 @@ from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model.clip import Backbone
 from pyiqa_amhp.model.config import PROMPT_SOURCES, AMHPConfig
 from pyiqa_amhp.model.prompt_predictor import AttributePrompt, LevelPredictor, PredictedPrompt
+from pyiqa_amhp.utils.text import given_text
 from pyiqa_amhp.weights.checkpoint import stored_config, tensor_versions
 
 
@@ -57,7 +58,7 @@ class PromptFeatures(nn.Module):
                 raise AMHPError("prompt_source='predicted': this model has no predictor")
             return ['predicted'] * len(texts)
         otherwise = 'predicted' if self.predictor is not None and source is None else 'none'
-        return ['given' if text else otherwise for text in texts]
+        return ['given' if given_text(text) else otherwise for text in texts]
 
     def attribute_prompt(
         self,
@@ -107,8 +108,8 @@ class PromptFeatures(nn.Module):
         return self.predictor(Fx)
 
     def text_features(self, texts: list[str], Fx: torch.Tensor) -> torch.Tensor:
-        """Compute ``Ft`` of Eq. 1, ``(N, n)``: zeros where a text is ``''`` (our choice)."""
-        rows = [i for i, text in enumerate(texts) if text]
+        """Compute ``Ft`` of Eq. 1, ``(N, n)``: zeros where no text is given (our choice)."""
+        rows = [i for i, text in enumerate(texts) if given_text(text)]
         Ft = torch.zeros_like(Fx)
         if not rows:
             return Ft

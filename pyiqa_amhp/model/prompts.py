@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.utils.text import given_text
 
 
 def level_sentences(levels: Sequence[str], template: str, tuple_prompts: bool = False) -> list[str]:
@@ -25,8 +26,8 @@ def image_texts(text: str | Sequence[str | None] | None, n: int) -> list[str]:
     """Check the texts of ``n`` images, from which their attribute prompts are computed.
 
     Args:
-        text: None, one string for one image, or a list or tuple of ``n`` strings or Nones. A blank
-            string counts as no text.
+        text: None, one string for one image, or a list or tuple of ``n`` strings or Nones. What
+            counts as no text, ``given_text`` decides.
         n: number of images.
 
     Returns:
@@ -49,4 +50,4 @@ def image_texts(text: str | Sequence[str | None] | None, n: int) -> list[str]:
             f'got {len(texts)} text{"s" * (len(texts) != 1)} for {n} image{"s" * (n != 1)}; '
             'give one for each image, None where there is none'
         )
-    return [item.strip() if item else '' for item in texts]
+    return [given_text(item) for item in texts]

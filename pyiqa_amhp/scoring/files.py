@@ -15,6 +15,7 @@ from pyiqa_amhp.errors import AMHPError, ImageReadError
 from pyiqa_amhp.model.inputs import ImageInput, one_or_many, one_text_each, to_batch
 from pyiqa_amhp.scoring.result import ScoreResult
 from pyiqa_amhp.scoring.scorer import Scorer
+from pyiqa_amhp.utils.text import given_text
 
 MAX_WORKERS = 16  # more threads only wait for Python's lock
 
@@ -107,7 +108,7 @@ def _pairs(
         return
     try:
         for image, text in zip(images, texts, strict=True):
-            yield image, (text or '').strip()
+            yield image, given_text(text)
     except ValueError as error:
         raise AMHPError(f'not as many texts as images ({error}): give one for each') from error
 

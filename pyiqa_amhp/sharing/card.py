@@ -13,7 +13,7 @@ from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model.clip_weights import repository_of
 from pyiqa_amhp.model.config import AMHPConfig
 from pyiqa_amhp.sharing.evidence import Evidence
-from pyiqa_amhp.utils.files import printable
+from pyiqa_amhp.utils.text import printable
 from pyiqa_amhp.weights.hub import HubId
 
 TASK = 'image-classification'  # the hub's nearest task: a probability for each quality level

@@ -22,6 +22,7 @@ from pyiqa_amhp.errors import AMHPError, ImageReadError
 from pyiqa_amhp.model.amhp import AMHP
 from pyiqa_amhp.model.config import PROMPT_SOURCES
 from pyiqa_amhp.model.preprocess import prepare_mirror
+from pyiqa_amhp.model.prompts import image_texts
 from pyiqa_amhp.train.distributed import all_gather
 from pyiqa_amhp.train.frozen import FrozenEncoders
 from pyiqa_amhp.train.record import Record
@@ -89,7 +90,7 @@ class EvalModel(GeneralIQAModel):
             self.img_input = prepare_mirror(self.img_input, data['mirror'][keep])
         self.gt_mos = data['mos_label'][keep].to(self.device)
         self.gt_mos_dist = data['mos_dist'][keep].to(self.device)
-        texts = data.get('text') or [''] * len(errors)
+        texts = image_texts(data.get('text'), len(errors))
         self.text = [texts[i] for i in keep]
         self.img_path = [data['img_path'][i] for i in keep]
         self.index = data['index'][keep].tolist() if 'index' in data else [0] * len(keep)

@@ -1,8 +1,7 @@
-"""Files that are written whole or not at all, and names of files in messages."""
+"""Files that are written whole or not at all."""
 
 import errno
 import os
-import re
 import tempfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -80,14 +79,6 @@ def writing_to(path: Path) -> Iterator[None]:
         reason = error.strerror or error
         hint = HINTS.get(error.errno or 0, 'check the folder and its permissions')
         raise AMHPError(f'{path}: could not be written ({reason}); {hint}') from error
-
-
-def printable(text: str) -> str:
-    """Replace control characters but line ends by escapes such as ``\\x1b``.
-
-    The name of a file may hold commands to a terminal.
-    """
-    return re.sub(r'[\x00-\x09\x0b-\x1f\x7f-\x9f]', lambda found: ascii(found[0])[1:-1], text)
 
 
 def _fsync(path: Path) -> None:

@@ -20,6 +20,7 @@ from pyiqa_amhp.scoring.ray.storage import NamedBytesIO, Storage
 from pyiqa_amhp.scoring.result import ScoreResult, table_columns, to_record
 from pyiqa_amhp.scoring.writer import table_schema
 from pyiqa_amhp.utils.environment import limit_thread_spin
+from pyiqa_amhp.utils.text import given_text
 
 if TYPE_CHECKING:  # torch is imported by the actors only
     from pyiqa_amhp.scoring.scorer import Scorer
@@ -215,7 +216,7 @@ class BatchScorer:
         has_paths = 'path' in batch.column_names
         paths = batch.column('path').to_pylist() if has_paths else [None] * len(batch)
         for number, (image, text, path) in enumerate(zip(images, texts, paths, strict=True)):
-            text = '' if text is None else str(text)
+            text = given_text(text)
             if isinstance(image, dict):  # as Hugging Face stores images
                 path, image = path or image.get('path'), image.get('bytes')
             if isinstance(image, str):

@@ -22,6 +22,7 @@ from pyiqa_amhp.datasets.texts import TextLookup
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.scoring.ray.storage import Storage, redact, scheme_of
 from pyiqa_amhp.scoring.result import MIRROR
+from pyiqa_amhp.utils.text import given_text
 
 FOLDER, PLAN = '_plan', 'plan.json'
 SHARDS_PER_FILE = 64  # of the plan, a row group each
@@ -123,12 +124,12 @@ class Source:
         self, table: str, record: dict[str, Any], line: int | None = None
     ) -> dict[str, Any]:
         """Make a row for a path in a table; relative paths start at the table's own folder."""
-        path = record['path']
+        path = '' if record['path'] is None else str(record['path'])
         if not path:
             raise AMHPError(f'{table}: no path in {f"line {line}" if line else "a row"}')
         if not scheme_of(path) and not path.startswith('/') and '/' in table:
             path = f'{table.rpartition("/")[0]}/{path}'
-        return _plan_row(path=path, text=record.get('text') or self.text)
+        return _plan_row(path=path, text=given_text(record.get('text')) or self.text)
 
 
 def _local_path(name: str) -> str | Path:
@@ -194,10 +195,7 @@ class ParquetTable:
         """Yield the rows of a table of paths: ``path`` and, where there is one, ``text``."""
         for batch in self._file.iter_batches(MAX_ROWS, columns=list(self._columns.values())):
             for record in batch.to_pylist():
-                yield {
-                    key: None if (value := record[column]) is None else str(value)
-                    for key, column in self._columns.items()
-                }
+                yield {key: record[column] for key, column in self._columns.items()}
 
     def slices(self, shard_rows: int | None) -> Iterator[dict[str, Any]]:
         """Yield the rows of the plan for a table of images: slices of its row groups."""
@@ -229,7 +227,7 @@ class ParquetTable:
                     path = record[self._columns['path']]
                 text = record.get(self._columns.get('text', ''))
                 name = str(path or f'{self.name}#{number}')
-                yield name, '' if text is None else str(text), content or b''
+                yield name, given_text(text), content or b''
             position += batch.num_rows
             if position >= first + rows:
                 return
