@@ -2,12 +2,10 @@
 
 import csv
 import json
-import os
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import write_photos
@@ -21,13 +19,27 @@ from pyiqa_amhp.datasets.dataset import AMHPDataset
 from pyiqa_amhp.datasets.texts import TextLookup, read_texts
 from pyiqa_amhp.evaluation.rated_set import load_rated
 from pyiqa_amhp.scoring.files import score_images
-from pyiqa_amhp.utils.text import existing_path, given_text, printable, writable
+from pyiqa_amhp.utils.text import given_text
 
 NOTHING = (
     '', ' \t\n', '&nbsp;', '&#160;', '&#xa0;', '&amp;nbsp;', '&nbsp; &nbsp;', '\xa0\u3000\u2028',
     '\ufeff', '\x00\x07', '\x1b[31m', '&#8203;', '\u200b\u200d', '&zwnj;', '&shy;', '\u2060',
 )  # fmt: skip
-WORDS = ('NA', 'None', 'null', 'nan', 'NaN', 'N/A', '<NA>', '0', '.', '&amp;', '&nbsp;a', '光', '👍')
+WORDS = (
+    'NA',
+    'None',
+    'null',
+    'nan',
+    'NaN',
+    'N/A',
+    '<NA>',
+    '0',
+    '.',
+    '&amp;',
+    '&nbsp;a',
+    '光',
+    '👍',
+)
 
 
 @pytest.mark.parametrize('text', NOTHING)
@@ -46,7 +58,9 @@ def test_missing_values_of_tables_are_no_text():
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.text(st.sampled_from('&;#nbspamx16 0\x1b[m\x00\xa0Â\xad\u200b!é'), max_size=12) | st.text())
+@given(
+    st.text(st.sampled_from('&;#nbspamx16 0\x1b[m\x00\xa0Â\xad\u200b!é'), max_size=12) | st.text()
+)
 @example('&#0;')
 @example('Â ')
 def test_a_text_is_one_where_clip_has_tokens_that_can_be_seen(text):

@@ -11,6 +11,7 @@ from pyiqa_amhp.app.limits import Rate
 from pyiqa_amhp.app.photos import PhotoScorer
 from pyiqa_amhp.app.uploads import Upload, Uploads
 from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.utils.text import writable
 
 ONE_AT_A_TIME: dict[str, Any] = {'concurrency_limit': 1, 'concurrency_id': 'model'}
 FONTS = ['system-ui', '-apple-system', 'Segoe UI', 'Roboto', 'sans-serif']
@@ -276,9 +277,9 @@ def _inside(path: str | None, folder: Path) -> str:
 
 
 def _file_name(file: Any) -> str:
-    """Return the name that an upload had at its client, with ``?`` for unwritable characters."""
+    """Return the name that an upload had at its client, see ``writable``."""
     name = Path((file.orig_name or '').replace('\\', '/')).name or Path(file.path).name
-    return name.encode('utf-8', 'replace').decode()
+    return writable(name)
 
 
 def theme() -> gr.themes.Base:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.utils.text import given_text
+from pyiqa_amhp.utils.text import given_text, writable
 
 MINUTE = 60.0  # seconds
 MB = 2**20
@@ -55,7 +55,7 @@ class Limits:
         Raises:
             AMHPError: the text is too long.
         """
-        text = given_text(text)
+        text = writable(given_text(text))
         if len(text) > self.text:
             raise AMHPError(
                 f'{name} has {len(text):,} characters, and {self.text:,} is the limit: shorten it '

@@ -176,7 +176,7 @@ def many_panel(scorer: PhotoScorer, photos: list[ScoredPhoto]) -> str:
         count_line=threshold.count_line([score for score, _ in ranked], threshold.low),
         share=lambda score: 100 * _share(score, *scorer.scale),
         score_digits=threshold.digits + 1,
-        csv=bytes_uri('text/csv;charset=utf-8', table.encode('utf-8', 'replace')),
+        csv=bytes_uri('text/csv;charset=utf-8', table.encode()),
         with_text=sum(photo.result.prompt_source == 'given' for _, photo in ranked),
     )
 

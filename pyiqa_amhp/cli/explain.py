@@ -105,8 +105,9 @@ def _text(explanation: 'Explanation') -> list[RichText]:
 
 def _levels(explanation: 'Explanation') -> Table:
     table = Table.grid(padding=(0, 2))
+    block = '#' if console.options.ascii_only else '█'
     for level, p in reversed(explanation.levels.items()):
-        table.add_row(RichText(level), RichText('█' * round(30 * p), 'cyan'), f'{100 * p:.0f} %')
+        table.add_row(RichText(level), RichText(block * round(30 * p), 'cyan'), f'{100 * p:.0f} %')
     return table
 
 

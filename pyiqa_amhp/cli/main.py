@@ -2,6 +2,7 @@
 
 import os
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
 
@@ -55,6 +56,9 @@ app.add_typer(tanet_app, name='tanet')
 def main() -> None:
     """Run a command. An error that the user can mend ends in one message and exit code 1."""
     limit_thread_spin()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a console may lack characters of a file's name
+            stream.reconfigure(errors='backslashreplace')
     try:
         app()
     except (KeyboardInterrupt, SystemExit) as error:

@@ -218,9 +218,10 @@ def score_locally(options: ScoreOptions, resume: bool) -> None:
         results = _append_all(file, results)
     shown = options.top or (10 if file is not None else None)
     summary = summarise(results, shown, scorer.lower_better)
-    _print_scores(summary.best, f'{options.metric}, scale {scorer.scale_text}')
     if file is not None:
         file.finish(scorer.levels)
+    _print_scores(summary.best, f'{options.metric}, scale {scorer.scale_text}')
+    if file is not None:
         console.print(f'{summary.count} rows written to {escape(str(options.out))}')
     _report_failures(summary)
 

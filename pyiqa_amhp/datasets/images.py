@@ -15,6 +15,7 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from pyiqa_amhp.datasets.color_profiles import is_transparent, to_srgb
 from pyiqa_amhp.errors import AMHPError, ImageReadError
+from pyiqa_amhp.utils.text import writable
 
 IMAGE_SUFFIXES = frozenset((
     '.avif', '.bmp', '.gif', '.jfif', '.jp2', '.jpe', '.jpeg', '.jpg', '.mpo', '.pbm', '.pgm',
@@ -252,10 +253,10 @@ def _without_pillow_limit(max_pixels: int | None) -> Iterator[None]:
 def _source_name(source: Source) -> str:
     """Return the name of an image in messages."""
     if isinstance(source, str | Path):
-        return str(source)
+        return writable(source)
     if isinstance(source, Image.Image):
-        name = getattr(source, 'filename', '')
-        return str(name or f'<image of {source.width} x {source.height}>')
+        name = writable(getattr(source, 'filename', '') or '')
+        return name or f'<image of {source.width} x {source.height}>'
     if isinstance(source, bytes | bytearray | memoryview):
         return f'<{len(source)} bytes>'
     if hasattr(source, 'read'):

@@ -22,6 +22,7 @@ from pyiqa_amhp.datasets.rating_columns import read_rating_columns
 from pyiqa_amhp.datasets.raw import SPLIT_NAMES
 from pyiqa_amhp.datasets.text_columns import read_text_columns
 from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.utils.text import existing_name
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class RatedImages:
         Raises:
             AMHPError: links lead out of ``root``, and ``allow_outside`` is false.
         """
-        name = str(self.names[index])
+        name = existing_name(str(self.names[index]), self.root)
         if not (self.allow_outside or stays_within(self.root, name)):
             problem = (
                 f'{name!r} is a link that leaves dataroot_target; copy the image there, or '

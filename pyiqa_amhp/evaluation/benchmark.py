@@ -319,4 +319,6 @@ def _write_predictions(
     """Write the score of each image by each metric as CSV."""
     columns = {row.method: predicted for row, predicted in predictions}
     table = pd.DataFrame({'img_name': rated.names, 'MOS': rated.mos, **columns})
-    return write_atomically(path, lambda file: table.to_csv(file, index=False))
+    return write_atomically(
+        path, lambda file: table.to_csv(file, index=False, errors='backslashreplace')
+    )

@@ -97,7 +97,7 @@ def _is_line(value: Any) -> bool:
 def cache_path(folder: Path, method: str) -> Path:
     """Return the cache file of a method. Its name has a digest, so that it is unique."""
     name = re.sub(r'[^\w.+-]+', '_', method)
-    return folder / f'{name}-{blake2b(method.encode(), digest_size=3).hexdigest()}.jsonl'
+    return folder / f'{name}-{blake2b(os.fsencode(method), digest_size=3).hexdigest()}.jsonl'
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,8 @@ def _key(fingerprint: str, path: str, text: str) -> str:
         file = f'{os.path.abspath(path)}\0{stat.st_size}\0{stat.st_mtime_ns}'
     except OSError:
         file = path
-    return blake2b(f'{fingerprint}\0{file}\0{text}'.encode(), digest_size=16).hexdigest()
+    key = f'{fingerprint}\0{file}\0{text}'
+    return blake2b(key.encode('utf-8', 'surrogatepass'), digest_size=16).hexdigest()
 
 
 def _chunks(items: list[int], size: int) -> Iterator[list[int]]:

@@ -20,6 +20,7 @@ from pyiqa_amhp.model.amhp import AMHP
 from pyiqa_amhp.utils.environment import import_extra
 from pyiqa_amhp.utils.files import write_text
 from pyiqa_amhp.utils.plotting import jpeg_uri, render_page
+from pyiqa_amhp.utils.text import writable
 
 CARDS, JSON_NAME, PAGE_NAME = 'cards', 'explanations.json', 'index.html'
 THUMBNAIL = 320  # pixels of the longer side
@@ -46,15 +47,15 @@ class Entry:
 
     @property
     def name(self) -> str:
-        """Name of the image file, with ``?`` for characters that UTF-8 cannot write."""
-        return Path(self.path).name.encode('utf-8', 'replace').decode()
+        """Name of the image file as it is shown, see ``writable``."""
+        return writable(Path(self.path).name)
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to values for JSON: ``path``, and either ``error`` or the explanation."""
         if self.explanation is None:
-            return {'path': self.path, 'error': self.error}
+            return {'path': writable(self.path), 'error': writable(self.error)}
         card = {'card': f'{CARDS}/{self.card}'} if self.card else {}
-        return {'path': self.path, **card, **self.explanation.to_dict()}
+        return {'path': writable(self.path), **card, **self.explanation.to_dict()}
 
 
 def check_output(out: Path) -> None:
@@ -148,7 +149,6 @@ def write_folder(out: Path, entries: list[Entry], title: str) -> list[Path]:
         entries=best_first,
         failed=sum(entry.explanation is None for entry in entries),
         address=lambda entry: f'{CARDS}/{quote(entry.card)}',
-        readable=lambda text: text.encode('utf-8', 'replace').decode(),
         words=words,
     )
     return [

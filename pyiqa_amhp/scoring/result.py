@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from pyiqa_amhp.utils.text import writable
+
 MAX_ERRORS = 5  # errors that a summary keeps
 SCORES_SINCE = '0.1.0'
 """The version of this package since which all scores are the same. Raise it when a score changes:
@@ -62,13 +64,16 @@ def table_columns(levels: Iterable[str]) -> list[str]:
 
 
 def to_record(result: ScoreResult) -> dict[str, Any]:
-    """Convert a result to a row: ``path, score, prompt_source, p_<level> .., error``."""
+    """Convert a result to a row: ``path, score, prompt_source, p_<level> .., error``.
+
+    Names are written as ``writable`` says.
+    """
     return {
-        'path': result.path,
+        'path': writable(result.path),
         'score': result.score,
         'prompt_source': result.prompt_source,
         **{f'p_{level}': p for level, p in result.levels.items()},
-        'error': result.error,
+        'error': writable(result.error),
     }
 
 

@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from hashlib import blake2b
@@ -59,7 +60,9 @@ def plain_options(options: dict[str, Any]) -> dict[str, Any]:
 def describe_inputs(inputs: Sequence[str]) -> str:
     """Describe the inputs of a run in about 200 characters at most."""
     words = ' '.join(inputs)
-    return words if len(words) <= 200 else f'{len(inputs)} paths, {short_digest(words.encode())}'
+    return (
+        words if len(words) <= 200 else f'{len(inputs)} paths, {short_digest(os.fsencode(words))}'
+    )
 
 
 def short_digest(data: bytes) -> str:

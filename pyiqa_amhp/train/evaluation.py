@@ -28,6 +28,7 @@ from pyiqa_amhp.train.frozen import FrozenEncoders
 from pyiqa_amhp.train.record import Record
 from pyiqa_amhp.train.sampler import Shard
 from pyiqa_amhp.utils.files import write_atomically, write_text
+from pyiqa_amhp.utils.text import writable
 
 Results = dict[str, dict[str, float]]  # by the source of attribute prompts, and by metric
 
@@ -315,6 +316,7 @@ class EvalModel(GeneralIQAModel):
             by_source: the metrics for each source of attribute prompts, for the JSON.
         """
         folder = Path(self.opt['path']['results_root'])
+        table = table.assign(img_path=table['img_path'].map(writable))
         write_atomically(folder / f'{name}.csv', lambda file: table.to_csv(file, index=False))
         results: dict[str, Any] = {'images': len(table), **self.metric_results}
         if by_source:

@@ -56,7 +56,10 @@ class PredictorTraining:
         Returns:
             ``(N,)`` of bool.
         """
-        draws = [crc32(f'{self.seed} {iteration} {path}'.encode()) / 2**32 for path in paths]
+        draws = [
+            crc32(f'{self.seed} {iteration} {path}'.encode('utf-8', 'surrogatepass')) / 2**32
+            for path in paths
+        ]
         dropped = torch.tensor([draw < self.dropout for draw in draws], dtype=torch.bool)
         sources = self.net.prompt_sources(texts)
         return dropped | torch.tensor([source == 'predicted' for source in sources])

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.utils.text import writable
 
 HINTS = {
     errno.ENOSPC: 'the disk is full: make room, or write elsewhere',
@@ -64,10 +65,12 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> Path:
 def write_text(path: str | Path, text: str) -> Path:
     """Write a text in UTF-8, whole or not at all.
 
+    What UTF-8 cannot write becomes an escape, see ``pyiqa_amhp.utils.text.writable``.
+
     Raises:
         AMHPError: see ``write_atomically``.
     """
-    return write_atomically(path, lambda file: file.write_text(text, encoding='utf-8'))
+    return write_atomically(path, lambda file: file.write_text(writable(text), encoding='utf-8'))
 
 
 @contextmanager

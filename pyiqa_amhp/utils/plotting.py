@@ -15,6 +15,7 @@ from PIL import Image
 
 from pyiqa_amhp.utils.environment import import_extra
 from pyiqa_amhp.utils.files import write_atomically
+from pyiqa_amhp.utils.text import writable
 
 INK, MUTED, LINE = '#1d2730', '#66727d', '#dfe4e8'
 RATED, PREDICTED = '#a9b4be', '#17697a'
@@ -104,4 +105,4 @@ def render_page(template: Path, **values: Any) -> str:
         lstrip_blocks=True,
         loader=jinja2.FileSystemLoader([template.parent, PAGE_STYLE.parent]),
     )
-    return environment.get_template(template.name).render(colors=COLORS, **values)
+    return writable(environment.get_template(template.name).render(colors=COLORS, **values))

@@ -44,17 +44,21 @@ def writable(name: object) -> str:
     r"""Return a text that UTF-8 can write: the name of a file in tables and on pages.
 
     A byte of a name that is not UTF-8, which Python keeps as a surrogate, becomes an escape: the
-    byte FF is written as ``\udcff`` (Python's ``backslashreplace``). ``existing_path`` reads it.
+    byte FF is written as ``\udcff`` (Python's ``backslashreplace``). ``existing_name`` reads it.
     """
     return str(name).encode('utf-8', 'backslashreplace').decode()
 
 
-def existing_path(name: str) -> str:
-    """Return the path of a file from its name in a table, see ``writable``.
+def existing_name(name: str, folder: str = '') -> str:
+    """Return the name of a file from its name in a table, see ``writable``.
 
-    A name that has no escapes, or that a file has as it is written, is returned as it is.
+    A name without escapes, or one that a file has just as it is written, is returned as it is.
+
+    Args:
+        name: a path.
+        folder: the folder of relative names; ``''``: the current one.
     """
-    if '\\udc' not in name or os.path.lexists(name):
+    if '\\udc' not in name or os.path.lexists(os.path.join(folder, name)):
         return name
     return _ESCAPED_BYTE.sub(lambda found: chr(int(found[1], 16)), name)
 

@@ -9,6 +9,7 @@ import csv
 import hashlib
 import io
 import json
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -22,7 +23,7 @@ from pyiqa_amhp.datasets.texts import TextLookup
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.scoring.ray.storage import Storage, redact, scheme_of
 from pyiqa_amhp.scoring.result import MIRROR
-from pyiqa_amhp.utils.text import given_text
+from pyiqa_amhp.utils.text import given_text, writable
 
 FOLDER, PLAN = '_plan', 'plan.json'
 SHARDS_PER_FILE = 64  # of the plan, a row group each
@@ -84,14 +85,14 @@ class Source:
                 images += 1
                 first = first or image
                 text = self.texts.find(_local_path(image)) if self.texts else self.text
-                yield _plan_row(path=image, text=text)
+                yield _plan_row(path=writable(image), text=text)
         if self.texts and images:
             self.texts.check_matches(images, _local_path(first))
 
     def _image_key(self, image: str) -> bytes:
         """Eight bytes that are the same for all names of an image."""
         path = image if scheme_of(image) else self.storage.resolve(image)[1]
-        return hashlib.blake2b(path.encode(), digest_size=8).digest()
+        return hashlib.blake2b(os.fsencode(path), digest_size=8).digest()
 
     def _table_rows(self, name: str) -> Iterator[dict[str, Any]]:
         if name.lower().endswith('.csv'):

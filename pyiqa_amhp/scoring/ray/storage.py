@@ -21,6 +21,7 @@ from fsspec.implementations.local import LocalFileSystem
 from pyiqa_amhp.datasets.images import IMAGE_SUFFIXES, expand
 from pyiqa_amhp.errors import AMHPError, ImageReadError
 from pyiqa_amhp.utils.files import write_atomically
+from pyiqa_amhp.utils.text import existing_name
 
 QUERY_OPTIONS = {
     'gs': ('endpoint_override', 'scheme', 'project_id'),
@@ -200,7 +201,7 @@ class Storage:
         except AMHPError as error:
             raise ImageReadError(str(error)) from error
         if isinstance(filesystem, LocalFileSystem):
-            return path
+            return existing_name(path)
         for attempt in range(READ_ATTEMPTS):
             try:
                 size = filesystem.size(path) or 0  # None: a server does not tell
