@@ -205,10 +205,16 @@ def test_a_metric_that_fails_on_every_image_gets_an_error_row(measure, rated, ra
     assert row.error and 'MetricFailed' not in row.error and not row.values
 
 
-def test_without_readable_images_every_value_has_a_reason(measure, rated):
-    for path in rated.paths:
-        with open(path, 'wb') as file:
-            file.write(b'no image')
-    row = measure('entropy')
-    assert row.images == 0 and row.seconds is None
-    assert all(value.reason == 'no image' for value in row.values.values())
+class Tasked(torch.nn.Module):
+    """As ``qalign``: without ``task_`` it scores quality."""
+
+    metric_name, score_range = 'qalign', '1, 5'
+
+    def forward(self, x, task_='quality'):
+        return x.mean() + (10 if task_ == 'quality' else 1)
+
+
+def test_a_metric_with_a_choice_of_tasks_is_asked_for_aesthetics(measure, few, monkeypatch):
+    monkeypatch.setattr(run, 'create_metric', lambda *_: Tasked())
+    row = measure('qalign', rated=few)
+    assert row.notes[0] == "asked for the task 'aesthetic'" and row.values['acc'].value is not None

@@ -1,5 +1,9 @@
 """``Scorer`` and ``create_metric``: properties of a metric, its fingerprint, and its scores."""
 
+import ast
+from pathlib import Path
+
+import pyiqa
 import pytest
 import torch
 from conftest import smooth_pixels
@@ -7,8 +11,16 @@ from PIL import Image
 from torchvision.transforms.functional import to_tensor
 
 from pyiqa_amhp.errors import AMHPError, ImageReadError
+from pyiqa_amhp.plugin import ARCHS
 from pyiqa_amhp.scoring.result import ScoreResult
-from pyiqa_amhp.scoring.scorer import Scorer, arch_of, create_metric
+from pyiqa_amhp.scoring.scorer import (
+    NOT_OF_ONE_IMAGE,
+    Scorer,
+    arch_of,
+    check_metric,
+    create_metric,
+    single_image_metrics,
+)
 
 
 @pytest.fixture
@@ -237,3 +249,71 @@ def test_unknown_metrics_and_those_with_a_reference_are_refused():
 
 def test_archs_are_those_of_pyiqa():
     assert (arch_of('amhp-para'), arch_of('tanet'), arch_of('nimaa')) == ('AMHP', 'TANet', None)
+
+
+# What pyiqa's metrics ask for beside an image
+
+
+def forward_arguments():
+    """Read the arguments of ``forward`` of each class among pyiqa's archs, without importing it."""
+    found = {}
+    for file in (Path(pyiqa.__file__).parent / 'archs').glob('*_arch.py'):
+        for item in ast.walk(ast.parse(file.read_text('utf-8'))):
+            for part in item.body if isinstance(item, ast.ClassDef) else ():
+                if isinstance(part, ast.FunctionDef) and part.name == 'forward':
+                    found[item.name] = [argument.arg for argument in part.args.args[1:]]
+    return found
+
+
+def test_metrics_that_score_no_single_image_are_not_among_those_that_do():
+    arguments = forward_arguments()
+    offered = single_image_metrics()
+    for name in pyiqa.list_models('NR'):
+        if (arch := arch_of(name)) in ARCHS:
+            assert name in offered
+            continue
+        needs_more = any('dir' in word or 'caption' in word for word in arguments[arch])
+        assert needs_more == (arch in NOT_OF_ONE_IMAGE) == (name not in offered), name
+    for name in ('fid', 'fid_dinov2', 'sfid', 'inception_score', 'clipscore'):
+        assert name not in offered
+
+
+@pytest.mark.parametrize(
+    ('name', 'expected'),
+    [
+        ('fid', "metric 'fid' compares two folders of images and scores no single one; "),
+        ('inception_score', 'scores a folder of images as a whole'),
+        ('clipscore', 'scores how well a caption fits an image'),
+        ('ssim', 'needs a reference image'),
+        ('nimaa', 'is not known'),
+    ],
+)
+def test_such_metrics_are_refused_before_anything_is_downloaded(monkeypatch, name, expected):
+    monkeypatch.setattr('pyiqa.create_metric', lambda *_, **__: 1 / 0)
+    for refuse in (check_metric, create_metric):
+        with pytest.raises(AMHPError, match=expected) as error:
+            refuse(name)
+        listed = str(error.value).partition('no-reference metrics: ')[2].split(', ')
+        assert 'amhp' in listed and name not in listed
+
+
+def test_the_metrics_with_a_choice_of_tasks_are_those_of_pyiqa():
+    with_task = {arch for arch, words in forward_arguments().items() if 'task_' in words}
+    assert with_task == {'QAlign', 'QReAlign'}
+
+
+class Tasked(torch.nn.Module):
+    """As ``qalign``: without ``task_`` it scores quality."""
+
+    metric_name = 'qalign'
+
+    def forward(self, x, task_='quality', input_='image'):
+        return {'quality': 1.0, 'aesthetic': 2.0}[task_]
+
+
+def test_a_metric_with_a_choice_of_tasks_scores_aesthetics(image, piqe, amhp_metric):
+    scorer, other = Scorer(Tasked()), Scorer(Tasked(), task='quality')
+    assert (scorer.task, scorer.score([image])[0].score) == ('aesthetic', 2.0)
+    assert (other.task, other.score([image])[0].score) == ('quality', 1.0)
+    assert scorer.fingerprint != other.fingerprint
+    assert piqe.task is Scorer(amhp_metric).task is None

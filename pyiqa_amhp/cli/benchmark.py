@@ -54,13 +54,18 @@ def benchmark(
     color_profiles: ColorProfiles = True,
     device: Device = None,
 ) -> None:
-    """Measure metrics of pyiqa on rated images; the same command resumes an interrupted run."""
+    """Measure metrics of pyiqa on rated images; the same command resumes an interrupted run.
+
+    A metric that could not be measured is a row with its reason, and the exit code is 1.
+    """
     import yaml
 
     from pyiqa_amhp.evaluation import benchmark as run
     from pyiqa_amhp.evaluation.rated_set import load_rated
     from pyiqa_amhp.evaluation.tables import to_terminal
+    from pyiqa_amhp.utils.files import check_folder
 
+    check_folder(out)
     names = [name for value in metrics for name in value.split(',') if name]
     checkpoints = [value if '=' in value else f'amhp={value}' for value in weights or ()]
     options = {key: yaml.safe_load(value) for key, value in parse_pairs('option', option).items()}
@@ -81,8 +86,11 @@ def benchmark(
     for note in result.notes:
         console.print(escape(note), soft_wrap=True)
     print_written(result.files)
-    if all(row.error for row in result.rows if row.kind == 'measured'):
-        error_console.print('[bold red]no metric could be measured[/]')
+    measured = [row for row in result.rows if row.kind == 'measured']
+    if failed := [row.method for row in measured if row.error]:
+        names = escape(', '.join(failed))
+        title = f'{len(failed)} of {len(measured)} metrics could not be measured'
+        error_console.print(f'[bold red]{title}:[/] {names}', soft_wrap=True)
         raise typer.Exit(1)
 
 

@@ -48,7 +48,7 @@ def explain(
     images, image_texts = find_images_and_texts(paths, text, texts)
     check_amhp_metric(metric)
     if out is not None:
-        folder.check_output(out)
+        out = folder.check_output(out)
     net = create_metric(metric, weights, device, color_profiles=color_profiles).net
     explained = folder.explain_files(net, images, image_texts, out, max_pixels)
     entries = []

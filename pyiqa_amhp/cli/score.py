@@ -220,7 +220,8 @@ def score_locally(options: ScoreOptions, resume: bool) -> None:
     summary = summarise(results, shown, scorer.lower_better)
     if file is not None:
         file.finish(scorer.levels)
-    _print_scores(summary.best, f'{options.metric}, scale {scorer.scale_text}')
+    task = f', task {scorer.task}' if scorer.task else ''
+    _print_scores(summary.best, f'{options.metric}{task}, scale {scorer.scale_text}')
     if file is not None:
         console.print(f'{summary.count} rows written to {escape(str(options.out))}')
     _report_failures(summary)

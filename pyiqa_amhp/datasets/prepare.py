@@ -29,7 +29,7 @@ from pyiqa_amhp.datasets.raw import (
     find_optional,
 )
 from pyiqa_amhp.errors import AMHPError, ImageReadError
-from pyiqa_amhp.utils.files import write_atomically, write_text
+from pyiqa_amhp.utils.files import check_folder, write_atomically, write_text
 from pyiqa_amhp.utils.journal import Journal
 
 META_FILES = {
@@ -113,7 +113,7 @@ def prepare(
     """
     if dataset not in META_FILES:
         raise AMHPError(f'data set {dataset!r}: expected {", ".join(META_FILES)}')
-    root, out = Path(root).expanduser(), Path(out).expanduser()
+    root, out = Path(root).expanduser(), check_folder(out)
     if not root.is_dir():
         raise AMHPError(f'{root}: no such folder; give the folder of the download with --root')
     meta = out / META_FILES[dataset]

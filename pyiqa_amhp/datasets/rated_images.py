@@ -97,12 +97,12 @@ class RatedImages:
 
         Args:
             phase: train, val or test.
-            split_column: name of a split column; None returns all rows.
+            split_column: name of a split column; None or ``''`` returns all rows.
 
         Raises:
             AMHPError: no such split column, or no row of this phase.
         """
-        if split_column is None:
+        if not split_column:
             return self
         if split_column not in self.splits:
             known = ', '.join(self.splits) or 'none'

@@ -17,7 +17,7 @@ from pyiqa_amhp.demo.data import make_demo_data
 from pyiqa_amhp.demo.report import Example, ModelResult, Report, write_card, write_report
 from pyiqa_amhp.demo.training import METRICS, test_options, train_options
 from pyiqa_amhp.train.pipeline import read_curve, train_and_test
-from pyiqa_amhp.utils.files import write_atomically, write_text
+from pyiqa_amhp.utils.files import check_folder, write_atomically, write_text
 
 # Variants to train: the full model, and the image alone (last and first row of Table 4).
 VARIANTS = {'full': 'all', 'image': 'image'}
@@ -47,7 +47,7 @@ def run_demo(out: Path, seed: int = 0, scale: float = 1.0) -> dict[str, dict[str
     Returns:
         The metrics on the held-out photographs: ``{'full': {'srcc': ...}, 'image': {...}}``.
     """
-    start, out, console = time.time(), Path(out).resolve(), Console()
+    start, out, console = time.time(), check_folder(out).resolve(), Console()
     out.mkdir(parents=True, exist_ok=True)
     for folder, name in itertools.product(('experiments', 'results', 'tb_logger'), VARIANTS):
         # Otherwise pyiqa renames an existing folder and keeps it.

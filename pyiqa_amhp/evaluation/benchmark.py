@@ -29,8 +29,9 @@ from pyiqa_amhp.evaluation.scores import (
     score_with_cache,
 )
 from pyiqa_amhp.evaluation.tables import Row, error_row, measured_row, write_tables
-from pyiqa_amhp.scoring.scorer import Scorer, create_metric
-from pyiqa_amhp.utils.files import write_atomically
+from pyiqa_amhp.scoring.scorer import Scorer, check_metric, create_metric, single_image_metrics
+from pyiqa_amhp.utils.environment import check_device
+from pyiqa_amhp.utils.files import check_folder, write_atomically
 from pyiqa_amhp.weights.hub import is_hub_id
 
 MAX_REASONS = 3  # errors of images that a note quotes
@@ -111,10 +112,12 @@ def benchmark(
         **reading: options of ``read_image``: ``max_pixels``, ``color_profiles``.
 
     Raises:
-        AMHPError: an unknown metric, weights for a metric that is not in ``metrics``, or an
-            unknown published table.
+        AMHPError: an unknown metric or one that scores no single image, weights for a metric that
+            is not in ``metrics``, an unknown published table, no such device, or a folder that
+            cannot be written.
     """
-    out, weights = Path(out).expanduser(), dict(weights or {})
+    out, weights = check_folder(out), dict(weights or {})
+    check_device(device)
     names = _find_metrics(metrics, weights)
     published_tables = {name: published_rows(name) for name in published}
     rows: list[Row] = []
@@ -127,7 +130,7 @@ def benchmark(
                 if predicted is not None:
                     predictions.append((row, predicted))
     title = f'Benchmark: {rated.title}'
-    comparable, notes = list(rows), list(rated.notes)
+    comparable, notes = list(rows), [*rated.notes, *_coverage(rows, len(rated.paths))]
     for name, table in published_tables.items():
         rows += table
         if published_data(name) == rated.dataset:
@@ -149,17 +152,12 @@ def benchmark(
 
 def _find_metrics(patterns: Sequence[str], weights: Mapping[str, str]) -> list[str]:
     """List the names of metrics that match the patterns, in their order, each once."""
-    import pyiqa
-
-    known = pyiqa.list_models('NR')
+    known = single_image_metrics()
     names: list[str] = []
     for pattern in patterns:
         matches = [name for name in known if fnmatchcase(name, pattern)]
         if not matches:
-            raise AMHPError(
-                f'{pattern!r} is not a no-reference metric of pyiqa; expected one of '
-                f'{", ".join(known)}'
-            )
+            check_metric(pattern)
         names += matches
     if not names:
         raise AMHPError('no metric to measure; give some with --metrics')
@@ -232,6 +230,9 @@ def _measure_with(
     except Exception as error:
         return error_row(method, reason_for(error, run.no_network)), None
     predicted = np.array([np.nan if s.score is None else s.score for s in scores], np.float64)
+    if not np.isfinite(predicted).any():
+        reasons = '; '.join(_failure_notes(scores)) or 'no score is a finite number'
+        return error_row(method, f'no image has a score: {reasons}'), None
     bins = _bins(scores)
     no_dist = _no_distributions(scorer, bins, rated)
     scored = np.array([s.score is not None for s in scores])
@@ -251,6 +252,7 @@ def _measure_with(
     text_source = texts if any(s.text for s in scores) and not ignores_text else 'none'
     notes = _failure_notes(scores)
     notes += ['lower is better: correlations are those of negated scores'] * scorer.lower_better
+    notes += [f'asked for the task {scorer.task!r}'] * bool(scorer.task)
     notes += ['zero-shot: texts do not change the scores'] * ignores_text
     notes += ['uncalibrated'] * (not getattr(scorer.net, 'calibrated', True))
     return measured_row(method, evaluation, text_source, median_seconds(scores), notes), predicted
@@ -297,6 +299,21 @@ def _no_distributions(scorer: Scorer, bins: np.ndarray | None, rated: RatedSet) 
     if values is None or len(values) != k or not np.allclose(values, rated.level_values):
         return "the metric's levels are not those of the ratings"
     return ''
+
+
+def _coverage(rows: Sequence[Row], images: int) -> list[str]:
+    """State how many images each metric scored, and how many metrics were not measured."""
+    measured = [row for row in rows if not row.error]
+    notes = [
+        f'{row.method}: scored {row.images:,} of {images:,} images, '
+        f'{images - row.images:,} missing.'
+        for row in measured
+        if row.images is not None and row.images < images
+    ]
+    if measured and not notes:
+        notes = [f'Each measured metric scored all {images:,} images.']
+    failed = len(rows) - len(measured)
+    return notes + [f'{failed} of {len(rows)} rows could not be measured.'] * bool(failed)
 
 
 def _failure_notes(scores: Sequence[CachedScore]) -> list[str]:

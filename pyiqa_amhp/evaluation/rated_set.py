@@ -1,17 +1,20 @@
 """Rated images of a benchmark, from any CSV or from the files of ``amhp prepare``."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
+from pyiqa_amhp.datasets.csv import get_column, parse_csv
 from pyiqa_amhp.datasets.prepare import COMMENTS_FILE, META_FILES, REPORT_FILE
 from pyiqa_amhp.datasets.rating_columns import VOTE_COLUMN
 from pyiqa_amhp.datasets.ratings import SCALES
+from pyiqa_amhp.datasets.raw import SPLIT_NAMES
 from pyiqa_amhp.errors import AMHPError
 
 if TYPE_CHECKING:
@@ -92,6 +95,8 @@ def load_rated(
         known = ', '.join(sorted(KNOWN_OPTIONS))
         raise AMHPError(f'option {sorted(unknown)[0]!r}: expected one of {known}')
     threshold = opt.pop('threshold', None)
+    if not isinstance(threshold, int | float | None):
+        raise AMHPError(f'option threshold={threshold!r}: expected a number')
     classes = {'ava': AVACommentsDataset, 'para': PARADataset, 'aadb': AADBDataset}
     folder: str | Path
     if source in classes:
@@ -105,12 +110,19 @@ def load_rated(
         folder = images or file.parent / 'images'
     if text_source is not None:
         opt['text_source'] = text_source
-    columns = list(map(str, pd.read_csv(file, nrows=0).columns))
+    columns = list(map(str, parse_csv(file, nrows=0).columns))
     opt['split_index'] = _split_column(opt.get('split_index'), columns, split, file)
+    _check_split(split, opt['split_index'], file)
     opt |= {'meta_info_file': str(file), 'dataroot_target': str(folder)}
     opt |= {'phase': 'test' if split == ALL else split, 'skip_bad_images': True}
     dataset = classes.get(source, AMHPDataset)(opt)
-    return _rated_set(dataset, columns, split, source, threshold)
+    rated = _rated_set(dataset, columns, split, source, threshold)
+    if not any(map(os.path.exists, rated.paths)):
+        raise AMHPError(
+            f'{folder}: none of the {len(rated.paths):,} images is there (first: '
+            f'{rated.paths[0]}); give their folder with --images'
+        )
+    return rated
 
 
 def _rated_set(
@@ -126,7 +138,7 @@ def _rated_set(
     texts = [dataset.text(i) for i in range(len(dataset))]
     with_text = sum(map(bool, texts))
     images = 'all images' if split == ALL else f'split {split}'
-    notes = [f'{len(texts):,} images, {images} of {Path(rated.file).name}.']
+    notes = [f'{len(texts):,} rated images, {images} of {Path(rated.file).name}.']
     dist: np.ndarray | None = rated.dist
     if votes:
         notes.append("Rated distributions: the raters' votes.")
@@ -204,10 +216,29 @@ def _find_csv(source: Path) -> Path:
     return source
 
 
-def _split_column(given: str | None, columns: list[str], split: str, file: Path) -> str | None:
-    """Choose the column with the split; None for all images."""
+def _check_split(split: str, column: str, file: Path) -> None:
+    """Check that there is such a split, and that it has images.
+
+    Raises:
+        AMHPError: an unknown split, or one without images; the message lists those of the file.
+    """
+    known = (*SPLIT_NAMES.values(), ALL)
     if split == ALL:
-        return None
+        return
+    near = get_close_matches(split, known, 1)
+    problem = f'--split {split}: expected {", ".join(known)}'
+    problem += f'; did you mean {near[0]}?' if near and split not in known else ''
+    counts = get_column(parse_csv(file), column, str(file)).value_counts()
+    there = {str(SPLIT_NAMES.get(value, value)): count for value, count in counts.items()}
+    if split not in known or split not in there:
+        found = ', '.join(f'{name}: {count}' for name, count in there.items()) or 'none'
+        raise AMHPError(f'{problem}; images by split in {file.name}: {found}')
+
+
+def _split_column(given: str | None, columns: list[str], split: str, file: Path) -> str:
+    """Choose the column with the split; ``''`` for all images."""
+    if split == ALL:
+        return ''  # not None, for which data sets of the paper take their own
     if given is not None:
         return given
     candidates = [column for column in columns if 'split' in column]

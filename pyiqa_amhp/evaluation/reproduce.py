@@ -21,6 +21,7 @@ from pyiqa_amhp.evaluation.plans import PLANS, ModelSpec, full_options, small_op
 from pyiqa_amhp.evaluation.published import published_rows
 from pyiqa_amhp.evaluation.tables import Row, compare, measured_row, write_tables
 from pyiqa_amhp.train.pipeline import read_curve, train_and_test
+from pyiqa_amhp.utils.files import check_folder
 
 SMALL_NOTE = (
     "small: the demo's photographs, simulated raters and a tiny model from scratch; it shows that "
@@ -73,7 +74,7 @@ def reproduce(
     """
     if what not in PLANS:
         raise AMHPError(f'{what!r}: expected {", ".join(PLANS)}')
-    plan, out = PLANS[what], Path(out).expanduser().resolve()
+    plan, out = PLANS[what], check_folder(out).resolve()
     root_of_runs = out / f'small_{seed}' if small else out
     if small:
         train_images = _make_demo_data(root_of_runs / 'data', seed, scale)

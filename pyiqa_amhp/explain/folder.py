@@ -18,7 +18,7 @@ from pyiqa_amhp.explain.card import draw_card
 from pyiqa_amhp.explain.explanation import Explanation, explain
 from pyiqa_amhp.model.amhp import AMHP
 from pyiqa_amhp.utils.environment import import_extra
-from pyiqa_amhp.utils.files import write_text
+from pyiqa_amhp.utils.files import check_folder, write_text, writing_to
 from pyiqa_amhp.utils.plotting import jpeg_uri, render_page
 from pyiqa_amhp.utils.text import writable
 
@@ -58,16 +58,22 @@ class Entry:
         return {'path': writable(self.path), **card, **self.explanation.to_dict()}
 
 
-def check_output(out: Path) -> None:
+def check_output(out: Path) -> Path:
     """Check that the folder can be written, before any explanation is computed.
 
+    Returns:
+        Its path; ``~`` is expanded.
+
     Raises:
-        AMHPError: matplotlib or jinja2 is missing.
-        OSError: the path is a file, or the folder cannot be made.
+        AMHPError: matplotlib or jinja2 is missing, the path is that of a file, or the folder
+            cannot be made.
     """
+    out = check_folder(out)
     for name in ('matplotlib', 'jinja2'):
         import_extra(name, 'demo')
-    (out / CARDS).mkdir(parents=True, exist_ok=True)
+    with writing_to(out):
+        (out / CARDS).mkdir(parents=True, exist_ok=True)
+    return out
 
 
 def explain_files(

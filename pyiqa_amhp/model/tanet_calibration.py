@@ -11,6 +11,7 @@ from torchvision.transforms.functional import to_tensor
 from pyiqa_amhp.datasets.images import read_image
 from pyiqa_amhp.errors import AMHPError, ImageReadError
 from pyiqa_amhp.model.tanet import TANet, load_checkpoint
+from pyiqa_amhp.utils.environment import check_device
 from pyiqa_amhp.utils.files import check_output
 from pyiqa_amhp.weights.checkpoint import write_state
 
@@ -88,6 +89,7 @@ def calibrate_tanet(
             are too few or all the same.
     """
     out = check_output(out, SUFFIXES)
+    check_device(device)
     net = TANet(pretrained=False)
     load_checkpoint(net, checkpoint)
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')

@@ -1,6 +1,5 @@
 """``Scorer``: a metric of pyiqa with its scale, levels, fingerprint and scores."""
 
-import functools
 import inspect
 import json
 import re
@@ -21,7 +20,7 @@ from pyiqa_amhp.model.config import with_first_names
 from pyiqa_amhp.model.inputs import ImageInput, one_or_many, one_text_each, to_batch
 from pyiqa_amhp.model.prompts import image_texts
 from pyiqa_amhp.scoring.result import MIRROR, SCORES_SINCE, ScoreResult
-from pyiqa_amhp.utils.environment import version_of
+from pyiqa_amhp.utils.environment import check_device, version_of
 from pyiqa_amhp.weights.checkpoint import (
     CONFIG_KEY,
     config_to_tensor,
@@ -31,6 +30,17 @@ from pyiqa_amhp.weights.checkpoint import (
 )
 
 OWN_ARCHS = ('AMHP', 'TANet')  # they load weights without running code in them
+NOT_OF_ONE_IMAGE = {
+    'FID': 'compares two folders of images and scores no single one',
+    'InceptionScore': 'scores a folder of images as a whole and no single one',
+    'CLIPScore': 'scores how well a caption fits an image, not the image',
+}
+"""Archs that pyiqa lists among the no-reference metrics, though their call needs more than an
+image: why they are refused."""
+
+TASK = 'aesthetic'
+"""What metrics with a choice of tasks (``task_``: ``qalign``, ``qrealign``) are asked for. pyiqa's
+default is ``quality``, which is not what the metrics beside them measure (our choice)."""
 
 
 def create_metric(
@@ -48,15 +58,14 @@ def create_metric(
         The metric that ``pyiqa.create_metric`` returns.
 
     Raises:
-        AMHPError: the metric is unknown, needs a reference image, or has no such options; or the
-            weights do not load, or hold code, which pyiqa's own metrics would run.
+        AMHPError: the metric is unknown, scores no single image, or has no such options; there is
+            no such device; or the weights do not load, or hold code, which pyiqa's own metrics
+            would run.
     """
     import pyiqa
 
-    known = pyiqa.list_models('NR')
-    if name not in known:
-        reason = 'needs a reference image' if name in pyiqa.list_models() else 'is not known'
-        raise AMHPError(f'metric {name!r} {reason}; no-reference metrics: {", ".join(known)}')
+    check_metric(name)
+    check_device(device)
     options = {key: value for key, value in options.items() if value is not None}
     of_others = {'color_profiles'} if arch_of(name) in OWN_ARCHS else set()
     if arch_of(name) != 'AMHP' and (unknown := options.keys() - of_others):
@@ -66,6 +75,29 @@ def create_metric(
             safe_load(weights, by_torch=True)  # pyiqa would run code that is in it
         options['pretrained_model_path'] = str(weights)
     return pyiqa.create_metric(name, device=device, **options)
+
+
+def check_metric(name: str) -> None:
+    """Check that a metric of pyiqa scores a single image without a reference.
+
+    Raises:
+        AMHPError: an unknown metric, or one that needs more than an image.
+    """
+    import pyiqa
+
+    known = single_image_metrics()
+    if name in known:
+        return
+    reason = 'needs a reference image' if name in pyiqa.list_models() else 'is not known'
+    reason = NOT_OF_ONE_IMAGE.get(arch_of(name) or '', reason)
+    raise AMHPError(f'metric {name!r} {reason}; no-reference metrics: {", ".join(known)}')
+
+
+def single_image_metrics() -> list[str]:
+    """List the metrics of pyiqa that score a single image without a reference."""
+    import pyiqa
+
+    return [n for n in pyiqa.list_models('NR') if arch_of(n) not in NOT_OF_ONE_IMAGE]
 
 
 def arch_of(name: str) -> str | None:
@@ -83,6 +115,7 @@ class Scorer:
             an AMHP.
         color_profiles: whether images with a colour profile are converted to sRGB; None: as the
             metric's option says, True for metrics without it.
+        task: what a metric with a choice of tasks scores, ``aesthetic`` or ``quality``.
 
     Attributes:
         metric: the metric of pyiqa, or the AMHP.
@@ -91,9 +124,12 @@ class Scorer:
         amhp: the network if it is an AMHP, else None.
         lower_better: whether a lower score is better.
         color_profiles: whether images with a colour profile are converted to sRGB.
+        task: the task; None for a metric that has no choice.
     """
 
-    def __init__(self, metric: str | torch.nn.Module, color_profiles: bool | None = None):
+    def __init__(
+        self, metric: str | torch.nn.Module, color_profiles: bool | None = None, task: str = TASK
+    ):
         self.metric: Any = create_metric(metric) if isinstance(metric, str) else metric
         self.net: torch.nn.Module = getattr(self.metric, 'net', self.metric)
         self.name: str = getattr(self.metric, 'metric_name', 'amhp')
@@ -101,6 +137,7 @@ class Scorer:
         self.lower_better = bool(getattr(self.metric, 'lower_better', False))
         own = getattr(self.net, 'color_profiles', True)
         self.color_profiles: bool = own if color_profiles is None else color_profiles
+        self.task = task if self._has_argument('task_') else None
 
     @property
     def levels(self) -> tuple[str, ...]:
@@ -174,7 +211,8 @@ class Scorer:
         options = DEFAULT_CONFIGS.get(self.name, {}).get('metric_opts', {})
         versions = [version_of('pyiqa'), SCORES_SINCE, version_of('torch')]
         digest = blake2b(digest_size=16)
-        digest.update(json.dumps([self.name, versions, options], default=str).encode())
+        settings = [self.name, versions, options, *([self.task] if self.task else [])]
+        digest.update(json.dumps(settings, default=str).encode())
         for name, value in self.net.state_dict().items():
             if name == CONFIG_KEY and self.amhp:
                 value = config_to_tensor(with_first_names(stored_config(value)))
@@ -281,17 +319,16 @@ class Scorer:
             result.levels = dict(zip(self.levels, levels, strict=True))
 
     def _fill_other(self, result: ScoreResult, x: torch.Tensor, with_bins: bool) -> None:
-        if not (with_bins and self._has_bins):
-            result.score = float(self.metric(x))
+        if not (with_bins and self._has_argument('return_dist')):
+            result.score = float(self.metric(x, **({'task_': self.task} if self.task else {})))
             return
         mos, dist = self.metric(x, return_mos=True, return_dist=True)
         result.score, bins = float(mos), dist.flatten().tolist()
         if len(bins) > 1 and min(bins) >= 0 and abs(sum(bins) - 1) < 1e-3:
             result.bins = tuple(bins)  # otherwise a single number, or not probabilities
 
-    @functools.cached_property
-    def _has_bins(self) -> bool:
-        return 'return_dist' in inspect.signature(self.net.forward).parameters
+    def _has_argument(self, name: str) -> bool:
+        return name in inspect.signature(self.net.forward).parameters
 
 
 def _of_one_type(net: AMHP, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:

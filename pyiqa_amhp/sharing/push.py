@@ -14,7 +14,7 @@ from pyiqa_amhp.model.config import AMHPConfig
 from pyiqa_amhp.sharing.card import model_card
 from pyiqa_amhp.sharing.evidence import find_evidence
 from pyiqa_amhp.utils.environment import version_of
-from pyiqa_amhp.utils.files import write_text
+from pyiqa_amhp.utils.files import check_folder, write_text
 from pyiqa_amhp.weights.checkpoint import (
     CONFIG_KEY,
     read_checkpoint,
@@ -149,5 +149,4 @@ def _check_folder(folder: Path) -> None:
     names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
     if others := [name for name in names if name not in FILES]:
         raise AMHPError(f'{folder}: expected a new or empty folder, found {others[0]!r} in it')
-    if folder.exists() and not folder.is_dir():
-        raise AMHPError(f'{folder}: expected a folder, found a file')
+    check_folder(folder)

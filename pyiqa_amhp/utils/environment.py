@@ -40,3 +40,27 @@ def limit_thread_spin() -> None:
     times and more; the limit costs nothing on an idle machine. Call it before torch is imported.
     """
     os.environ.setdefault('GOMP_SPINCOUNT', '20000')
+
+
+def check_device(device: str | None) -> None:
+    """Check that torch can use a device, before a model is built for it.
+
+    Args:
+        device: as torch names it, ``cpu``, ``cuda``, ``cuda:1``, ``mps``; None: any.
+
+    Raises:
+        AMHPError: no such device on this machine; the message lists those that there are.
+    """
+    if device is None:
+        return
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except Exception as error:  # each backend of torch has its own
+        reason = str(error).strip().splitlines()[0].removesuffix('.')
+        there = ['cpu', *(f'cuda:{i}' for i in range(torch.cuda.device_count()))]
+        there += ['mps'] * torch.backends.mps.is_available()
+        raise AMHPError(
+            f'device {device!r} cannot be used here ({reason}); expected one of {", ".join(there)}'
+        ) from error

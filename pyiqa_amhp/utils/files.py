@@ -18,6 +18,13 @@ HINTS = {
 }
 
 
+FILE_SUFFIXES = frozenset((
+    '.csv', '.html', '.jpeg', '.jpg', '.json', '.jsonl', '.md', '.onnx', '.parquet', '.pdf', '.png',
+    '.pt', '.pth', '.safetensors', '.tex', '.txt', '.yaml', '.yml',
+))  # fmt: skip
+"""Suffixes of files, which no new folder of results has (our choice)."""
+
+
 def check_output(path: str | Path, suffixes: Collection[str]) -> Path:
     """Check the path of an output file, before any work is done for it.
 
@@ -26,14 +33,43 @@ def check_output(path: str | Path, suffixes: Collection[str]) -> Path:
         suffixes: those that are allowed, in lower case, such as ``.csv``.
 
     Raises:
-        AMHPError: another suffix, or a folder of that name.
+        AMHPError: another suffix, a folder of that name, or nothing can be written there.
     """
     path = Path(path).expanduser()
     if path.suffix.lower() not in suffixes:
         raise AMHPError(f'{path}: expected a name that ends in {", ".join(suffixes)}')
     if path.is_dir():
         raise AMHPError(f'{path}: is a folder, expected a file')
+    _check_writable(path)
     return path
+
+
+def check_folder(path: str | Path) -> Path:
+    """Check the path of an output folder, before any work is done for it; it is not made.
+
+    Args:
+        path: as the user gave it; ``~`` is expanded.
+
+    Raises:
+        AMHPError: a file of that name, a new name that ends as that of a file
+            (``FILE_SUFFIXES``), or nothing can be written there.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        _check_writable(path / 'file')
+        return path
+    if path.exists() or path.suffix.lower() in FILE_SUFFIXES:
+        found = 'is a file' if path.exists() else f'ends in {path.suffix} as a file does'
+        raise AMHPError(f'{path}: {found}; expected a folder, such as {path.with_suffix("")}')
+    _check_writable(path)
+    return path
+
+
+def _check_writable(path: Path) -> None:
+    """Try to write beside ``path``, or in the first folder above it that exists."""
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    with writing_to(path), tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def write_atomically(path: str | Path, write: Callable[[Path], object]) -> Path:

@@ -22,6 +22,7 @@ from pyiqa_amhp.scoring.ray.storage import Storage, redact, scheme_of
 from pyiqa_amhp.scoring.result import SCORES_SINCE, ScoreResult, Summary, summarise
 from pyiqa_amhp.scoring.writer import check_settings, describe_inputs, plain_options, short_digest
 from pyiqa_amhp.utils.environment import import_extra
+from pyiqa_amhp.utils.files import check_folder
 from pyiqa_amhp.weights.hub import fetch_model, hub_id, is_hub_id
 
 if TYPE_CHECKING:
@@ -94,6 +95,8 @@ def score_folder(
     folder = redact(str(out)).rstrip('/')
     if text is not None and texts is not None:
         raise AMHPError('give one text for all images or a CSV of texts, not both')
+    if not scheme_of(folder):
+        check_folder(folder)
     config = replace(config, weights=_find_weights(config))
     settings = job_settings(names, config, text, texts, columns)
     plan, done = read_plan(storage, folder), _written_shards(storage, folder)
