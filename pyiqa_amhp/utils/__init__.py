@@ -1,1 +1,1 @@
-"""What every layer may use: files, optional packages, plots."""
+"""What every layer may use: texts, files, optional packages, plots."""
