@@ -108,7 +108,7 @@ rated('a score off the scale', 'img_name,MOS\na.png,9e300\n', "row 2, column 'MO
 
 @case('Tables', 'a comment of 10 MB', READ, 'read as it is')
 def _(world):
-    comment = 'light, ' * 1_500_000
+    comment = 'light, ' * 1_500_000 + 'dark'
     assert read(world, f'img_name,MOS,text\na.png,2,"{comment}"\n').text(0) == comment
     return 'read as it is'
 

@@ -88,9 +88,9 @@ def benchmark(
     print_written(result.files)
     measured = [row for row in result.rows if row.kind == 'measured']
     if failed := [row.method for row in measured if row.error]:
-        names = escape(', '.join(failed))
+        shown = escape(', '.join(failed))
         title = f'{len(failed)} of {len(measured)} metrics could not be measured'
-        error_console.print(f'[bold red]{title}:[/] {names}', soft_wrap=True)
+        error_console.print(f'[bold red]{title}:[/] {shown}', soft_wrap=True)
         raise typer.Exit(1)
 
 

@@ -229,7 +229,8 @@ def _check_split(split: str, column: str, file: Path) -> None:
     problem = f'--split {split}: expected {", ".join(known)}'
     problem += f'; did you mean {near[0]}?' if near and split not in known else ''
     counts = get_column(parse_csv(file), column, str(file)).value_counts()
-    there = {str(SPLIT_NAMES.get(value, value)): count for value, count in counts.items()}
+    names: Mapping[Any, str] = SPLIT_NAMES
+    there = {names.get(value, str(value)): count for value, count in counts.items()}
     if split not in known or split not in there:
         found = ', '.join(f'{name}: {count}' for name, count in there.items()) or 'none'
         raise AMHPError(f'{problem}; images by split in {file.name}: {found}')
