@@ -1,14 +1,21 @@
-"""bf16, fp16, int8 and torch.compile: scores, gradients and checkpoints stay as in fp32."""
+"""bf16, fp16, int8 and torch.compile: scores, gradients and checkpoints stay as in fp32.
+
+Also converted weights (``metric.half()``) and the autocast of the caller.
+"""
 
 import copy
 import shutil
 
 import pytest
 import torch
+from PIL import Image
 
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model import engines, runtime
 from pyiqa_amhp.model.amhp import AMHP
+from pyiqa_amhp.model.clip import normalize
+from pyiqa_amhp.model.tanet import TANet
+from pyiqa_amhp.scoring import Scorer, score_images
 from pyiqa_amhp.weights.checkpoint import read_checkpoint, save_checkpoint
 
 N = 24
@@ -174,3 +181,109 @@ def test_compile_without_a_compiler_is_an_error_that_says_so(make_amhp, views, m
     net = make_amhp(compile=True)
     with pytest.raises(AMHPError, match=r'compile=True: torch.compile failed .* a C\+\+ compiler'):
         net.predict(views[:5], TEXTS[:5])
+
+
+# Weights in half, bfloat16 or double, and the autocast of the caller
+
+
+@pytest.fixture
+def photos():
+    """Images ``(3, 3, 41, 53)``, and their texts."""
+    x = torch.rand(3, 3, 41, 53, generator=torch.Generator().manual_seed(1))
+    return x * torch.tensor([0.2, 0.6, 1])[:, None, None, None], ['warm light', None, 'a red sky']
+
+
+@pytest.mark.parametrize(
+    'options',
+    [{}, {'predictor': 'levels'}, {'predictor': 'feature'}, {'variant': 'image'}],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    ('dtype', 'tolerance'),  # of scores on 1..10; fp16 rounds features by 5e-4, bf16 by 4e-3
+    [(torch.float16, 0.01), (torch.bfloat16, 0.1), (torch.float64, 1e-5)],
+)
+def test_converted_weights_give_close_scores(make_amhp, photos, dtype, tolerance, options):
+    (images, texts), metric = photos, pyiqa_metric(make_amhp(**options))
+    expected = metric(images, text=texts)
+    metric.to(dtype)
+    scores, dist = metric(images, text=texts, return_dist=True)
+    torch.testing.assert_close(scores, expected, atol=tolerance, rtol=0, check_dtype=False)
+    assert (dist.sum(dim=1) - 1).abs().max() < 1e-6  # Eq. 7 is in fp32 at least
+    results = Scorer(metric).score([*images.split(1)], texts)
+    explained = metric.net.explain(images[:1], texts[0])
+    for score, value in ((results[1].score, expected[1]), (explained.score, expected[0])):
+        assert score == pytest.approx(value.item(), abs=tolerance)
+    assert any('Explained by torch in fp32' in note for note in explained.notes) == (
+        dtype != torch.float64
+    )
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64])
+def test_files_are_scored_with_converted_weights(make_amhp, tmp_path, dtype):
+    Image.new('RGB', (50, 40), (200, 120, 30)).save(tmp_path / 'a.png')
+    metric = pyiqa_metric(make_amhp())
+    for exact in (False, True):
+        (expected,) = score_images([tmp_path / 'a.png'], metric=metric.float(), exact=exact)
+        (result,) = score_images([tmp_path / 'a.png'], metric=metric.to(dtype), exact=exact)
+        assert result.score == pytest.approx(expected.score, abs=0.1)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_a_row_of_zeros_stays_zero(dtype):
+    rows = torch.tensor([[0.0, 0.0, 0.0], [3.0, 0.0, 4.0]], dtype=dtype)
+    unit = torch.tensor([[0.0, 0.0, 0.0], [0.6, 0.0, 0.8]], dtype=dtype)
+    torch.testing.assert_close(normalize(rows), unit)
+    if dtype == torch.float32:
+        assert torch.equal(normalize(rows), torch.nn.functional.normalize(rows, dim=-1))
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64])
+def test_tanet_scores_with_converted_weights(dtype):
+    torch.manual_seed(0)
+    net = TANet(pretrained=False).eval()
+    x = torch.rand(2, 3, 224, 224)
+    x[1] = net.mean  # zero after the normalisation
+    with torch.no_grad():
+        expected = net(x)
+        torch.testing.assert_close(net.to(dtype)(x), expected, atol=0.05, rtol=0, check_dtype=False)
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        {},
+        {'predictor': 'levels', 'predicted_text': 'expectation'},
+        {'engine': 'onnxruntime', 'variant': 'image+levels'},
+    ],
+    ids=str,
+)
+@pytest.mark.usefixtures('export_once')
+def test_a_call_under_autocast_leaves_later_scores_alone(make_amhp, photos, options):
+    images, texts = photos
+    fresh, net = make_amhp(**options), make_amhp(**options)
+    with torch.no_grad():
+        with torch.autocast('cpu', torch.bfloat16):
+            under_autocast = net(images, text=texts)
+            net.explain(images[:1])
+        assert torch.equal(net(images, text=texts), fresh(images, text=texts))
+        with torch.autocast('cpu', torch.bfloat16):  # whatever was computed before it
+            assert torch.equal(fresh(images, text=texts), under_autocast)
+
+
+def test_cached_features_are_those_of_the_precision_in_use(make_amhp, photos):
+    images, texts = photos
+    fresh, net = make_amhp(precision='bf16'), make_amhp(precision='bf16')
+    with torch.no_grad():
+        explained = net.explain(images[:1], texts[0])  # in fp32
+        assert torch.equal(net(images, text=texts), fresh(images, text=texts))
+        assert fresh.explain(images[:1], texts[0]) == explained
+
+
+def pyiqa_metric(net):
+    """A metric as ``pyiqa.create_metric`` returns it, which holds ``net``."""
+    import pyiqa
+
+    backbone = net.config.backbone
+    metric = pyiqa.create_metric('amhp', pretrained=False, backbone=backbone, device='cpu')
+    metric.net = net
+    return metric

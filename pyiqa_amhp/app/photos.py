@@ -117,8 +117,8 @@ class PhotoScorer:
             explanation = explain(self.net, image, text)
             score_without_text = None
             if text and self.reads_text and explanation.prompt_source == 'given':
-                with eval_fp32(self.net):  # as the explanation itself
-                    score_without_text = self.scorer.score([image])[0].score
+                with eval_fp32(self.net) as net:  # as the explanation itself
+                    score_without_text = Scorer(net).score([image])[0].score
         return ExplainedPhoto(photo.name, image, explanation, score_without_text)
 
     def score_many(

@@ -21,6 +21,8 @@ from pyiqa_amhp.model.prompt_predictor import LevelPredictor
 from pyiqa_amhp.model.prompts import image_texts
 from pyiqa_amhp.scoring.scorer import Scorer
 
+HALF_PRECISIONS = {torch.float16: 'fp16', torch.bfloat16: 'bf16'}
+
 
 @dataclass(frozen=True)
 class Attribute:
@@ -99,8 +101,8 @@ def explain(net: AMHP, image: ImageInput, text: str | None = None) -> Explanatio
     """Explain the score of one image.
 
     Args:
-        net: an AMHP. Its mode, gradients and engine do not change. torch computes the explanation
-            in the precision of the weights.
+        net: an AMHP, which does not change; other threads may score with it. torch computes the
+            explanation in the precision of the weights, in fp32 at least.
         image: a path, bytes, an open file, a Pillow image, or a tensor ``(3, H, W)`` or
             ``(1, 3, H, W)`` with values in [0, 1].
         text: a comment on the image; None if there is none.
@@ -112,16 +114,17 @@ def explain(net: AMHP, image: ImageInput, text: str | None = None) -> Explanatio
     """
     pixels = check_images(net.read_input(image))
     texts = image_texts(text, 1)
-    runner = net.backbone.runner
-    with eval_fp32(net):
+    runner, dtype = net.backbone.runner, net.logit_scale.dtype
+    with eval_fp32(net) as net:
         pixels = pixels.to(net.logit_scale)
         attribution = attribute_scores(net, net.preprocess(pixels), texts)
         explanation = _explain(net, attribution, texts[0], pixels)
-    if (runner.engine, runner.precision) == ('torch', 'fp32'):
+    precision = HALF_PRECISIONS.get(dtype, runner.precision)
+    if (runner.engine, precision) == ('torch', 'fp32'):
         return explanation
     note = (
-        f'Explained by torch in the precision of the weights. With engine {runner.engine} in '
-        f'{runner.precision} the score differs by rounding only.'
+        f'Explained by torch in {"fp64" if dtype == torch.float64 else "fp32"}. With engine '
+        f'{runner.engine} in {precision} the score differs by rounding only.'
     )
     return dataclasses.replace(explanation, notes=(*explanation.notes, note))
 

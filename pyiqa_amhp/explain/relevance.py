@@ -19,6 +19,8 @@ from torch.nn.functional import linear
 
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model.amhp import AMHP
+from pyiqa_amhp.model.engines import copy_with_tensors, without_autocast
+from pyiqa_amhp.model.preprocess import at_least_fp32
 from pyiqa_amhp.model.prompt_predictor import AttributePrompt
 from pyiqa_amhp.model.runtime import Runner
 
@@ -169,7 +171,7 @@ def faithfulness(
     if not 0 < share <= 1 or fill not in FILLS:
         raise AMHPError(f'share={share!r}, fill={fill!r}: expected 0 < share <= 1 and mean or grey')
     texts = texts or [''] * len(images)
-    with eval_fp32(net):
+    with eval_fp32(net) as net:
         attribution = attribute_scores(net, images, texts)
         if attribution.relevance is None:
             raise AMHPError('this image encoder has no relevance map')
@@ -192,24 +194,24 @@ def _select_patches(relevance: torch.Tensor, share: float, largest: bool) -> tor
 
 
 @contextmanager
-def eval_fp32(net: AMHP) -> Iterator[None]:
-    """Temporarily switch a model to evaluation by torch in fp32, which has gradients.
+def eval_fp32(net: AMHP) -> Iterator[AMHP]:
+    """Give a copy of a model in evaluation mode, run by torch in fp32, which has gradients.
 
-    Mode, engine and counts are restored afterwards. No gradient is stored in the model, and
-    inside ``torch.inference_mode`` autograd works again.
+    The model itself does not change, so that other threads may score with it. The copy shares its
+    weights (but those in half precision, which are converted) and its cached features. No gradient
+    is stored in it, and inside ``torch.inference_mode`` autograd works again.
     """
-    modes = [(module, module.training) for module in net.modules()]
+    copied = copy_with_tensors(net, lambda tensor: at_least_fp32(tensor, tensor.dtype))
+    if all(mine is its for mine, its in zip(net.parameters(), copied.parameters(), strict=True)):
+        copied._sentence_cache = net._sentence_cache
+    for module in copied.modules():  # not copied.eval(), which would clear cached features
+        module.training = False
+    copied.backbone.runner = Runner()
+    device = net.logit_scale.device.type
+    with torch.inference_mode(False), torch.no_grad(), without_autocast(device):
+        yield copied
+    # Texts cut here were not the user's, but the warning about cut texts is given only once.
     backbone = net.backbone
-    runner, truncated = backbone.runner, backbone.truncated_texts
-    try:
-        for module, _ in modes:  # not net.eval(), which would clear cached features
-            module.training = False
-        backbone.runner = Runner()
-        with torch.inference_mode(False), torch.no_grad():
-            yield
-    finally:
-        backbone.runner = runner
-        # Texts cut here were not the user's, but the warning about cut texts is given only once.
-        backbone.truncated_texts = max(truncated, min(1, backbone.truncated_texts))
-        for module, mode in modes:
-            module.training = mode
+    backbone.truncated_texts = max(
+        backbone.truncated_texts, min(1, copied.backbone.truncated_texts)
+    )

@@ -12,12 +12,11 @@ import math
 
 import torch
 from torch import nn
-from torch.nn.functional import normalize
 
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.model.clip import Backbone
+from pyiqa_amhp.model.clip import Backbone, normalize
 from pyiqa_amhp.model.inputs import ReadsImages
-from pyiqa_amhp.model.preprocess import Preprocess, check_images
+from pyiqa_amhp.model.preprocess import Preprocess, at_least_fp32, check_images
 from pyiqa_amhp.model.prompt_features import PromptFeatures
 from pyiqa_amhp.model.prompt_predictor import build_predictor
 from pyiqa_amhp.model.prompts import image_texts, level_sentences
@@ -37,9 +36,9 @@ def fuse(Fx: torch.Tensor, Ft: torch.Tensor, fc: nn.Module) -> torch.Tensor:
     Returns:
         ``Fm``, ``(N, n)``.
     """
-    Fxt = torch.cat([normalize(Fx, dim=-1), normalize(Ft, dim=-1)], dim=-1)  # Eq. 4  (N, 2n)
+    Fxt = torch.cat([normalize(Fx), normalize(Ft)], dim=-1)  # Eq. 4  (N, 2n)
     R = fc(Fxt)  # (N, n)
-    return R + normalize(Fx, dim=-1)  # Eq. 5  (N, n)
+    return R + normalize(Fx)  # Eq. 5  (N, n)
 
 
 def level_logits(Fm: torch.Tensor, FTa: torch.Tensor, normalize_fused: bool = True) -> torch.Tensor:
@@ -48,12 +47,16 @@ def level_logits(Fm: torch.Tensor, FTa: torch.Tensor, normalize_fused: bool = Tr
     The authors' code does not divide by the norm of ``Fm`` (``normalize_fused=False``).
     """
     if normalize_fused:
-        Fm = normalize(Fm, dim=-1)
-    return Fm @ normalize(FTa, dim=-1).T
+        Fm = normalize(Fm)
+    return Fm @ normalize(FTa).T
 
 
 def level_distribution(logit: torch.Tensor, logit_scale: torch.Tensor) -> torch.Tensor:
-    """Eq. 7: softmax over the levels, ``(N, k)``, with ``tau = 1 / exp(logit_scale)``."""
+    """Eq. 7: softmax over the levels, ``(N, k)``, with ``tau = 1 / exp(logit_scale)``.
+
+    It is computed in fp32 at least: a half has three digits, too few for a score.
+    """
+    logit, logit_scale = (at_least_fp32(x, logit.dtype) for x in (logit, logit_scale))
     return (logit * logit_scale.exp()).softmax(dim=-1)
 
 
@@ -165,7 +168,7 @@ class AMHP(ReadsImages, PromptFeatures):
         if Fx is None:
             if x is None:
                 raise AMHPError('nothing to score: give images x, or their features Fx')
-            x = self.preprocess(check_images(x).to(self.logit_scale.dtype))
+            x = self.preprocess(at_least_fp32(check_images(x), self.logit_scale.dtype))
             texts = image_texts(text, len(x))
             Fx = self.backbone.encode_image(x)  # Eq. 1  (N, n)
         else:
@@ -195,7 +198,7 @@ class AMHP(ReadsImages, PromptFeatures):
         Returns:
             Scores ``(N, 1)`` and distributions ``(N, k)``.
         """
-        Fm = normalize(Fx, dim=-1) if Ft is None else fuse(Fx, Ft, self.fc)  # Eq. 4, 5  (N, n)
+        Fm = normalize(Fx) if Ft is None else fuse(Fx, Ft, self.fc)  # Eq. 4, 5  (N, n)
         FTa = self.level_features() if FTa is None else FTa  # Eq. 3  (k, n)
         logit = level_logits(Fm, FTa, self.config.normalize_fused)  # Eq. 6  (N, k)
         p = level_distribution(logit, self.logit_scale)  # Eq. 7  (N, k)

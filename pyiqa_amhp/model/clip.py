@@ -7,6 +7,7 @@ import functools
 import json
 import logging
 import math
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ MAX_LAYERS = 1000  # of an encoder; the largest have about fifty (our choice)
 UNTRAINED_LOGIT_SCALE = math.log(1 / 0.07)  # CLIP's initial value
 
 logger = logging.getLogger('pyiqa_amhp')
+_tokenizer_lock = threading.Lock()  # Hugging Face's tokenizers raise errors in several threads
 
 
 def _build_clip(source: ClipSource) -> nn.Module:
@@ -167,10 +169,16 @@ class Backbone(nn.Module):
         Texts that are too long are cut and counted, see ``encode_text``.
         """
         encoder = _text_encoder(self.clip)
-        tokens = self.tokenizer(texts)
-        end = _end_positions(tokens, encoder)
-        longest = tokens.shape[1]
-        full = [text for text, at in zip(texts, end.tolist(), strict=True) if at == longest - 1]
+        with _tokenizer_lock:
+            tokens = self.tokenizer(texts)
+            end = _end_positions(tokens, encoder)
+            self._count_truncated(texts, end.tolist(), tokens.shape[1])
+        length = int(end.max()) + 1  # still on the CPU, so it does not wait for a GPU
+        return tokens[:, :length].to(encoder.positional_embedding.device)
+
+    def _count_truncated(self, texts: list[str], end: list[int], longest: int) -> None:
+        """Count the texts whose tokens end at the last place because they were cut there."""
+        full = [text for text, at in zip(texts, end, strict=True) if at == longest - 1]
         encode = getattr(self.tokenizer, 'encode', None)  # absent in Hugging Face's wrapper
         cut = sum(encode is None or len(encode(text)) + 2 > longest for text in full)
         if cut and not self.truncated_texts:
@@ -179,8 +187,6 @@ class Backbone(nn.Module):
                 longest,
             )
         self.truncated_texts += cut
-        length = int(end.max()) + 1  # still on the CPU, so it does not wait for a GPU
-        return tokens[:, :length].to(encoder.positional_embedding.device)
 
 
 def encode_images(clip: Any, x: torch.Tensor) -> torch.Tensor:
@@ -203,6 +209,12 @@ def encode_tokens(clip: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
     x = encoder.ln_final(x[rows, _end_positions(tokens, encoder)])
     projection = encoder.text_projection
     return projection(x) if isinstance(projection, nn.Linear) else x @ projection
+
+
+def normalize(features: torch.Tensor) -> torch.Tensor:
+    """Divide features ``(..., n)`` by their L2 norm; a row of zeros stays zero in any precision."""
+    eps = max(1e-12, torch.finfo(features.dtype).tiny)  # 1e-12, torch's default, is 0 in fp16
+    return nn.functional.normalize(features, dim=-1, eps=eps)
 
 
 def _text_encoder(clip: nn.Module) -> Any:

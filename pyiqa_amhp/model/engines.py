@@ -3,8 +3,10 @@
 import copy
 import functools
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,13 @@ Session = Callable[[np.ndarray], np.ndarray]
 MAX_ERROR = {'fp32': 1e-3, 'bf16': 0.05, 'fp16': 0.05, 'int8': 0.15}
 """Largest error of features, relative to torch's (our choice)."""
 OPENVINO_PRECISIONS = {'fp32': 'f32', 'bf16': 'bf16', 'fp16': 'f16'}
+_export_lock = threading.Lock()  # the exporter replaces functions of torch while it runs
 
 
 class Engine:
     """Runs ``encode(clip, x)`` by ONNX graphs, which are built again whenever weights change.
+
+    Threads may share it: the first of them builds, and they run beside each other.
 
     Args:
         name: ``openvino`` or ``onnxruntime``.
@@ -42,18 +47,22 @@ class Engine:
         self.precision: str = precision or 'fp32'
         if name == 'openvino':
             self.precision = _openvino_precision(precision)
+        self._lock = threading.Lock()
         self._weights: list = []
         self._sessions: dict[Encode, Session] = {}
 
     def __call__(self, encode: Encode, clip: nn.Module, x: torch.Tensor) -> torch.Tensor:
         """Compute features ``(N, n)``, float32 on the CPU, of any number of images or texts."""
-        weights = tensor_versions(clip.state_dict().values())
-        if weights != self._weights:
-            self._sessions.clear()
-            self._weights = weights
-        if encode not in self._sessions:
-            self._sessions[encode] = self._build(encode, clip, x)
-        return torch.from_numpy(self._sessions[encode](_array(x)))
+        with self._lock:
+            weights = tensor_versions(clip.state_dict().values())
+            if weights != self._weights:
+                self._sessions.clear()
+                self._weights = weights
+            if encode not in self._sessions:
+                with without_autocast(x.device.type):
+                    self._sessions[encode] = self._build(encode, clip, x)
+            session = self._sessions[encode]
+        return torch.from_numpy(session(_array(x)))
 
     def _build(self, encode: Encode, clip: nn.Module, x: torch.Tensor) -> Session:
         dims = {0: 'N'} if x.is_floating_point() else {0: 'N', 1: 'L'}
@@ -95,6 +104,14 @@ def _array(x: torch.Tensor) -> np.ndarray:
     return (x.float() if x.is_floating_point() else x).contiguous().numpy()
 
 
+def without_autocast(device: str) -> AbstractContextManager:
+    """Switch off the autocast of the caller, which must not change what is kept for later calls."""
+    try:
+        return torch.autocast(device, enabled=False)
+    except RuntimeError:  # a device that has no autocast
+        return nullcontext()
+
+
 class Encoder(nn.Module):
     """One of CLIP's encoders as a module of its own, which runs ``encode(clip, x)``."""
 
@@ -129,7 +146,7 @@ def to_onnx(
     """
     import_extra('onnxscript', 'onnx')
     examples = tuple(example for example, _ in inputs.values())
-    with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
+    with _export_lock, torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter('ignore')  # they concern the exporter's own code
         try:
             return torch.onnx.export(
@@ -159,13 +176,31 @@ def _exportable(graph: nn.Module) -> nn.Module:
     )
     if is_exportable:
         return graph
-    return copy.deepcopy(graph, {id(t): _exportable_tensor(t) for t in tensors})
+    return copy_with_tensors(graph, _exportable_tensor)
+
+
+def copy_with_tensors(
+    module: nn.Module, convert: Callable[[torch.Tensor], torch.Tensor]
+) -> nn.Module:
+    """Copy a module but for its tensors: those of the copy are ``convert(tensor)``.
+
+    Args:
+        module: any module; it is not changed.
+        convert: returns the tensor itself to share its memory, or another one.
+    """
+
+    def converted(tensor: torch.Tensor) -> torch.Tensor:
+        new = convert(tensor)
+        is_parameter = isinstance(tensor, nn.Parameter) and new is not tensor
+        return nn.Parameter(new, False) if is_parameter else new
+
+    tensors = (*module.parameters(), *module.buffers())
+    return copy.deepcopy(module, {id(tensor): converted(tensor) for tensor in tensors})
 
 
 def _exportable_tensor(tensor: torch.Tensor) -> torch.Tensor:
     copied = tensor.detach().cpu().clone()
-    copied = copied.float() if copied.is_floating_point() else copied
-    return nn.Parameter(copied, False) if isinstance(tensor, nn.Parameter) else copied
+    return copied.float() if copied.is_floating_point() else copied
 
 
 @functools.cache
@@ -203,7 +238,18 @@ def _openvino(file: Path, precision: str) -> Session:
         'INFERENCE_NUM_THREADS': torch.get_num_threads(),
     }
     model = core.compile_model(core.read_model(file), 'CPU', options)
-    return lambda x: np.array(model(x)[0])  # a copy: the next call overwrites the output
+    idle: list = []  # requests: each holds the input and output of one call at a time
+
+    def run(x: np.ndarray) -> np.ndarray:
+        try:
+            request = idle.pop()
+        except IndexError:
+            request = model.create_infer_request()
+        features = request.infer(x, share_outputs=False)[0]  # the next call overwrites its own
+        idle.append(request)
+        return features
+
+    return run
 
 
 def _onnxruntime(file: Path, precision: str) -> Session:

@@ -41,6 +41,11 @@ def check_images(x: object) -> torch.Tensor:
     return x.expand(-1, 3, -1, -1)
 
 
+def at_least_fp32(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Convert a tensor to ``dtype``, or to fp32 if that is more precise."""
+    return x.to(torch.promote_types(dtype, torch.float32))
+
+
 def should_mirror(x: torch.Tensor) -> torch.Tensor:
     """Select the images to mirror, ``(N, 1, 1, 1)`` of bool: those with an odd sum of 8-bit pixels.
 

@@ -6,6 +6,7 @@ from torch import nn
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model.clip import Backbone
 from pyiqa_amhp.model.config import PROMPT_SOURCES, AMHPConfig
+from pyiqa_amhp.model.engines import without_autocast
 from pyiqa_amhp.model.prompt_predictor import AttributePrompt, LevelPredictor, PredictedPrompt
 from pyiqa_amhp.utils.text import given_text
 from pyiqa_amhp.weights.checkpoint import stored_config, tensor_versions
@@ -30,8 +31,9 @@ class PromptFeatures(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        # Versions of the text encoder's weights and features ``(M, n)``, by M sentences.
-        self._sentence_cache: dict[tuple[str, ...], tuple[list, torch.Tensor]] = {}
+        # Versions of the text encoder's weights and features ``(M, n)``, by how the encoder runs
+        # and M sentences.
+        self._sentence_cache: dict[tuple, tuple[list, torch.Tensor]] = {}
 
     def prompt_sources(self, texts: list[str], prompt_source: str | None = None) -> list[str]:
         """Determine the source of each image's attribute prompt.
@@ -132,12 +134,14 @@ class PromptFeatures(nn.Module):
         learns = any(p.requires_grad for p in parameters)
         if learns and (self.training or torch.is_grad_enabled()):
             return self.backbone.encode_text(sentences)
-        state = tensor_versions(parameters)
-        cached = self._sentence_cache.get(tuple(sentences))
+        state, runner = tensor_versions(parameters), self.backbone.runner
+        key = (runner.engine, runner.precision, *sentences)
+        cached = self._sentence_cache.get(key)
         if cached is None or cached[0] != state:
-            with torch.inference_mode(False), torch.no_grad():
+            device = parameters[0].device.type
+            with torch.inference_mode(False), torch.no_grad(), without_autocast(device):
                 cached = (state, self.backbone.encode_text(sentences))
-            self._sentence_cache[tuple(sentences)] = cached
+            self._sentence_cache[key] = cached
         return cached[1]
 
     def train(self, mode: bool = True):

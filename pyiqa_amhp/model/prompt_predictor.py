@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn.functional import normalize
 
 from pyiqa_amhp.datasets.attributes import attribute_sentences
+from pyiqa_amhp.model.clip import normalize
 from pyiqa_amhp.model.config import AMHPConfig
 
 Encode = Callable[[list[str]], torch.Tensor]
@@ -83,8 +83,8 @@ class LevelPredictor(nn.Module):
             features: features of ``sentences``, ``(A * k, n)``.
             encode: function that encodes N texts to features ``(N, n)``.
         """
-        features = normalize(features, dim=-1).unflatten(0, (len(self.attributes), -1))  # (A, k, n)
-        cosines = torch.einsum('nd,akd->nak', normalize(Fx, dim=-1), features)
+        features = normalize(features).unflatten(0, (len(self.attributes), -1))  # (A, k, n)
+        cosines = torch.einsum('nd,akd->nak', normalize(Fx), features)
         levels = (cosines * self.logit_scale.exp()).softmax(dim=-1)  # (N, A, k)
         if self.predicted_text == 'expectation':
             Ft = torch.einsum('nak,akd->nd', levels, features) / len(self.attributes)
@@ -116,7 +116,7 @@ class FeaturePredictor(nn.Module):
 
     def forward(self, Fx: torch.Tensor) -> PredictedPrompt:
         """Predict text features of length 1 from image features ``(N, n)``."""
-        return PredictedPrompt(normalize(self.net(normalize(Fx, dim=-1)), dim=-1))
+        return PredictedPrompt(normalize(self.net(normalize(Fx))))
 
 
 def build_predictor(config: AMHPConfig, n: int, logit_scale: float) -> nn.Module | None:
@@ -160,5 +160,5 @@ def feature_loss(prediction: PredictedPrompt, Ft: torch.Tensor) -> torch.Tensor:
     """
     Ft = Ft.detach()
     has_comment = Ft.abs().sum(dim=-1) > 0
-    distance = 1 - (normalize(prediction.Ft, dim=-1) * normalize(Ft, dim=-1)).sum(dim=-1)
+    distance = 1 - (normalize(prediction.Ft) * normalize(Ft)).sum(dim=-1)
     return (distance * has_comment).mean()

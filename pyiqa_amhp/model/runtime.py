@@ -75,11 +75,14 @@ class Runner:
     def __call__(self, encode: Encode, clip: nn.Module, x: torch.Tensor) -> torch.Tensor:
         """Run ``encode(clip, x)``; returns features ``(N, n)`` in the precision of the weights.
 
+        Images of another precision than the weights' are converted to it.
+
         Raises:
             AMHPError: gradients or training with an engine that has no gradients; a precision that
                 the device does not support; no compiler.
         """
         dtype = next(clip.parameters()).dtype
+        x = x.to(dtype) if x.is_floating_point() else x
         if self._engine is not None:
             self._check_no_gradient(clip, x)
             return self._engine(encode, clip, x).to(x.device, dtype)

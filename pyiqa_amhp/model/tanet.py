@@ -41,7 +41,7 @@ from torchvision.transforms import functional as TF
 
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model.inputs import ReadsImages
-from pyiqa_amhp.model.preprocess import check_images
+from pyiqa_amhp.model.preprocess import at_least_fp32, check_images
 from pyiqa_amhp.weights.checkpoint import check_keys, read_tensors
 
 SCORES = 10  # AVA's votes, 1..10
@@ -71,11 +71,12 @@ def self_similarity(x: torch.Tensor) -> torch.Tensor:
 
     These are the cosines of the mean colours of each pair of 12 x 12 patches, 144 x 144 numbers.
     """
+    dtype, x = x.dtype, at_least_fp32(x, x.dtype)  # products of small numbers are 0 in fp16
     patches = adaptive_avg_pool2d(x, GRID).flatten(2)  # (N, 3, 144)
     norm = patches.norm(dim=1)  # (N, 144)
     products = patches.transpose(1, 2) @ patches  # (N, 144, 144)
     norms = norm.unsqueeze(2) * norm.unsqueeze(1)
-    return (products / norms.clamp(min=1e-8)).flatten(1)
+    return (products / norms.clamp(min=1e-8)).flatten(1).to(dtype)
 
 
 def generated_layer(q: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
@@ -273,17 +274,18 @@ class TANet(ReadsImages, nn.Module):
             self.head_rgb(self_similarity(x)),
         )
         dist = self.head(torch.cat(branches, dim=1))
+        dist = at_least_fp32(dist, dist.dtype)
         mos = (dist * self.level_values).sum(dim=1, keepdim=True)
         outputs = [mos] * return_mos + [dist] * return_dist
         return outputs if len(outputs) > 1 else outputs[0]
 
     def preprocess(self, x: torch.Tensor) -> torch.Tensor:
         """Check images, squash them to 224 x 224 (bicubic) if they have another size, normalise."""
-        x = check_images(x).to(self.mean.dtype)
+        x = at_least_fp32(check_images(x), self.mean.dtype)
         if x.shape[-2:] != (SIZE, SIZE):
             x = TF.resize(x, [SIZE, SIZE], TF.InterpolationMode.BICUBIC, antialias=True)
             x = x.clamp(0, 1)  # bicubic overshoots; Pillow, which the authors use, clips it too
-        return (x - self.mean) / self.std
+        return ((x - self.mean) / self.std).to(self.mean.dtype)
 
     def response(self, x: torch.Tensor) -> torch.Tensor:
         """Compute the output of the generated layer, before the batch norm: ``(N, 1)``."""

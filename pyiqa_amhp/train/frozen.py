@@ -20,6 +20,7 @@ from torchvision.transforms import functional as TF
 from pyiqa_amhp.datasets.images import read_image
 from pyiqa_amhp.errors import AMHPError, ImageReadError
 from pyiqa_amhp.model.amhp import AMHP
+from pyiqa_amhp.model.engines import without_autocast
 from pyiqa_amhp.train.feature_cache import FeatureCache, Key
 from pyiqa_amhp.utils.environment import version_of
 from pyiqa_amhp.weights.checkpoint import tensor_versions
@@ -110,7 +111,9 @@ class FrozenEncoders:
         cached = cache.read(keys.values())
         rows = {text: cached[key] for text, key in keys.items() if key in cached}
         for batch in _batches(iter([text for text in keys if text not in rows])):
-            new = dict(zip(batch, _numbers(self.net.backbone.encode_text(batch)), strict=True))
+            with without_autocast(self.net.logit_scale.device.type):
+                features = _numbers(self.net.backbone.encode_text(batch))
+            new = dict(zip(batch, features, strict=True))
             cache.write({keys[text]: row for text, row in new.items()})
             rows |= new
         return self._stack(texts, rows)
@@ -135,7 +138,8 @@ class FrozenEncoders:
 
     def _encode_image(self, views: torch.Tensor) -> np.ndarray:
         x = self.net.preprocess.normalize(views)
-        return _numbers(self.net.backbone.encode_image(x))
+        with without_autocast(x.device.type):
+            return _numbers(self.net.backbone.encode_image(x))
 
     def _stack(self, names: list[str], rows: dict[str, np.ndarray]) -> torch.Tensor:
         stacked = np.zeros((len(names), self.width), np.float32)
