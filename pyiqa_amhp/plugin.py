@@ -111,12 +111,13 @@ def register_all() -> None:
         register()
 
 
-def let_networks_read() -> None:
-    """Let pyiqa's metrics leave the reading of images to networks that have ``read_input``.
+def extend_inference_model() -> None:
+    """Let pyiqa's metrics ask a network of ours how to read images and what its scale is.
 
-    pyiqa reads ``metric('photo.jpg')`` itself before the network sees anything. Here its class asks
-    the network first; every network without such a method gets what it always got. Does nothing
-    before pyiqa's class is imported, and is safe to repeat.
+    pyiqa reads ``metric('photo.jpg')`` itself before the network sees anything, and takes
+    ``score_range`` from its table before there are weights. Here its class asks the network first,
+    for ``read_input`` and ``score_range``; every network without them is treated as before. Does
+    nothing before pyiqa's class is imported, and is safe to repeat.
     """
     module: Any = sys.modules.get('pyiqa.models.inference_model')
     if module is None or hasattr(module.InferenceModel, '_read_by_pyiqa'):
@@ -130,4 +131,13 @@ def let_networks_read() -> None:
             return self._read_by_pyiqa(img)
         return read(img)
 
+    def stated(self) -> str | None:
+        values = vars(self)
+        net = values.get('_modules', {}).get('net')
+        return getattr(net, 'score_range', None) or values.get('score_range')
+
+    def state(self, value: str | None) -> None:
+        vars(self)['score_range'] = value
+
     model._to_batched_tensor = _to_batched_tensor
+    model.score_range = property(stated, state)

@@ -1,5 +1,6 @@
 """Shared fixtures: no network, an own store of weights for each test, small encoders and data."""
 
+import copy
 import os
 
 # huggingface_hub reads this when it is imported.
@@ -147,7 +148,8 @@ def export_once(monkeypatch, onnx_programs):
         encode = getattr(graph, 'encode', None)
         key = str((repr(graph), encode, weights_digest(graph.state_dict()), shapes, optimize))
         if key not in onnx_programs:
-            onnx_programs[key] = to_onnx(graph, inputs, outputs, optimize)
+            # Of a copy: a program shares the memory of the weights, which a test may change.
+            onnx_programs[key] = to_onnx(copy.deepcopy(graph), inputs, outputs, optimize)
         return onnx_programs[key]
 
     for module in (engines, export):

@@ -2,8 +2,10 @@
 
 import copy
 
+import pyiqa
 import pytest
 import torch
+from conftest import TINY
 
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model.amhp import AMHP
@@ -323,8 +325,6 @@ def test_every_parameter_that_is_trained_gets_a_finite_gradient(make_amhp, varia
 )
 @pytest.mark.parametrize('protocol', ['paper', 'reference'])
 def test_pyiqa_creates_every_metric(tiny, metric_name, protocol):
-    import pyiqa
-
     metric = pyiqa.create_metric(
         metric_name, pretrained=False, backbone=tiny, protocol=protocol, device='cpu'
     )
@@ -344,8 +344,6 @@ def test_pyiqa_creates_every_metric(tiny, metric_name, protocol):
 @pytest.mark.parametrize('text', [None, ['warm light', '']])
 @pytest.mark.parametrize('protocol', ['paper', 'reference'])
 def test_as_a_loss_it_gives_the_image_a_finite_gradient(tiny, image, text, protocol):
-    import pyiqa
-
     metric = pyiqa.create_metric(
         'amhp', pretrained=False, backbone=tiny, as_loss=True, protocol=protocol, device='cpu'
     )
@@ -401,3 +399,62 @@ def test_a_deep_copy_scores_the_same_and_is_its_own(make_amhp):
             parameter.add_(0.1)
     assert torch.equal(scores(net, images, TEXTS[:2]), before)
     assert not torch.equal(scores(twin, images, TEXTS[:2]), before)
+
+
+@pytest.mark.parametrize(
+    ('theirs', 'mine', 'message'),
+    [
+        ({'level_values': [1, 2, 3, 4, 5]}, {}, 'level_values=.*1.0, 2.0.*level_values=.*1.5, 3.5'),
+        ({'levels': list('abcde')}, {}, "levels=.'a', 'b'.*levels=.'bad', 'poor'"),
+        ({'template': 'Is it {level}?'}, {}, 'template='),
+        ({'protocol': 'reference'}, {}, 'normalize_fused=False.*normalize_fused=True'),
+        ({'resize': 'shortest'}, {}, "resize='shortest'.*resize='squash'"),
+        ({'resize_size': 40}, {}, 'resize_size=40.*resize_size=37'),
+        ({'crop': 'corner'}, {}, "crop='corner'"),
+        ({'test_flip': True}, {}, 'test_flip=True'),
+        ({'image_mean': [0.5, 0.5, 0.5]}, {}, 'image_mean='),
+        ({'predictor': 'feature'}, {}, "predictor='feature'.*predictor='none'"),
+        ({'prompt_source': 'none'}, {}, "prompt_source='none'.*prompt_source=None"),
+        (
+            {'predictor': 'levels', 'attributes': ['light']},
+            {'predictor': 'levels'},
+            'attributes=.*light',
+        ),
+    ],
+    ids=str,
+)
+def test_weights_of_other_options_that_change_a_score_are_refused(
+    make_amhp, tmp_path, theirs, mine, message
+):
+    metric = pyiqa.create_metric('amhp', pretrained=False, backbone=TINY, device='cpu')
+    metric.net = make_amhp(**mine)
+    before = {k: v.clone() for k, v in metric.net.state_dict().items()}
+    torch.save({'params': make_amhp(seed=1, **theirs).state_dict()}, tmp_path / 'net.pth')
+    with pytest.raises(AMHPError, match=f'weights made with .*{message}'):
+        metric.load_weights(str(tmp_path / 'net.pth'))
+    assert all(torch.equal(before[k], v) for k, v in metric.net.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    'theirs',
+    [
+        {'tau': 0.1},
+        {'dataset': 'para', 'level_values': [1.5, 3.5, 5.5, 7.5, 9.5]},
+        {'fc_init': 'default'},
+        {'resize_size': 37},
+        {'attributes': ['light']},  # which only a predictor reads
+    ],
+    ids=str,
+)
+def test_weights_of_options_that_change_no_score_are_loaded(make_amhp, theirs):
+    net, other = make_amhp(), make_amhp(seed=1, **theirs)
+    net.load_state_dict(other.state_dict())
+    assert torch.equal(scores(net, smooth_images(2)), scores(other, smooth_images(2)))
+
+
+def test_a_state_without_a_configuration_is_the_callers_word(make_amhp):
+    net, state = make_amhp(), make_amhp(seed=1, level_values=[1, 2, 3, 4, 5]).state_dict()
+    del state['_extra_state']
+    net.load_state_dict(state, strict=False)
+    assert torch.equal(net.fc.weight, state['fc.weight'])
+    assert net.config.level_values[0] == 1.5

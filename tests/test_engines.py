@@ -135,13 +135,28 @@ def test_a_precision_that_the_processor_does_not_support_is_refused(make_amhp):
         make_amhp(engine='openvino', precision='fp16')
 
 
+def by_data(net, other):
+    for own, new in zip(net.parameters(), other.parameters(), strict=True):
+        own.data.mul_(0.1).add_(new.data, alpha=1 - 0.1)  # the lines of pyiqa's EMA
+
+
+def in_inference_mode(net, other):
+    with torch.inference_mode():
+        net.load_state_dict(other.state_dict())
+
+
+@pytest.mark.parametrize('engine', ENGINES)
+@pytest.mark.parametrize('change', [by_data, in_inference_mode])
 @torch.no_grad()
-def test_changed_weights_change_the_scores(make_amhp, images):
+def test_changed_weights_change_the_scores(make_amhp, images, engine, change):
     options = {'variant': 'image'}
-    by_torch, by_engine = make_amhp(**options), make_amhp(**options, engine='onnxruntime')
+    by_torch, by_engine = (
+        make_amhp(**options),
+        make_amhp(**options, engine=engine, precision='fp32'),
+    )
     before = by_engine(images)
     for net in (by_torch, by_engine):
-        net.backbone.clip.visual.conv1.weight.mul_(-1)
+        change(net, make_amhp(seed=2, **options))
     after = by_engine(images)
     assert (after - before).abs().max() > 0.1
     torch.testing.assert_close(after, by_torch(images), atol=1e-4, rtol=0)

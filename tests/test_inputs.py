@@ -24,7 +24,7 @@ from pyiqa_amhp.datasets.dataset import AMHPDataset
 from pyiqa_amhp.errors import AMHPError, ImageReadError
 from pyiqa_amhp.model.inputs import one_or_many, to_batch
 from pyiqa_amhp.model.preprocess import should_mirror
-from pyiqa_amhp.plugin import let_networks_read
+from pyiqa_amhp.plugin import extend_inference_model
 from pyiqa_amhp.scoring.files import score_images
 from pyiqa_amhp.scoring.scorer import Scorer, create_metric
 
@@ -192,7 +192,7 @@ def test_copies_and_pickles_read_themselves(metric, folder, monkeypatch, remake)
     monkeypatch.delattr(InferenceModel, '_read_by_pyiqa')
     assert float(remake(metric)(folder / 'rotated.jpg')) == pytest.approx(expected, abs=1e-5)
     patched = InferenceModel._to_batched_tensor
-    let_networks_read()
+    extend_inference_model()
     assert InferenceModel._to_batched_tensor is patched
 
 

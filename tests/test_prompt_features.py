@@ -3,6 +3,10 @@
 import pytest
 import torch
 
+from pyiqa_amhp.scoring import Scorer, create_metric
+from pyiqa_amhp.weights import store
+from pyiqa_amhp.weights.checkpoint import save_checkpoint
+
 SENTENCES = ['A photo with good light.', 'A photo with bad light.']
 
 
@@ -20,7 +24,16 @@ def in_inference_mode(parameter):
         parameter.mul_(0.5)
 
 
-@pytest.mark.parametrize('change', [by_version, by_data, in_inference_mode])
+def by_copy(parameter):
+    parameter.data.copy_(parameter.data * 0.5)
+
+
+def by_average(parameter):
+    other = torch.nn.Parameter(torch.zeros_like(parameter))
+    parameter.data.mul_(0.999).add_(other.data, alpha=1 - 0.999)  # the lines of pyiqa's EMA
+
+
+@pytest.mark.parametrize('change', [by_version, by_data, in_inference_mode, by_copy, by_average])
 @pytest.mark.parametrize('name', ['positional_embedding', 'ln_final.weight'])
 def test_changed_weights_give_new_features(make_amhp, change, name):
     net = make_amhp()
@@ -31,7 +44,7 @@ def test_changed_weights_give_new_features(make_amhp, change, name):
         after = net.sentence_features(SENTENCES)
         assert after is not before
         assert torch.equal(after, net.backbone.encode_text(SENTENCES))
-    assert not torch.allclose(after, before)
+    assert not torch.equal(after, before)
 
 
 def test_weights_loaded_in_inference_mode_give_new_scores(make_amhp):
@@ -51,3 +64,49 @@ def test_a_prompt_source_that_the_model_does_not_have_is_an_error(make_amhp):
         net.prompt_sources(['x'], 'predicted')
     with pytest.raises(AMHPError, match='expected one of given, predicted, none'):
         net.prompt_sources(['x'], 'guess')
+
+
+@pytest.mark.parametrize('options', [{'predictor': 'levels'}, {'predictor': 'feature'}], ids=str)
+def test_scores_of_a_predictor_follow_an_average_of_weights(make_amhp, options):
+    nets = [make_amhp(seed, **options) for seed in (0, 1)]
+    averaged, expected = nets[0], make_amhp(0, **options)
+    image = torch.rand(1, 3, 32, 32)
+    scorer = Scorer(averaged)
+    with torch.no_grad():
+        before, fingerprint = averaged(image), scorer.fingerprint
+        for own, other in zip(averaged.parameters(), nets[1].parameters(), strict=True):
+            own.data.mul_(0.9).add_(other.data, alpha=1 - 0.9)
+        expected.load_state_dict(averaged.state_dict())
+        assert torch.equal(averaged(image), expected(image))
+        assert not torch.equal(averaged(image), before)
+    assert scorer.fingerprint != fingerprint
+    assert averaged.explain(image) == expected.explain(image)
+
+
+def test_a_text_given_to_weights_that_read_none_is_reported_once(
+    make_amhp, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr(store, '_warned', set())
+    net = make_amhp()
+    with torch.no_grad():
+        net.fc.weight[:, 16:] = 0  # as a training without any text leaves it
+    save_checkpoint(tmp_path / 'net.pth', net.state_dict())
+    metric = create_metric('amhp', str(tmp_path / 'net.pth'), 'cpu')
+    image = torch.rand(1, 3, 32, 32)
+    assert metric(image).isfinite() and not caplog.records
+    (result,) = Scorer(metric).score([image], ['soft light'])
+    assert result.prompt_source == 'none' and metric.net.explain(image, 'x').prompt_source == 'none'
+    assert result.score == pytest.approx(metric(image, text='soft light').item())
+    (record,) = caplog.records
+    assert 'A text changes no score with these weights' in record.getMessage()
+
+
+def test_training_and_weights_that_read_texts_are_not_reported(make_amhp, monkeypatch, caplog):
+    monkeypatch.setattr(store, '_warned', set())
+    image = torch.rand(2, 3, 32, 32)
+    (result,) = Scorer(make_amhp()).score([image[:1]], ['soft light'])
+    assert result.prompt_source == 'given'
+    net = make_amhp()
+    torch.nn.init.zeros_(net.fc.weight)
+    net.train()(image, text=['soft light', 'x'])
+    assert not caplog.records

@@ -22,6 +22,9 @@ def weights_list() -> None:
 
     table = Table('name', 'scale', 'variant', 'protocol', 'backbone', 'file')
     for name, path in store.stored().items():
+        if name == store.TANET:
+            table.add_row(name, '1..10', '', '', 'TANet', str(path))
+            continue
         config = read_checkpoint(path).config
         values = config['level_values']
         backbone = config['backbone']
@@ -45,21 +48,32 @@ def weights_add(
         str, typer.Argument(help='Trained checkpoint: FILE or hf-hub:user/name.', metavar='FILE')
     ],
     name: Annotated[
-        str,
+        str | None,
         typer.Option(
             '--as',
-            help='Name in the store; amhp uses ava, amhp-para uses para, amhp-aadb uses aadb.',
+            help='Name in the store; amhp uses ava, amhp-para uses para, amhp-aadb uses aadb, '
+            'tanet uses tanet.',
+            show_default='ava, or tanet for a TANet',
         ),
-    ] = 'ava',
+    ] = None,
 ) -> None:
     """Check a checkpoint and copy it to the store; with `--as ava`, amhp uses it."""
+    from pyiqa_amhp.errors import AMHPError
     from pyiqa_amhp.model.config import complete_checkpoint
     from pyiqa_amhp.weights import store
     from pyiqa_amhp.weights.checkpoint import read_checkpoint
 
     store.store_path(name)  # a bad name is an error before anything is downloaded
-    checkpoint = complete_checkpoint(read_checkpoint(file, newest=True))
-    console.print(f'stored: {escape(str(store.add_to_store(checkpoint, name)))}')
+    if store.is_tanet(file):
+        from pyiqa_amhp.model.tanet import add_to_store
+
+        if name not in (None, store.TANET):
+            raise AMHPError(f'{file}: a TANet, which is stored as {store.TANET!r}, not {name!r}')
+        stored = add_to_store(file)
+    else:
+        checkpoint = complete_checkpoint(read_checkpoint(file, newest=True))
+        stored = store.add_to_store(checkpoint, name or 'ava')
+    console.print(f'stored: {escape(str(stored))}')
 
 
 @weights_app.command('remove')

@@ -131,7 +131,7 @@ def explain(net: AMHP, image: ImageInput, text: str | None = None) -> Explanatio
 
 def _explain(net: AMHP, attribution: Attribution, text: str, image: torch.Tensor) -> Explanation:
     scorer = Scorer(net)
-    source = net.prompt_sources([text])[0]
+    source = net.prompt_sources([text])[0] if scorer.reads_text else 'none'
     prediction = attribution.prompt.prediction
     prompt = text if source == 'given' else ''
     if source == 'predicted' and prediction and prediction.texts:
@@ -274,8 +274,8 @@ def _notes(
         )
     elif not reads_text:
         yield (
-            'This model is not trained, and its attribute prompt has no weight: neither words nor '
-            'attributes change its score.'
+            'This model is not trained, or was trained without texts, and its attribute prompt has '
+            'no weight: neither words nor attributes change its score.'
         )
     elif text and explanation.prompt_source != 'given':
         source = net.config.prompt_source

@@ -204,6 +204,11 @@ class AMHP(ReadsImages, PromptFeatures):
         p = level_distribution(logit, self.logit_scale)  # Eq. 7  (N, k)
         return (p * self.level_values).sum(dim=-1, keepdim=True), p
 
+    @property
+    def score_range(self) -> str:
+        """The ends of the scale, as pyiqa's metrics state them: ``1, 10``."""
+        return '{:g}, {:g}'.format(*self.config.scale)
+
     def explain(self, image, text: str | None = None):
         """Explain the score of one image: a path, bytes, a Pillow image or a tensor.
 

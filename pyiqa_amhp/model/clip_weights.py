@@ -21,7 +21,7 @@ from open_clip.pretrained import download_pretrained, download_pretrained_from_h
 
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model.config import AMHPConfig
-from pyiqa_amhp.weights.checkpoint import check_keys, read_tensors
+from pyiqa_amhp.weights.checkpoint import CONFIG_KEY, check_keys, read_tensors
 from pyiqa_amhp.weights.hub import HUB_PREFIX, cached_file, download_hint, require_network
 
 # Buffers that only OpenAI's archives hold.
@@ -133,6 +133,11 @@ def _from_file(config: AMHPConfig, model_cfg: dict, path: Path) -> ClipSource:
     """Read a local file: OpenAI's archive, a state dict, or safetensors."""
     config = dataclasses.replace(config, clip_weights=path.name)  # checkpoints hold no paths
     state = read_tensors(path)
+    if CONFIG_KEY in state:
+        raise AMHPError(
+            f'{path}: a trained AMHP, and clip_weights= expects a CLIP; give it as '
+            'pretrained_model_path='
+        )
     quick_gelu = config.quick_gelu
     hub_config = path.with_name(HUB_CONFIG)
     if quick_gelu is None and (state.keys() & set(OPENAI_ONLY) or model_cfg.get('quick_gelu')):

@@ -60,6 +60,8 @@ CHOICES = {
 OPTIONAL = ('fc_init', 'crop', 'prompt_source')  # may be None
 # Option names of earlier versions, which are still read.
 RENAMED = {'text_source': 'prompt_source'}
+# The name of a scale and of a bundle of options, and what only the start of training reads.
+NOT_IN_SCORES = ('dataset', 'protocol', 'clip_weights', 'tau', 'fc_init')
 MAX_RESIZE = 10_000  # pixels of resize_size (our choice)
 SET_LATER: Any = None  # default of options that ``__post_init__`` sets
 
@@ -291,6 +293,50 @@ class AMHPConfig:
     def uses_levels(self) -> bool:
         """Whether the sentences of the quality levels are used."""
         return self.variant in ('image+levels', 'all')
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Lowest and highest score: the ends of the data set's votes, or of own level values."""
+        scale = SCALES[self.dataset]
+        ends = scale.vote_values if self.level_values == scale.level_values else self.level_values
+        return float(ends[0]), float(ends[-1])
+
+    def differences(self, stored: dict[str, Any], image_size: int) -> dict[str, tuple[Any, Any]]:
+        """Compare with the configuration of a checkpoint: the options that change a score.
+
+        Args:
+            stored: the checkpoint's configuration.
+            image_size: side of the encoders' input in pixels.
+
+        Returns:
+            The checkpoint's value and this one, by the names of the options that differ.
+
+        Raises:
+            AMHPError: a configuration that this version does not accept.
+        """
+        theirs = AMHPConfig.from_options({}, stored)._score_options(image_size)
+        mine = self._score_options(image_size)
+        for name in ('image_mean', 'image_std'):
+            if theirs[name] is None:  # of a checkpoint that does not say
+                theirs[name] = mine[name]
+        return {
+            name: (theirs.get(name), mine.get(name))
+            for name in {**mine, **theirs}
+            if theirs.get(name) != mine.get(name)
+        }
+
+    def _score_options(self, image_size: int) -> dict[str, Any]:
+        """Return the options that change a score of given weights."""
+        without = {*NOT_IN_SCORES}
+        if not self.uses_levels:
+            without |= {'template', 'tuple_prompts'}
+        if self.predictor != 'levels':
+            without |= {'attributes', 'attribute_template', 'predicted_text'}
+        if self.predictor == 'none' and self.prompt_source in (None, 'given'):
+            without.add('prompt_source')  # the same there
+        values = {k: v for k, v in dataclasses.asdict(self).items() if k not in without}
+        values['resize_size'] = values['resize_size'] or round(image_size * 256 / 224)
+        return values
 
     def to_tensor(self) -> torch.Tensor:
         """Pack the configuration into a tensor, for checkpoints."""

@@ -12,7 +12,7 @@ from pyiqa_amhp.datasets.color_profiles import check_option
 from pyiqa_amhp.datasets.images import Source, read_image
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model.preprocess import check_images
-from pyiqa_amhp.plugin import let_networks_read
+from pyiqa_amhp.plugin import extend_inference_model
 
 ImageInput = Source | torch.Tensor
 SINGLE = (str, Path, bytes, bytearray, memoryview, Image.Image)
@@ -39,12 +39,12 @@ class ReadsImages:
             AMHPError: not True, False or None.
         """
         self.color_profiles = check_option(color_profiles)
-        let_networks_read()
+        extend_inference_model()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a copy or a pickle, for which no ``__init__`` runs."""
         super().__setstate__(state)  # type: ignore[misc]  # of torch's Module
-        let_networks_read()
+        extend_inference_model()
 
     def read_input(self, image: ImageInput) -> torch.Tensor:
         """Read one image as ``(1, 3, H, W)`` in [0, 1]; see ``to_batch``."""

@@ -1,5 +1,7 @@
 """Prompts of an AMHP: where the attribute prompt of an image comes from, and prompts' features."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -9,7 +11,9 @@ from pyiqa_amhp.model.config import PROMPT_SOURCES, AMHPConfig
 from pyiqa_amhp.model.engines import without_autocast
 from pyiqa_amhp.model.prompt_predictor import AttributePrompt, LevelPredictor, PredictedPrompt
 from pyiqa_amhp.utils.text import given_text
-from pyiqa_amhp.weights.checkpoint import stored_config, tensor_versions
+from pyiqa_amhp.weights.authors_code import is_of_authors
+from pyiqa_amhp.weights.checkpoint import CONFIG_KEY, stored_config, tensor_versions, with_config
+from pyiqa_amhp.weights.store import warn_unread_text
 
 
 class PromptFeatures(nn.Module):
@@ -17,6 +21,8 @@ class PromptFeatures(nn.Module):
 
     Attributes:
         config: the configuration.
+        fc: the fully connected layer of Eq. 4, in variants with attributes.
+        zero_shot: whether CLIP's own weights are used without any training.
         backbone: CLIP's encoders.
         predictor: predictor of the attribute prompt of an image without a text, if there is one.
         level_sentences: the second-level prompts ``Ta``, ``k`` sentences.
@@ -28,12 +34,25 @@ class PromptFeatures(nn.Module):
     predictor: nn.Module | None
     level_sentences: list[str]
     level_vectors: nn.Parameter
+    fc: nn.Linear
+    zero_shot: bool
 
     def __init__(self) -> None:
         super().__init__()
         # Versions of the text encoder's weights and features ``(M, n)``, by how the encoder runs
         # and M sentences.
         self._sentence_cache: dict[tuple, tuple[list, torch.Tensor]] = {}
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether an attribute prompt can change a score.
+
+        It cannot in variants without attributes, and where its half of the weights of ``fc`` is
+        zero: before training, and after a training without a single text.
+        """
+        if not self.config.uses_attributes:
+            return False
+        return bool(self.fc.weight[:, self.backbone.width :].any())
 
     def prompt_sources(self, texts: list[str], prompt_source: str | None = None) -> list[str]:
         """Determine the source of each image's attribute prompt.
@@ -83,6 +102,8 @@ class PromptFeatures(nn.Module):
         if not self.config.uses_attributes:
             return AttributePrompt(None)
         sources = self.prompt_sources(texts, prompt_source)
+        if 'given' in sources and not (self.training or self.zero_shot or self.reads_text):
+            warn_unread_text()
         if Ft is None or set(sources) == {'none'}:
             # In training the loss compares a predicted prompt with the given text.
             read = {'given', 'predicted'} if self.training else {'given'}
@@ -155,15 +176,41 @@ class PromptFeatures(nn.Module):
         return self.config.to_tensor()
 
     def set_extra_state(self, state: torch.Tensor) -> None:
-        """Check that a ``state_dict`` comes from a model that computes the same.
+        """Take nothing: ``_load_from_state_dict`` has compared the configurations."""
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Check that a ``state_dict`` comes from a model that computes the same; then load it.
+
+        torch calls it before anything is loaded. A state dict of the authors' code is converted;
+        one without a configuration is the caller's word.
 
         Raises:
-            AMHPError: the state of another backbone, activation or variant.
+            AMHPError: another value of an option that changes a score, with both values.
         """
-        stored = stored_config(state)
-        for name in ('backbone', 'quick_gelu', 'variant'):
-            if stored.get(name) != getattr(self.config, name):
-                raise AMHPError(
-                    f'weights made with {name}={stored.get(name)!r} do not fit a model with '
-                    f'{name}={getattr(self.config, name)!r}'
+        if not prefix and is_of_authors(state_dict):
+            converted = with_config(dict(state_dict), 'this state dict')
+            state_dict.clear()
+            state_dict.update(converted)
+        if prefix + CONFIG_KEY in state_dict:
+            changed = self.differences(state_dict[prefix + CONFIG_KEY])
+            if changed:
+                theirs, mine = (
+                    ', '.join(f'{name}={values[i]!r}' for name, values in changed.items())
+                    for i in (0, 1)
                 )
+                raise AMHPError(
+                    f'weights made with {theirs} do not fit a model with {mine}; build the model '
+                    'from the file (pretrained_model_path=FILE), which also takes its options'
+                )
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def differences(self, state: torch.Tensor) -> dict[str, tuple[Any, Any]]:
+        """Compare with the configuration that a ``state_dict`` holds.
+
+        Args:
+            state: what ``get_extra_state`` of the other model returned.
+
+        Returns:
+            See ``AMHPConfig.differences``.
+        """
+        return self.config.differences(stored_config(state), self.backbone.image_size)

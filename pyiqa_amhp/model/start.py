@@ -43,7 +43,8 @@ def find_start(
             cannot run without training.
     """
     dataset = AMHPConfig.from_options({'dataset': options.get('dataset')}).dataset
-    checkpoint = find_checkpoint(dataset, pretrained, pretrained_model_path)
+    any_scale = options.get('dataset') is None or options.get('level_values') is not None
+    checkpoint = find_checkpoint(dataset, pretrained, pretrained_model_path, any_scale)
     config = AMHPConfig.from_options(options, checkpoint.config if checkpoint else None)
     zero_shot = pretrained is True and not checkpoint
     if zero_shot and not config.uses_levels:

@@ -42,7 +42,8 @@ from torchvision.transforms import functional as TF
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model.inputs import ReadsImages
 from pyiqa_amhp.model.preprocess import at_least_fp32, check_images
-from pyiqa_amhp.weights.checkpoint import check_keys, read_tensors
+from pyiqa_amhp.weights.checkpoint import check_keys, read_tensors, write_state
+from pyiqa_amhp.weights.store import TANET, find_tanet, store_path
 
 SCORES = 10  # AVA's votes, 1..10
 SCENES = 365  # classes of Places365, on which the theme network was trained
@@ -186,8 +187,9 @@ class TANet(ReadsImages, nn.Module):
     """The arch ``TANet`` of pyiqa: scores an image on AVA's scale, 1..10.
 
     Args:
-        pretrained: False: random weights, the start of training. True needs
-            ``pretrained_model_path``, since no weights come with this package.
+        pretrained: False: random weights, the start of training. True: ``pretrained_model_path``,
+            then the environment variable ``PYIQA_AMHP_WEIGHTS`` if it names a TANet, then the entry
+            ``tanet`` of the user's store, since no weights come with this package.
         pretrained_model_path: a checkpoint, ``.pth`` or ``.safetensors``: the authors' for AVA, or
             one of this arch. It loads without running code.
         color_profiles: whether images with a colour profile are converted to sRGB when they are
@@ -212,10 +214,13 @@ class TANet(ReadsImages, nn.Module):
         if pretrained not in (True, False):
             raise AMHPError(f'pretrained={pretrained!r}: expected True or False')
         if pretrained and pretrained_model_path is None:
+            pretrained_model_path = find_tanet()
+        if pretrained and pretrained_model_path is None:
             raise AMHPError(
                 'TANet: no weights come with this package; give pretrained_model_path=FILE (the '
                 "authors' checkpoint for AVA, SRCC_758_LCC_765.pth in their public code, or one "
-                'of your own), or pretrained=False for random weights'
+                'of your own), store it once (`amhp weights add FILE --as tanet`), or '
+                'pretrained=False for random weights'
             )
         self.res365_last = resnet18(weights=None, num_classes=SCENES)
         self.hypernet = HyperNet()
@@ -311,6 +316,17 @@ def load_checkpoint(net: TANet, path: str | Path) -> None:
         state = {**state, **statistics}
     check_keys(net, state, path)
     net.load_state_dict(state)
+
+
+def add_to_store(path: str | Path) -> Path:
+    """Copy a checkpoint into the user's store, as what the metric ``tanet`` uses.
+
+    Raises:
+        AMHPError: see ``load_checkpoint``; or a store that cannot be written.
+    """
+    net = TANet(pretrained=False)
+    load_checkpoint(net, path)
+    return write_state(store_path(TANET), net.state_dict())
 
 
 def _warn_uncalibrated(path: str | Path) -> None:

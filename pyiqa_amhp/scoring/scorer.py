@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 from torchvision.transforms.functional import to_tensor
 
-from pyiqa_amhp.datasets.ratings import SCALES
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model.amhp import AMHP
 from pyiqa_amhp.model.config import with_first_names
@@ -157,9 +156,7 @@ class Scorer:
         For other metrics pyiqa states them; its ``~1`` is read as 1.
         """
         if self.amhp:
-            scale, values = SCALES[self.amhp.config.dataset], self.amhp.config.level_values
-            ends = scale.vote_values if values == scale.level_values else values
-            return float(ends[0]), float(ends[-1])
+            return self.amhp.config.scale
         number = r'~?(-?\d+(?:\.\d+)?)'
         stated = re.fullmatch(rf'{number}, *{number}', str(self.metric.score_range))
         return (float(stated[1]), float(stated[2])) if stated else None
@@ -178,10 +175,8 @@ class Scorer:
 
     @property
     def reads_text(self) -> bool:
-        """Whether a text can change a score. In an untrained AMHP its weight is zero."""
-        if not (self.amhp and self.takes_text):
-            return False
-        return bool(self.amhp.fc.weight[:, self.amhp.backbone.width :].any())
+        """Whether a text can change a score, see ``PromptFeatures.reads_text``."""
+        return self.amhp is not None and self.amhp.reads_text
 
     @property
     def predicts_prompts(self) -> bool:
@@ -312,7 +307,9 @@ class Scorer:
             x = net.preprocess.normalize(x.float() / 255)
         with torch.inference_mode():
             mos, dist = net.predict(x, list(texts), prompt_source)
-        sources = net.prompt_sources(list(texts), prompt_source)
+        sources = ['none'] * len(texts)  # a prompt that changes nothing is no source
+        if net.reads_text:
+            sources = net.prompt_sources(list(texts), prompt_source)
         numbers = zip(mos[:, 0].tolist(), dist.tolist(), strict=True)
         for result, source, (score, levels) in zip(results, sources, numbers, strict=True):
             result.score, result.prompt_source = score, source

@@ -25,7 +25,7 @@ from pyiqa_amhp.train.optim import OptimizerStepper
 from pyiqa_amhp.train.options import one_of
 from pyiqa_amhp.train.predictor import PredictorTraining
 from pyiqa_amhp.train.state import random_states, set_random_states, write_state
-from pyiqa_amhp.weights.checkpoint import check_keys, read_tensors, save_checkpoint
+from pyiqa_amhp.weights.checkpoint import CONFIG_KEY, check_keys, read_tensors, save_checkpoint
 from pyiqa_amhp.weights.hub import fetch_model, hub_id, is_hub_id
 
 WEIGHT_DECAY = 1e-3  # paper, section 4.2.1
@@ -106,6 +106,8 @@ class AMHPModel(EvalModel):
         get_root_logger().info(f'Loading {load_path}')
         file = fetch_model(hub_id(load_path)) if is_hub_id(load_path) else load_path
         bare, state = self.get_bare_model(net), read_tensors(file)
+        if self.is_train and isinstance(bare, AMHP) and CONFIG_KEY in state:
+            state[CONFIG_KEY] = _config_to_start_with(bare, state[CONFIG_KEY], load_path)
         if strict:
             check_keys(bare, state, load_path)
         bare.load_state_dict(state, strict=strict)
@@ -303,6 +305,19 @@ class AMHPModel(EvalModel):
         state = self.get_bare_model(net).state_dict()
         save_checkpoint(path, state)
         self.record.add_checkpoint(path.name, state)
+
+
+def _config_to_start_with(net: AMHP, stored: torch.Tensor, path: str) -> torch.Tensor:
+    """Return the configuration to load weights with that a training starts from.
+
+    Training may go to another scale, other levels and so on; the encoders must compute the same.
+    """
+    changed = net.differences(stored)
+    if not changed or changed.keys() & {'backbone', 'quick_gelu', 'variant'}:
+        return stored  # which is compared when it is loaded
+    for name, (theirs, mine) in changed.items():
+        get_root_logger().info(f'{path} has {name}={theirs!r}; trained here: {name}={mine!r}')
+    return net.get_extra_state()
 
 
 def _keep_newest(models: Path, keep: int) -> None:

@@ -18,6 +18,7 @@ import torch
 
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.utils.files import write_atomically
+from pyiqa_amhp.weights.authors_code import from_authors, is_of_authors
 from pyiqa_amhp.weights.hub import check_config, fetch_model, hub_id, is_hub_id
 from pyiqa_amhp.weights.torchscript import is_torchscript, read_archive
 
@@ -79,7 +80,8 @@ def safe_load(path: str | Path, by_torch: bool = False) -> Any:
 def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
     """Read the named tensors of a weights file, on the CPU.
 
-    The prefix ``module.`` of distributed training is removed from the names.
+    The prefix ``module.`` of distributed training is removed from the names. A state dict of the
+    authors' code is converted to one of AMHP, with a configuration.
 
     Raises:
         AMHPError: see ``safe_load``; or a file without named tensors.
@@ -98,7 +100,20 @@ def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
     if not tensors:
         raise AMHPError(f'{path}: expected a checkpoint with named tensors, found none')
     _check_size(path, (value.numel() * value.element_size() for value in tensors.values()))
-    return tensors
+    return with_config(tensors, str(path))
+
+
+def with_config(state: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
+    """Convert a state dict of the authors' code (``authors_code.py``); others stay as they are.
+
+    Args:
+        state: tensors by name.
+        name: what users call it, for messages.
+    """
+    if not is_of_authors(state):
+        return state
+    config, state = from_authors(state, name)
+    return {**state, CONFIG_KEY: config_to_tensor(config)}
 
 
 def _declared_sizes(path: Path) -> list[int]:
@@ -158,8 +173,8 @@ def read_checkpoint(path: str | Path, newest: bool = False) -> Checkpoint:
         config = stored_config(state.pop(CONFIG_KEY, None))
     except AMHPError as error:
         raise AMHPError(
-            f'{path}: no AMHP configuration in it; expected a checkpoint that AMHP was saved to '
-            '(CLIP weights go to clip_weights=)'
+            f'{path}: no AMHP configuration in it; expected a checkpoint that AMHP was saved to, '
+            "or one of the authors' code (CLIP weights go to clip_weights=)"
         ) from error
     return Checkpoint(Path(path).expanduser(), config, state, Path(path).name)
 
@@ -279,11 +294,11 @@ def check_keys(
             problems.append(f'{len(keys)} {title}: {_first_five(sorted(keys))}')
     shapes = [
         f'{key} is {list(state[key].shape)}, expected {list(expected[key].shape)}'
-        for key in expected
-        if key in state and state[key].shape != expected[key].shape
+        for key in expected.keys() & state.keys() - {CONFIG_KEY}  # a text: of any length
+        if state[key].shape != expected[key].shape
     ]
     if shapes:
-        problems.append(f'{len(shapes)} of another shape: {_first_five(shapes)}')
+        problems.append(f'{len(shapes)} of another shape: {_first_five(sorted(shapes))}')
     if problems:
         raise AMHPError(f'{path}: the weights do not fit the model ({"; ".join(problems)})')
 

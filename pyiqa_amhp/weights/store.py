@@ -13,23 +13,29 @@ from pyiqa_amhp.weights.checkpoint import (
     Checkpoint,
     config_to_tensor,
     read_checkpoint,
+    read_tensors,
     save_checkpoint,
 )
+from pyiqa_amhp.weights.hub import is_hub_id
 
 WEIGHTS_VARIABLE = 'PYIQA_AMHP_WEIGHTS'
 HOME_VARIABLE = 'PYIQA_AMHP_HOME'
+TANET = 'tanet'  # entry of the store that the metric of this name uses
 
 logger = logging.getLogger('pyiqa_amhp')
-_warned: set[str] = set()
+_warned: set = set()
 
 
-def find_checkpoint(dataset: str, pretrained: bool | str, path: str | None) -> Checkpoint | None:
-    """Read the trained weights to use: ``path``, else ``default_weights``.
+def find_checkpoint(
+    dataset: str, pretrained: bool | str, path: str | None, any_scale: bool = False
+) -> Checkpoint | None:
+    """Read the trained weights to use: ``path``, else ``default_checkpoint``.
 
     Args:
         dataset: data set whose scale the score is on; names the entry of the store.
         pretrained: as in ``AMHP``; only True looks for the default weights.
         path: a file or an id of the hub, if the user gave one.
+        any_scale: whether weights of another data set will do.
 
     Returns:
         The weights; None if there are none.
@@ -43,16 +49,63 @@ def find_checkpoint(dataset: str, pretrained: bool | str, path: str | None) -> C
         return read_checkpoint(path)
     if pretrained is not True:
         return None
-    default = default_weights(dataset)
-    return None if default is None else read_checkpoint(default)
+    return default_checkpoint(dataset, any_scale)
 
 
-def default_weights(dataset: str) -> str | Path | None:
-    """Default weights: the environment variable, then the local store."""
-    if from_environment := os.environ.get(WEIGHTS_VARIABLE):
-        return from_environment
-    stored = store_path(dataset)
+def default_checkpoint(dataset: str, any_scale: bool = False) -> Checkpoint | None:
+    """Default weights: the environment variable, then the local store.
+
+    If the variable names weights of another scale, or a TANet, the store goes first, and a warning
+    says so.
+
+    Args:
+        dataset, any_scale: see ``find_checkpoint``.
+    """
+    named, stored = os.environ.get(WEIGHTS_VARIABLE), store_path(dataset)
+    if not named:
+        return read_checkpoint(stored) if stored.is_file() else None
+    try:
+        checkpoint = read_checkpoint(named)
+    except AMHPError:
+        if not (stored.is_file() and is_tanet(named)):
+            raise
+        reason = 'a TANet'
+    else:
+        trained_on = checkpoint.config.get('dataset')
+        if any_scale or trained_on == dataset or not stored.is_file():
+            return checkpoint
+        reason = f'of the scale of {trained_on!r}'
+    if (named, dataset) not in _warned:
+        _warned.add((named, dataset))
+        logger.warning(
+            '%s=%s is %s; the weights stored as %r are used',
+            WEIGHTS_VARIABLE,
+            named,
+            reason,
+            dataset,
+        )
+    return read_checkpoint(stored)
+
+
+def find_tanet() -> str | Path | None:
+    """Find the default weights of TANet: the environment variable if they are one, or the store.
+
+    Raises:
+        AMHPError: the variable names a file that cannot be read.
+    """
+    named, stored = os.environ.get(WEIGHTS_VARIABLE), store_path(TANET)
+    if named and is_tanet(named):
+        return named
     return stored if stored.is_file() else None
+
+
+def is_tanet(path: str | Path) -> bool:
+    """Whether a file holds the weights of a TANet.
+
+    Raises:
+        AMHPError: a file that cannot be read.
+    """
+    return not is_hub_id(path) and 'tygertnet.fc1.weight' in read_tensors(path)
 
 
 def warn_zero_shot(config) -> None:
@@ -70,6 +123,16 @@ def warn_zero_shot(config) -> None:
             config.backbone if isinstance(config.backbone, str) else 'a model of your own',
             config.clip_weights,
             config.dataset,
+        )
+
+
+def warn_unread_text() -> None:
+    """Warn once per process that a text was given to weights that read none."""
+    if 'unread text' not in _warned:
+        _warned.add('unread text')
+        logger.warning(
+            'A text changes no score with these weights: they were trained without any text, so '
+            'that the weights of the attribute prompt are zero. The prompt source is none.'
         )
 
 
@@ -98,6 +161,8 @@ def add_to_store(checkpoint: Checkpoint, name: str) -> Path:
     Raises:
         AMHPError: a name that is not allowed, or a store that cannot be written.
     """
+    if name == TANET:
+        raise AMHPError(f'{checkpoint.name}: an AMHP, and the name {TANET!r} is for a TANet')
     state = {**checkpoint.state, CONFIG_KEY: config_to_tensor(checkpoint.config)}
     return save_checkpoint(store_path(name), state)
 

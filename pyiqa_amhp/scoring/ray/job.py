@@ -200,9 +200,15 @@ def _find_weights(config: ScorerConfig) -> str | None:
     entry: dict[str, Any] = METRIC_CONFIGS.get(config.metric, {})
     network = entry.get('metric_opts', {})
     if weights is None and network.get('type') == 'AMHP' and 'pretrained' not in network:
-        from pyiqa_amhp.weights.store import default_weights
+        from pyiqa_amhp.weights.store import default_checkpoint
 
-        weights = default_weights(network.get('dataset', 'ava'))
+        dataset = network.get('dataset')
+        checkpoint = default_checkpoint(dataset or 'ava', any_scale=dataset is None)
+        weights = checkpoint and checkpoint.path
+    elif weights is None and network.get('type') == 'TANet':
+        from pyiqa_amhp.weights.store import find_tanet
+
+        weights = find_tanet()
     if weights is None:
         return None
     if is_hub_id(weights):
