@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from pyiqa_amhp.weights.checkpoint import tensor_versions
 
 Encode = Callable[[nn.Module, torch.Tensor], torch.Tensor]  # encode_images or encode_tokens
 Session = Callable[[np.ndarray], np.ndarray]
+Module = TypeVar('Module', bound=nn.Module)
 MAX_ERROR = {'fp32': 1e-3, 'bf16': 0.05, 'fp16': 0.05, 'int8': 0.15}
 """Largest error of features, relative to torch's (our choice)."""
 OPENVINO_PRECISIONS = {'fp32': 'f32', 'bf16': 'bf16', 'fp16': 'f16'}
@@ -179,9 +180,7 @@ def _exportable(graph: nn.Module) -> nn.Module:
     return copy_with_tensors(graph, _exportable_tensor)
 
 
-def copy_with_tensors(
-    module: nn.Module, convert: Callable[[torch.Tensor], torch.Tensor]
-) -> nn.Module:
+def copy_with_tensors(module: Module, convert: Callable[[torch.Tensor], torch.Tensor]) -> Module:
     """Copy a module but for its tensors: those of the copy are ``convert(tensor)``.
 
     Args:

@@ -204,7 +204,7 @@ def _find_weights(config: ScorerConfig) -> str | None:
 
         dataset = network.get('dataset')
         checkpoint = default_checkpoint(dataset or 'ava', any_scale=dataset is None)
-        weights = checkpoint and checkpoint.path
+        weights = checkpoint.path if checkpoint else None
     elif weights is None and network.get('type') == 'TANet':
         from pyiqa_amhp.weights.store import find_tanet
 
