@@ -210,9 +210,54 @@ def test_unreadable_images_can_be_samples_with_an_error(make, tmp_path):
 
 
 def test_a_wrong_folder_is_an_error_before_training(make, tmp_path):
-    with pytest.raises(AMHPError, match=r'first image is not there.*dataroot_target') as caught:
+    with pytest.raises(
+        AMHPError, match=r'1 of the first 1 images are not there.*dataroot'
+    ) as caught:
         make({'a.png': GOOD}, dataroot_target=str(tmp_path / 'elsewhere'))
     assert str(caught.value).startswith(str(tmp_path / 'elsewhere' / 'a.png'))
+
+
+@pytest.mark.parametrize(
+    ('there', 'skip', 'hint'),
+    [
+        (0, True, ''),
+        (9, True, ''),  # of 20
+        (19, False, ''),  # the first is missing
+        ('.JPG', True, "; there is 'a00.JPG': names need the suffix of their file"),
+        ('A00', True, "; there is 'A00': upper and lower case differ"),
+    ],
+)
+def test_missing_images_are_one_error_with_the_first_path(tmp_path, there, skip, hint):
+    names = [f'a{i:02}' for i in range(30)]
+    csv = tmp_path / 'rated.csv'
+    pd.DataFrame({'img_name': names, 'MOS': [1.0, 5.0] * 15}).to_csv(csv, index=False)
+    (tmp_path / 'images').mkdir()
+    files = [f'a00{there}' if there == '.JPG' else there] if hint else names[20 - there : 20]
+    for name in [*files, *names[20:]]:
+        (tmp_path / 'images' / name).touch()
+    opt = {'meta_info_file': str(csv), 'dataroot_target': str(tmp_path / 'images')}
+    with pytest.raises(AMHPError) as caught:
+        AMHPDataset({**opt, 'level_values': [1, 2, 3, 4, 5], 'skip_bad_images': skip})
+    missing = 20 if hint else 20 - there
+    assert str(caught.value) == (
+        f'{tmp_path / "images" / "a00"}: {missing} of the first 20 images are not there; check '
+        f"dataroot_target='{tmp_path / 'images'}' and the column img_name of {csv}{hint}"
+    )
+
+
+def test_half_of_the_first_images_may_be_missing_if_they_are_skipped(make):
+    dataset = make({'a.png': GOOD, 'b.png': None}, skip_bad_images=True)
+    assert 'no such file' in dataset[1]['read_error']
+
+
+def test_a_misspelt_option_is_an_error_with_the_nearest_name(make):
+    with pytest.raises(AMHPError, match="no option 'spilt_index'; did you mean 'split_index'"):
+        make({'a.png': GOOD}, spilt_index='split')
+
+
+def test_text_is_not_taken_for_true(make):
+    with pytest.raises(AMHPError, match="skip_bad_images='false': expected true or false"):
+        make({'a.png': GOOD}, skip_bad_images='false')
 
 
 # Augmentation

@@ -90,8 +90,17 @@ def test_a_repeated_name_is_named_by_the_lines_of_both_rows(fails):
         ('nan', 'empty, expected a number'),
         ('inf', "'inf', expected a number"),
         ('"1,5"', "'1,5', expected a number"),
-        ('0.5', 'mean score 0.5: expected 1 to 5'),
-        ('5.01', 'mean score 5.01: expected 1 to 5'),
+        (
+            '0.5',
+            'mean score 0.5: expected 1 to 5; if the scale is another, '
+            'level_values: [0, 2.5, 5, 7.5, 10] would hold all ratings',
+        ),
+        (
+            '5.01',
+            'mean score 5.01: expected 1 to 5; if the scale is another, '
+            'level_values: [1, 2.5, 4, 5.5, 7] would hold all ratings',
+        ),
+        ('True', "'True', expected a number"),
     ],
 )
 def test_a_score_that_is_not_a_number_or_outside_the_scale(fails, value, problem):
@@ -113,6 +122,14 @@ def test_no_scores_at_all(fails):
 def test_a_deviation_that_is_negative_or_not_a_number(fails, value, problem):
     content = f'img_name,MOS,std\na,1,\nb,2,{value}\n'
     assert fails(content) == f"row 3, column 'std': {problem}"
+
+
+@pytest.mark.parametrize(('mean', 'std'), [(1, 2.2), (3, 3.6), (5, 40)])
+def test_a_deviation_that_no_ratings_on_the_scale_can_have(fails, mean, std):
+    assert fails(f'img_name,MOS,std\na,1,\nb,{mean},{std}\n') == (
+        f"row 3, column 'std': standard deviation {std}: impossible for ratings from 1 to 5 with "
+        f'the mean {mean}; give it on the scale of MOS'
+    )
 
 
 def test_scores_without_a_scale(fails):
@@ -153,7 +170,7 @@ def test_a_bad_vote_is_named_if_low_votes_are_good(fails):
 
 def test_votes_in_ratings_columns_are_named_so(fails):
     content = 'img_name,ratings_1,ratings_2\na,0,0\n'
-    assert fails(content).startswith("row 2, column 'ratings_1..': no votes")
+    assert fails(content, level_values=None).startswith("row 2, column 'ratings_1..': no votes")
 
 
 def test_votes_that_the_authors_all_drop(fails):
@@ -185,11 +202,25 @@ def test_vote_columns_that_are_not_1_to_k(fails, columns, options, expected):
 
 @pytest.mark.parametrize(
     ('values', 'given'),
-    [(('train', 'tset'), 'tset'), ((0, 3), '3'), (('train', '0'), '0'), ((1, 0.5), '0.5')],
+    [
+        (('train', 'tset'), 'tset'),
+        ((0, 3), '3'),
+        (('train', '0'), '0'),
+        ((1, 0.5), '0.5'),
+        (('test', 'Validation'), 'Validation'),
+        (('val', '" "'), ' '),
+    ],
 )
 def test_an_unknown_split(fails, values, given):
     content = 'img_name,MOS,my_split\n' + ''.join(f'{v},1,{v}\n' for v in values)
     expected = f"row 3, column 'my_split': {given!r}, expected train, val or test (or 0, 1, 2)"
+    assert fails(content) == expected
+
+
+@pytest.mark.parametrize('values', [(True, False), (False, '')])
+def test_true_and_false_are_no_splits(fails, values):
+    content = f'img_name,MOS,split\na,1,{values[0]}\nb,1,{values[1]}\n'
+    expected = f"row 2, column 'split': '{values[0]}', expected train, val or test (or 0, 1, 2)"
     assert fails(content) == expected
 
 

@@ -105,6 +105,8 @@ def to_numbers(column: pd.Series, file: str, missing_ok: bool = False) -> np.nda
         AMHPError: a cell that is no finite number.
     """
     values = pd.to_numeric(column, errors='coerce').to_numpy(np.float64, na_value=np.nan)
+    if column.dtype in (bool, object):  # True and False would be 1 and 0
+        values[[isinstance(cell, bool | np.bool_) for cell in column]] = np.nan
     bad = np.isinf(values) | (np.isnan(values) & ~(missing_ok & column.isna().to_numpy()))
 
     def problem(row: int) -> str:

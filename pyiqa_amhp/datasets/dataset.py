@@ -1,6 +1,5 @@
 """``AMHPDataset``: rated images from any CSV, for pyiqa's trainer and tester."""
 
-import os
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,15 +14,22 @@ from torchvision import transforms
 
 from pyiqa_amhp.datasets.color_profiles import check_option
 from pyiqa_amhp.datasets.images import odd_pixel_sum, read_image
+from pyiqa_amhp.datasets.missing_images import check_images_exist
 from pyiqa_amhp.datasets.rated_images import RatedImages, read_table
 from pyiqa_amhp.datasets.ratings import LEVELS
 from pyiqa_amhp.errors import AMHPError, ImageReadError
+from pyiqa_amhp.utils.options import check_names, flag, names_read
 
 # The keys of pyiqa's transform_mapping, which ignores any other key without a message.
 PYIQA_AUGMENTS = (
     'random_crop', 'center_crop', 'resize', 'adaptive_resize', 'random_square_resize',
     'random_arp_resize', 'ada_pad', 'rot90', 'randomerase', 'hflip', 'vflip', 'totensor',
 )  # fmt: skip
+
+# The modules that read the options of a data set.
+OPTION_READERS = ('pyiqa_amhp.datasets', 'pyiqa.data', 'pyiqa.train', 'pyiqa.utils.options')
+# Options of pyiqa's example files that its readers of image pairs or earlier versions had.
+UNREAD = {'io_backend', 'filename_tmpl', 'dataroot_gt', 'dataroot_lq'}
 
 
 class GridCrop:
@@ -79,7 +85,8 @@ class AMHPDataset(BaseIQADataset):
     :func:`pyiqa_amhp.datasets.rated_images.read_table`; and
 
         skip_bad_images: return unreadable images as samples with a ``read_error`` instead of
-            raising an error; ``AMHPModel`` leaves them out and counts them.
+            raising an error; ``AMHPModel`` leaves them out and counts them. If most of the first
+            images do not exist, that is an error all the same.
         max_pixels: images with more pixels are unreadable; default: see ``images.py``.
         color_profiles: whether images with a colour profile are converted to sRGB; default: true.
         freeze: as in the section ``train``. With ``image`` or ``both`` no image is opened here,
@@ -101,6 +108,10 @@ class AMHPDataset(BaseIQADataset):
 
     seeds: tuple[int, int] | None = None
 
+    def __init__(self, opt: Mapping[str, Any]):
+        check_names(f'data set {opt.get("name")}', opt, names_read(*OPTION_READERS) | UNREAD)
+        super().__init__(opt)
+
     def init_path_mos(self, opt: dict[str, Any]) -> None:
         """Read and check the whole table; ``get_split`` then selects the rows of this phase."""
         self.images: RatedImages = read_table(opt)
@@ -112,8 +123,8 @@ class AMHPDataset(BaseIQADataset):
         """Keep the rows of this phase.
 
         Raises:
-            AMHPError: a pickled ``split_file``, no row in this phase, or a first image that does
-                not exist.
+            AMHPError: a pickled ``split_file``, no row in this phase, or images that do not exist
+                (``check_images_exist``).
         """
         if opt.get('split_file') is not None:
             raise AMHPError(
@@ -121,17 +132,12 @@ class AMHPDataset(BaseIQADataset):
                 'run code; put the split into a column and name it in split_index'
             )
         self.images = self.images.of_phase(self.phase, opt.get('split_index'))
-        first = self.images.path(0)
-        if not (os.path.exists(first) or opt.get('skip_bad_images')):
-            raise AMHPError(
-                f'{first}: the first image is not there; check '
-                f'dataroot_target={opt["dataroot_target"]!r} and the column img_name'
-            )
+        check_images_exist(self.images, flag(opt, 'skip_bad_images'))
 
     def get_transforms(self, opt: dict[str, Any]) -> None:
         """Build the transforms: ``augment``, then to a tensor."""
         self.img_range = opt.get('img_range', 1.0)
-        self.skip_bad_images = bool(opt.get('skip_bad_images'))
+        self.skip_bad_images = flag(opt, 'skip_bad_images')
         self.color_profiles = check_option(opt.get('color_profiles'))
         self.reads_images = 'image' not in frozen_encoders(opt.get('freeze'))
         if opt.get('augment') and not self.reads_images:

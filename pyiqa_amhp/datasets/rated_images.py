@@ -4,6 +4,7 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,8 @@ from pyiqa_amhp.datasets.rating_columns import read_rating_columns
 from pyiqa_amhp.datasets.raw import SPLIT_NAMES
 from pyiqa_amhp.datasets.text_columns import read_text_columns
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.utils.text import existing_name
+from pyiqa_amhp.utils.image_names import find_name, ignores_case, image_key
+from pyiqa_amhp.utils.options import flag
 
 
 @dataclass(frozen=True)
@@ -62,13 +64,13 @@ class RatedImages:
     def path(self, index: int) -> str:
         """Return the path of an image.
 
-        Links are checked here and not in ``read_table``: a look at each of 250,000 files takes
-        long.
+        Spelling and links are checked here and not in ``read_table``: a look at each of 250,000
+        files takes long.
 
         Raises:
             AMHPError: links lead out of ``root``, and ``allow_outside`` is false.
         """
-        name = existing_name(str(self.names[index]), self.root)
+        name = find_name(self.root, str(self.names[index]))
         if not (self.allow_outside or stays_within(self.root, name)):
             problem = (
                 f'{name!r} is a link that leaves dataroot_target; copy the image there, or '
@@ -85,6 +87,17 @@ class RatedImages:
             words = {name: column[index] for name, column in self.labels.items()}
             return attribute_sentences(words, self.template)
         return ''
+
+    def digest(self) -> str:
+        """Hash the images' names, ratings, texts and labels: it changes if any of them does."""
+        digest = blake2b(digest_size=16)
+        for array in (self.mos, self.dist, self.level_values):
+            digest.update(np.ascontiguousarray(array, np.float64).tobytes())
+        texts = [] if self.texts is None else self.texts.tolist()
+        labels = {name: column.tolist() for name, column in (self.labels or {}).items()}
+        words = [[image_key(name) for name in self.names.tolist()], texts, labels, self.template]
+        digest.update(repr(words).encode('utf-8', 'surrogatepass'))
+        return digest.hexdigest()
 
     def attribute_levels(self, index: int, levels: Sequence[str]) -> dict[str, int]:
         """Return the index in ``levels`` of each attribute's level, -1 for a missing label."""
@@ -136,7 +149,8 @@ def read_table(opt: dict[str, Any]) -> RatedImages:
     Required columns: ``img_name``; ``MOS`` (or ``mos``), unless there are votes. Optional:
     votes ``c1..cK`` or ``ratings_1..K`` (empty in rows where only the mean is known), ``std``,
     ``text``, ``attr_<name>``, and split columns, whose name contains "split" and whose values
-    are train, val, test, or pyiqa's 0, 1, 2. Other columns are ignored.
+    are train, val, test (in any case, with spaces or without), or pyiqa's 0, 1, 2. Other columns
+    are ignored.
 
     Args:
         opt: options by name.
@@ -150,6 +164,9 @@ def read_table(opt: dict[str, Any]) -> RatedImages:
             1..K).
 
             ``levels``: words of the levels, worst first.
+
+            ``narrow_ratings``: true allows ratings that all lie in a part of the scale; see
+            ``rating_scale.py``.
 
             ``default_std``: standard deviation for rows where only a mean is known.
 
@@ -186,12 +203,14 @@ def read_table(opt: dict[str, Any]) -> RatedImages:
     table = read_csv(file, text_columns=('img_name', opt.get('text_column') or 'text'))
     if 'MOS' not in table and 'mos' in table:
         table = table.rename(columns={'mos': 'MOS'})
-    names = _read_names(table, file, allow_outside=bool(opt.get('allow_outside_root')))
+    allow_outside = flag(opt, 'allow_outside_root')
+    root = os.path.expanduser(str(opt['dataroot_target']))
+    names = _read_names(table, file, root, allow_outside)
     mos, dist, level_values = read_rating_columns(table, file, opt)
     texts, labels = read_text_columns(table, file, opt)
     return RatedImages(
         file=file,
-        root=os.path.expanduser(str(opt['dataroot_target'])),
+        root=root,
         names=names,
         rows=table.index.to_numpy(),
         mos=mos,
@@ -201,20 +220,27 @@ def read_table(opt: dict[str, Any]) -> RatedImages:
         labels=labels,
         template=opt.get('attr_template') or TEMPLATE,
         splits={c: _read_split(table[c], file) for c in table.columns if 'split' in c},
-        allow_outside=bool(opt.get('allow_outside_root')),
+        allow_outside=allow_outside,
     )
 
 
-def _read_names(table: pd.DataFrame, file: str, allow_outside: bool) -> np.ndarray:
-    """Read the image names ``(N,)`` and check that each is unique and a path below the root."""
+def _read_names(table: pd.DataFrame, file: str, root: str, allow_outside: bool) -> np.ndarray:
+    """Read the image names ``(N,)`` and check that each is unique and a path below the root.
+
+    Two spellings of one name are the same image; see ``image_key``.
+    """
     column = get_column(table, 'img_name', file)
     check_cells(column, column == '', file, lambda row: 'empty, expected a name')
 
-    def repeated(row: int) -> str:
-        first = column.index[column == column.iloc[row]][0]
-        return f'{column.iloc[row]!r} is in row {first} already; keep one of them'
+    ignore_case = ignores_case(root)
+    keys = column.map(lambda name: image_key(name, ignore_case))
 
-    check_cells(column, column.duplicated(), file, repeated)
+    def repeated(row: int) -> str:
+        first = column.index[keys == keys.iloc[row]][0]
+        other = '' if column[first] == column.iloc[row] else f' as {column[first]!r}'
+        return f'{column.iloc[row]!r} is in row {first} already{other}; keep one of them'
+
+    check_cells(column, keys.duplicated(), file, repeated)
     has_nul = column.str.contains('\0', regex=False)
     check_cells(column, has_nul, file, lambda row: 'a NUL byte in a name')
 
@@ -230,11 +256,21 @@ def _read_names(table: pd.DataFrame, file: str, allow_outside: bool) -> np.ndarr
 
 
 def _read_split(column: pd.Series, file: str) -> np.ndarray:
-    """Read a split column ``(N,)`` as train, val, test, or '' for rows in no split."""
+    """Read a split column ``(N,)`` as train, val, test, or '' for rows in no split.
+
+    Spaces around a word and upper case do not matter (our choice). True and False, which equal 1
+    and 0 in Python, are no splits.
+    """
     rows, values = pd.factorize(column)  # -1 for empty cells
-    names = np.array([*(str(SPLIT_NAMES.get(value, value)) for value in values), ''])
-    split = names[rows]
+    split = np.array([*map(_split_name, values), ''])[rows]
     bad = ~np.isin(split, ['', *SPLIT_NAMES.values()])
     expected = 'expected train, val or test (or 0, 1, 2)'
-    check_cells(column, bad, file, lambda row: f'{str(split[row])!r}, {expected}')
+    check_cells(column, bad, file, lambda row: f'{str(column.iloc[row])!r}, {expected}')
     return split
+
+
+def _split_name(value: Any) -> str:
+    if isinstance(value, str):
+        return value.strip().lower() or repr(value)
+    is_bool = isinstance(value, bool | np.bool_)
+    return str(value if is_bool else SPLIT_NAMES.get(value, value))

@@ -2,6 +2,7 @@
 
 import logging
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,19 +10,27 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pyiqa_amhp.datasets.csv import bad_cell, get_column, to_numbers
+from pyiqa_amhp.datasets.csv import bad_cell, check_cells, get_column, to_numbers
+from pyiqa_amhp.datasets.rating_scale import (
+    fitting_levels,
+    fitting_scale,
+    impossible_deviations,
+    narrow_problem,
+)
 from pyiqa_amhp.datasets.ratings import (
     LEVELS,
     REFERENCE_PARA_LEVEL_VALUES,
     REFERENCE_PARA_VOTE_MATRIX,
     SCALES,
     RatingError,
+    check_rising,
     default_level_values,
     distribution_from_mean,
     distribution_from_votes,
     vote_matrix,
 )
 from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.utils.options import flag
 
 VOTE_COLUMN = re.compile(r'(?:c|ratings_)(\d+)')
 MOS_TOLERANCE = 0.01  # of the scale, between a MOS and the mean of its votes (our choice)
@@ -86,7 +95,7 @@ class _RatingReader:
     def _find_level_values(self) -> np.ndarray:
         """Return the given values, else those of the data set, else the means of vote bins."""
         if self._opt.get('level_values'):
-            return np.asarray(self._opt['level_values'], np.float64)
+            return check_rising(self._opt['level_values'], 'level_values')
         if self._scale is not None:
             values = self._scale.level_values
             return np.asarray(REFERENCE_PARA_LEVEL_VALUES if self._reference else values)
@@ -100,18 +109,61 @@ class _RatingReader:
 
     def read_means(self, rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
         """Read MOS ``(N,)`` and level distributions ``(N, k)`` from ``MOS`` and ``std``."""
-        mos = self._normalise(to_numbers(get_column(rows, 'MOS', self._file), self._file))
+        levels = self.level_values
+        mos = self._read_mos(rows, levels[0], levels[-1])
         std = None
         if 'std' in rows:
             std = to_numbers(rows['std'], self._file, missing_ok=True)
             std = std * abs(self._normalise.factor)
+            too_large = impossible_deviations(mos, std, levels)
+
+            def problem(row: int) -> str:
+                return (
+                    f'standard deviation {std[row]:g}: impossible for ratings from {levels[0]:g} '
+                    f'to {levels[-1]:g} with the mean {mos[row]:g}; give it on the scale of MOS'
+                )
+
+            check_cells(rows['std'], too_large, self._file, problem)
         try:
             default = self._opt.get('default_std')
-            return mos, distribution_from_mean(mos, std, self.level_values, default)
+            return mos, distribution_from_mean(mos, std, levels, default)
         except RatingError as error:
-            column = 'std' if 'deviation' in error.reason else 'MOS'
             line = rows.index[error.row]
-            raise bad_cell(self._file, line, column, error.reason) from error
+            raise bad_cell(self._file, line, 'std', error.reason) from error
+
+    def _read_mos(self, rows: pd.DataFrame, low: float, high: float) -> np.ndarray:
+        """Read the column ``MOS``, ``(N,)``, and check that its scale is ``low`` to ``high``."""
+        column = get_column(rows, 'MOS', self._file)
+        given = to_numbers(column, self._file)
+        mos = self._normalise(given)
+
+        def problem(row: int) -> str:
+            expected = f'mean score {mos[row]:g}: expected {low:g} to {high:g}'
+            if self.columns:
+                return f'{expected}, as the votes; leave the column out, or give it on their scale'
+            advice = self._advice(given, len(rows))
+            return f'{expected}; if the scale is another, {advice} would hold all ratings'
+
+        check_cells(column, ~((mos >= low) & (mos <= high)), self._file, problem)
+        self._check_narrow(mos, given, len(rows))
+        return mos
+
+    def _check_narrow(self, ratings: np.ndarray, given: np.ndarray, images: int) -> None:
+        """Refuse ratings, as they were given, that take up a part of the scale only."""
+        problem = narrow_problem(ratings, self.level_values, images)
+        if problem and not flag(self._opt, 'narrow_ratings'):
+            raise AMHPError(
+                f'{self._file}: {problem}; give the scale of the ratings, such as '
+                f'{self._advice(given, images)}, or narrow_ratings: true if this is their scale'
+            )
+
+    def _advice(self, given: np.ndarray, images: int) -> str:
+        """Name the option that sets the scale, with a value that fits the ratings."""
+        if self._normalise != _Affine(1.0, 0.0):
+            name, values = 'mos_range', fitting_scale(given, images)
+        else:
+            name, values = 'level_values', fitting_levels(given, images, len(self.level_values))
+        return f'{name}: [{", ".join(f"{value:g}" for value in values)}]'
 
     def read_votes(self, rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
         """Read MOS ``(N,)`` and level distributions ``(N, k)`` from the votes.
@@ -132,6 +184,7 @@ class _RatingReader:
             matrix = REFERENCE_PARA_VOTE_MATRIX
         else:
             matrix = vote_matrix(values[order], self.level_values)
+        self._check_narrow(values, self._vote_values, sys.maxsize)
         try:
             dist = distribution_from_votes(counts[:, order], matrix)
         except RatingError as error:
@@ -140,10 +193,12 @@ class _RatingReader:
                 column = self.columns[order[error.column]]
             line = rows.index[error.row]
             raise bad_cell(self._file, line, column, error.reason) from error
+        is_used = counts.any(axis=0)
+        self._check_narrow(values[is_used], self._vote_values[is_used], len(rows))
         mean = self._normalise((counts @ self._vote_values) / counts.sum(axis=1))
         if 'MOS' not in rows:
             return mean, dist
-        mos = self._normalise(to_numbers(rows['MOS'], self._file))
+        mos = self._read_mos(rows, values.min(), values.max())
         off = np.abs(mos - mean) > MOS_TOLERANCE * np.ptp(values)
         if off.any():
             logger.warning(
@@ -192,13 +247,13 @@ def _mos_normaliser(opt: Mapping[str, Any]) -> _Affine:
     Raises:
         AMHPError: ``mos_range`` or ``lower_better`` is missing, or the range does not rise.
     """
-    if not opt.get('mos_normalize'):
+    if not flag(opt, 'mos_normalize'):
         return _Affine(1.0, 0.0)
     if opt.get('mos_range') is None or opt.get('lower_better') is None:
         raise AMHPError('mos_normalize: true needs mos_range: [lo, hi] and lower_better')
     if not (len(opt['mos_range']) == 2 and opt['mos_range'][0] < opt['mos_range'][1]):
         raise AMHPError(f'mos_range={list(opt["mos_range"])}: expected [lo, hi], rising')
     lo, hi = opt['mos_range']
-    if opt['lower_better']:
+    if flag(opt, 'lower_better'):
         return _Affine(-1 / (hi - lo), hi / (hi - lo))
     return _Affine(1 / (hi - lo), -lo / (hi - lo))

@@ -89,7 +89,7 @@ def default_level_values(votes: ArrayLike, k: int) -> tuple[float, ...]:
     Raises:
         AMHPError: fewer than two levels, or values that do not rise.
     """
-    votes = _check_rising(votes, 'vote values')
+    votes = check_rising(votes, 'vote values')
     if k < 2:
         raise AMHPError(f'{k} levels: expected at least 2')
     if len(votes) % k == 0:
@@ -116,8 +116,8 @@ def vote_matrix(vote_values: ArrayLike, level_values: ArrayLike) -> np.ndarray:
     Raises:
         AMHPError: values that do not rise, or a vote value outside the range of the levels.
     """
-    votes = _check_rising(vote_values, 'vote values')
-    levels = _check_rising(level_values, 'level values')
+    votes = check_rising(vote_values, 'vote values')
+    levels = check_rising(level_values, 'level values')
     m, k = len(votes), len(levels)
     if m % k == 0 and np.allclose(votes.reshape(k, -1).mean(axis=1), levels, rtol=1e-9, atol=0):
         return np.repeat(np.eye(k), m // k, axis=0)
@@ -189,7 +189,7 @@ def distribution_from_mean(
         RatingError: a mean outside the levels' range, a negative deviation.
         AMHPError: shapes that differ, levels that do not rise.
     """
-    levels, mean = _check_rising(level_values, 'level values'), _to_numbers(mean)
+    levels, mean = check_rising(level_values, 'level values'), _to_numbers(mean)
     if mean.ndim != 1:
         raise AMHPError(f'means of shape {mean.shape}: expected (N,)')
     std = np.full(mean.shape, np.nan) if std is None else _to_numbers(std)
@@ -236,16 +236,20 @@ def merge_levels(dist: ArrayLike, k: int) -> np.ndarray:
     return dist.reshape(len(dist), k, -1).sum(axis=2)
 
 
-def _check_rising(values: ArrayLike, what: str) -> np.ndarray:
+def check_rising(values: ArrayLike, what: str) -> np.ndarray:
     """Convert to float64 and check that there are at least two finite numbers that rise."""
-    array = np.asarray(values, dtype=np.float64)
+    try:
+        array = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        array = np.array(np.nan)
     if (
         array.ndim != 1
         or len(array) < 2
         or not np.isfinite(array).all()
         or (array[1:] <= array[:-1]).any()
     ):
-        raise AMHPError(f'{what} {array.tolist()}: expected at least two finite numbers, rising')
+        given = values.tolist() if isinstance(values, np.ndarray) else values
+        raise AMHPError(f'{what} {given}: expected at least two finite numbers, rising')
     return array
 
 

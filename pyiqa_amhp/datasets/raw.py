@@ -10,6 +10,7 @@ import pandas as pd
 
 from pyiqa_amhp.datasets.csv import escapes_root
 from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.utils.image_names import image_key
 
 TRAIN, VAL, TEST = 0, 1, 2  # pyiqa's codes in the column official_split
 SPLIT_NAMES = {TRAIN: 'train', VAL: 'val', TEST: 'test'}
@@ -159,11 +160,12 @@ def drop_duplicates(table: pd.DataFrame, problems: list[Problem]) -> pd.DataFram
         table: with ``img_name``, ``official_split`` and ``place`` (file and line of the row).
         problems: list to which the dropped rows are added.
     """
-    splits = table.groupby('img_name')['official_split']
+    names = table['img_name'].map(image_key)
+    splits = table.groupby(names)['official_split']
     leaks = table['official_split'] < splits.transform('max')
     what = 'images that are in a later split (test, validation) as well; kept there only'
     add_problem(problems, what, table['place'][leaks])
     table = table[~leaks]
-    repeated = table['img_name'].duplicated()
+    repeated = names[~leaks].duplicated()
     add_problem(problems, DUPLICATES, table['place'][repeated])
     return table[~repeated]

@@ -16,6 +16,7 @@ from pyiqa_amhp.datasets.attributes import (
 from pyiqa_amhp.datasets.csv import check_cells, get_column, to_numbers
 from pyiqa_amhp.datasets.ratings import LEVELS
 from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.utils.options import flag
 from pyiqa_amhp.utils.text import given_text
 
 TEXT_SOURCES = ('comments', 'labels', 'none')
@@ -53,7 +54,7 @@ def read_text_columns(
     if source == 'comments':
         # Python strings in an object array: pyiqa's collate function keeps them as they are.
         comments = np.array([*map(given_text, get_column(table, column, file))], dtype=object)
-        wanted = opt.get('attribute_labels')
+        wanted = flag(opt, 'attribute_labels')
         return comments, _read_labels(table, attributes, file, opt) if wanted else None
     labels = _read_labels(table, attributes, file, opt)
     check_template(opt.get('attr_template') or TEMPLATE, labels)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from pyiqa_amhp.datasets.csv import parse_csv
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.utils.text import given_text, writable
+from pyiqa_amhp.utils.image_names import image_key
+from pyiqa_amhp.utils.text import given_text
 
 logger = logging.getLogger('pyiqa_amhp')
 
@@ -80,8 +81,7 @@ def _read_table(path: str | Path) -> dict[str, str]:
     table = parse_csv(path, dtype=str, keep_default_na=False)
     if missing := {'img_name', 'text'} - set(table.columns):
         raise AMHPError(f'{path}: no column {" and ".join(sorted(missing))}')
-    # Backslashes of Windows, but not those of `writable`.
-    names = table['img_name'].str.replace(r'\\(?!udc[89a-f][\da-f])', '/', regex=True)
+    names = table['img_name'].map(image_key)
     if names.duplicated().any():
         raise AMHPError(f'{path}: two texts for {names[names.duplicated()].iloc[0]!r}')
     return dict(zip(names, table['text'], strict=True))
@@ -89,6 +89,5 @@ def _read_table(path: str | Path) -> dict[str, str]:
 
 def _path_ends(image: Path | str) -> Iterator[str]:
     """Yield the ends of a path: ``/a/b/c.jpg``, ``a/b/c.jpg``, ``b/c.jpg``, ``c.jpg``."""
-    name = image if isinstance(image, str) else image.absolute().as_posix()
-    parts = writable(name).split('/')
+    parts = image_key(image if isinstance(image, str) else image.absolute().as_posix()).split('/')
     return ('/'.join(parts[i:]) for i in range(len(parts)))

@@ -26,7 +26,7 @@ KNOWN_OPTIONS = {
     'dataset', 'split_index', 'level_values', 'vote_values', 'levels', 'default_std',
     'text_column', 'attributes', 'attr_range', 'attr_cuts', 'attr_template', 'protocol',
     'allow_outside_root', 'mos_normalize', 'mos_range', 'lower_better', 'comments_file',
-    'comment_mode', 'comment_attributes', 'comment_seed', 'threshold',
+    'comment_mode', 'comment_attributes', 'comment_seed', 'threshold', 'narrow_ratings',
 }  # fmt: skip
 
 
