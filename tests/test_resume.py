@@ -4,9 +4,10 @@ import os
 import resource
 import signal
 
+import pandas as pd
 import pytest
 import torch
-from train_helpers import fork_amhp, load_weights, same_weights, write_options
+from train_helpers import fork_amhp, load_weights, read_log, same_weights, write_options
 
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.train.loop import Training
@@ -122,6 +123,50 @@ def test_a_state_of_other_batches_is_refused(write, tmp_path, monkeypatch):
     run_killed_at(monkeypatch, write(), tmp_path, 5)
     with pytest.raises(AMHPError, match='batches of 4 images and this training has 3'):
         run_train(write(data={'batch_size_per_gpu': 3}), ['--auto_resume'], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ('sections', 'expected'),
+    [
+        ({'train': {'optim': {'type': 'AdamW', 'lr': 1e-5, 'weight_decay': 0.001}}},
+         r'train:optim:lr: 0\.01 before, 1e-05 now'),
+        ({'train': {'scheduler': {'type': 'CosineAnnealingLR', 'T_max': 7}}},
+         'train:scheduler:T_max: 5 before, 7 now'),
+        ({'train': {'freeze': 'text'}}, "train:freeze: None before, 'text' now"),
+        ({'network': {'tau': 0.05}}, r'network:tau: None before, 0\.05 now'),
+    ],
+)  # fmt: skip
+def test_other_options_that_the_state_holds_are_refused(write, whole, tmp_path, sections, expected):
+    force = ['--force_yml', f'path:resume_state={whole / STATES / "4.state"}']
+    with pytest.raises(AMHPError, match=f'training state holds these options.*{expected}'):
+        run_train(write(**sections), force, tmp_path)
+
+
+def test_options_that_apply_from_now_on_are_listed(write, whole, tmp_path):
+    force = ['--force_yml', f'path:resume_state={whole / STATES / "8.state"}']
+    changed = {'clip_grad_norm': 1.0, 'total_epoch': 4}
+    run_train(write(train=changed, data={'num_worker_per_gpu': 1}), force, tmp_path)
+    log = read_log(tmp_path)
+    assert 'changes from here on: train:clip_grad_norm: None before, 1.0 now\n' in log
+    assert 'iter:      12' in log
+
+
+@pytest.fixture
+def other_ratings(rated_images):
+    """Change one vote, and give the options that read the table."""
+    table = pd.read_csv(rated_images, keep_default_na=False)
+    table.loc[0, 'c1'] += 1
+    table.to_csv(rated_images, index=False)
+    return {'meta_info_file': str(rated_images)}
+
+
+def test_other_ratings_are_refused_unless_they_are_meant(write, whole, tmp_path, other_ratings):
+    state = f'path:resume_state={whole / STATES / "8.state"}'
+    path = write(data=other_ratings)
+    with pytest.raises(AMHPError, match='datasets: train: the images, ratings or texts are not'):
+        run_train(path, ['--force_yml', state], tmp_path)
+    run_train(path, ['--force_yml', state, 'train:changed_data=true'], tmp_path)
+    assert 'changes from here on: the data of train\n' in read_log(tmp_path)
 
 
 def test_instead_of_a_damaged_state_the_one_before_is_used(

@@ -15,6 +15,7 @@ from train_helpers import load_weights, read_log, same_weights, write_options
 
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model.amhp import AMHP
+from pyiqa_amhp.train.model import AMHPModel
 from pyiqa_amhp.train.pipeline import read_curve, run_test, run_train
 
 SHIPPED = Path(__file__).parents[1] / 'options'
@@ -223,9 +224,84 @@ def test_a_key_metric_that_is_not_calculated_is_an_error(
     opt['val'].update(val_freq=1, key_metric='scc')
     with pytest.raises(AMHPError, match="key_metric='scc' is not one of acc, srcc"):
         run(opt, tmp_path)
+    assert 'lr:(' not in read_log(tmp_path)  # before training
+
+
+def same_ratings(csv, split):
+    table = pd.read_csv(csv, keep_default_na=False)
+    table.loc[table['split'] == split, [f'c{i}' for i in range(1, 11)]] = [0, 0, 3, 4] + [0] * 6
+    table.to_csv(csv, index=False)
+
+
+@pytest.mark.parametrize('key', ['srcc', None])
+def test_equal_validation_ratings_are_an_error_before_training(
+    training_options, rated_images, tmp_path, key
+):
+    same_ratings(rated_images, 'val')
+    opt = training_options(rated_images)
+    opt['val'].update(key_metric=key, metrics={'srcc': {'type': 'calculate_srcc'}})
+    with pytest.raises(AMHPError) as caught:
+        run(opt, tmp_path / 'run')
+    assert str(caught.value) == (
+        'custom_val: all 6 ratings are 3.57143, so that srcc has no value and no checkpoint would '
+        'be the best; validate on other images, or set key_metric: mse (of type calculate_mse)'
+    )
+    assert not list(tmp_path.rglob('*.pth'))
+
+
+def test_equal_validation_ratings_are_fine_for_another_key_metric(
+    training_options, rated_images, tmp_path
+):
+    same_ratings(rated_images, 'val')
+    opt = training_options(rated_images)
+    opt['val'].update(key_metric='mse')
+    result = run(opt, tmp_path / 'run')
+    assert 'custom_val: no value for srcc, plcc, krcc: all 6 ratings are 3.57143' in result.log
+    assert np.isfinite(result.best['custom_val']['mse']['val'])
+    assert (result.models / 'net_best.pth').is_file()
+
+
+@pytest.mark.parametrize('until', [1, 99])
+def test_equal_predictions_do_not_hide_the_best_checkpoint(
+    training_options, shared_rated_images, tmp_path, monkeypatch, until
+):
+    rows, validations = AMHPModel._rows, []
+
+    def equal_rows(model):
+        at = model.record.iteration
+        validations.append(at)
+        same = at <= until
+        return [(*r[:3], 5.0, *r[4:]) if same else r for r in rows(model)]
+
+    monkeypatch.setattr(AMHPModel, '_rows', equal_rows)
+    opt = training_options(shared_rated_images)
+    opt['val'].update(val_freq=1)
+    opt['logger'].update(save_checkpoint_freq=1)
+    result = run(opt, tmp_path / 'run')
+    assert 'custom_val: no value for srcc, plcc, krcc: all 6 predictions are 5' in result.log
+    best = result.best['custom_val']['srcc']
+    assert (best['val'] == -np.inf) == (until == 99)
+    assert best['iter'] == 3 if until == 99 else best['iter'] > 1
+    at = load_weights(result.models / f'net_{best["iter"]}.pth')
+    assert same_weights(load_weights(result.models / 'net_best.pth'), at)
 
 
 # Testing
+
+
+def test_a_test_writes_no_nan_into_its_results(trained, rated_images, tmp_path):
+    same_ratings(rated_images, 'test')
+    opt = yaml.safe_load((SHIPPED / 'test_amhp_custom.yml').read_text())
+    opt.update(num_gpu=0, name='same')
+    opt['datasets']['test_1'].update(
+        meta_info_file=str(rated_images),
+        dataroot_target=str(rated_images.parent / 'images'),
+        num_worker_per_gpu=0,
+    )
+    opt['network']['pretrained_model_path'] = str(trained.models / 'net_latest.pth')
+    run_test(write_options(tmp_path / 'test.yml', opt), [], tmp_path)
+    text = (tmp_path / 'results' / 'same' / 'custom_test.json').read_text()
+    assert 'NaN' not in text and json.loads(text)['srcc'] is None
 
 
 @pytest.fixture(scope='module')

@@ -1,8 +1,10 @@
 """``AMHPDataset``: rated images from any CSV, for pyiqa's trainer and tester."""
 
+import os
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +15,7 @@ from pyiqa.data.transforms import PairedToTensor, transform_mapping
 from torchvision import transforms
 
 from pyiqa_amhp.datasets.color_profiles import check_option
-from pyiqa_amhp.datasets.images import odd_pixel_sum, read_image
-from pyiqa_amhp.datasets.missing_images import check_images_exist
+from pyiqa_amhp.datasets.images import IMAGE_SUFFIXES, odd_pixel_sum, read_image
 from pyiqa_amhp.datasets.rated_images import RatedImages, read_table
 from pyiqa_amhp.datasets.ratings import LEVELS
 from pyiqa_amhp.errors import AMHPError, ImageReadError
@@ -30,6 +31,8 @@ PYIQA_AUGMENTS = (
 OPTION_READERS = ('pyiqa_amhp.datasets', 'pyiqa.data', 'pyiqa.train', 'pyiqa.utils.options')
 # Options of pyiqa's example files that its readers of image pairs or earlier versions had.
 UNREAD = {'io_backend', 'filename_tmpl', 'dataroot_gt', 'dataroot_lq'}
+# How many images are looked for before training, and the share that may be missing (our choice).
+FIRST, MAX_MISSING = 20, 1 / 2
 
 
 class GridCrop:
@@ -202,6 +205,48 @@ class AMHPDataset(BaseIQADataset):
         if self.phase != 'train':
             sample['mirror'] = odd_pixel_sum(image)  # before the resize, as in a metric call
         return sample
+
+
+def check_images_exist(images: RatedImages, skip_missing: bool) -> None:
+    """Look for the first images of a table.
+
+    A wrong folder, or names without their suffix, would otherwise be a warning for each image.
+
+    Args:
+        images: the table.
+        skip_missing: whether some images may be missing (``skip_bad_images``); otherwise the first
+            one must be there.
+
+    Raises:
+        AMHPError: most of the first images are missing; it names the path of the first of them, the
+            options to check, and a file that the name may stand for.
+    """
+    paths = [images.path(i) for i in range(min(FIRST, len(images.names)))]
+    missing = [path for path in paths if not os.path.exists(path)]
+    too_many = len(missing) > MAX_MISSING * len(paths)
+    if not (too_many or (paths[0] in missing and not skip_missing)):
+        return
+    folder = '' if os.path.isdir(images.root) else ' (no such folder)'
+    raise AMHPError(
+        f'{missing[0]}: {len(missing)} of the first {len(paths)} images are not there; check '
+        f'dataroot_target={images.root!r}{folder} and the column img_name of '
+        f'{images.file}{_hint(Path(missing[0]))}'
+    )
+
+
+def _hint(path: Path) -> str:
+    """Name a file beside a missing one that differs in its suffix or its case alone."""
+    try:
+        files = sorted(os.listdir(path.parent))
+    except OSError:
+        return ''
+    for other in files:
+        stem, suffix = os.path.splitext(other)
+        if suffix.lower() in IMAGE_SUFFIXES and stem in (path.name, path.stem):
+            return f'; there is {other!r}: names need the suffix of their file'
+        if other.lower() == path.name.lower():
+            return f'; there is {other!r}: upper and lower case differ'
+    return ''
 
 
 def with_defaults(opt: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,8 @@ import torch.distributed as dist
 
 from pyiqa_amhp.errors import AMHPError
 
+FAILURE = 'pyiqa_amhp/failure'  # the key under which the processes share the first error
+
 
 def init_processes(num_gpu: int | str) -> tuple[int, int]:
     """Connect to the other processes that ``torchrun`` started.
@@ -37,6 +39,37 @@ def init_processes(num_gpu: int | str) -> tuple[int, int]:
     if not dist.is_initialized():
         dist.init_process_group('nccl' if on_gpu else 'gloo')
     return dist.get_rank(), dist.get_world_size()
+
+
+def cause_of(error: Exception) -> Exception:
+    """Tell the other processes of an error, or find out which of theirs is the cause of it.
+
+    When a process ends, those that wait for it fail with an error of the connection, which says
+    nothing of the cause. So the first error goes to the store that the processes share, and which
+    ``torchrun`` keeps.
+
+    Args:
+        error: the error that ends this process.
+
+    Returns:
+        The error to raise: that of the process that failed first, where this one is a consequence.
+    """
+    if world_size() == 1:
+        return error
+    try:
+        rank, _, message = _publish(error).partition(' ')
+    except Exception:  # the store ended with the process that kept it
+        message = f'another process ended the training; see its message ({error})'
+        return error if isinstance(error, AMHPError) else AMHPError(message)
+    is_cause = int(rank) == dist.get_rank() or isinstance(error, AMHPError)
+    return error if is_cause else AMHPError(f'process {rank} ended the training: {message}')
+
+
+def _publish(error: Exception) -> str:
+    """Store an error unless there is one; return the rank and the message that is stored."""
+    kind = '' if isinstance(error, AMHPError) else f'{type(error).__name__}: '
+    store = dist.distributed_c10d._get_default_store()
+    return store.compare_set(FAILURE, '', f'{dist.get_rank()} {kind}{error}').decode()
 
 
 def end_processes() -> None:

@@ -1,6 +1,7 @@
 """Evaluation of a network on rated images: predictions, metrics, the best checkpoint, results."""
 
 import json
+import math
 from collections.abc import Sequence
 from itertools import chain
 from operator import itemgetter
@@ -25,7 +26,8 @@ from pyiqa_amhp.model.preprocess import prepare_mirror
 from pyiqa_amhp.model.prompts import image_texts
 from pyiqa_amhp.train.distributed import all_gather
 from pyiqa_amhp.train.frozen import FrozenEncoders
-from pyiqa_amhp.train.record import Record
+from pyiqa_amhp.train.metrics import CORRELATIONS, no_correlation
+from pyiqa_amhp.train.record import Record, finite
 from pyiqa_amhp.train.sampler import Shard
 from pyiqa_amhp.utils.files import write_atomically, write_text
 from pyiqa_amhp.utils.text import writable
@@ -158,8 +160,8 @@ class EvalModel(GeneralIQAModel):
         self.net.train(training)
 
     def eval_net(self) -> nn.Module:
-        """Return the network to evaluate."""
-        return self.net
+        """Return the network to evaluate: itself, since its wrapper waits for other processes."""
+        return self.get_bare_model(self.net)
 
     def validation(
         self, dataloader: DataLoader, current_iter: int, tb_logger, save_img: bool = False
@@ -184,6 +186,8 @@ class EvalModel(GeneralIQAModel):
         dataset: Any = dataloader.dataset
         name = dataset.opt['name']
         metrics = self.opt['val'].get('metrics') or {}
+        if self.is_train:
+            self.check_validation(dataset)
         if metrics:
             self._initialize_best_metric_results(name)
         sources = () if self.is_train else self._prompt_sources()
@@ -209,16 +213,47 @@ class EvalModel(GeneralIQAModel):
         state = self.get_bare_model(self.eval_net()).state_dict()
         self.record.add_results(dataset, state, images, self.metric_results, by_source)
 
+    def check_validation(self, dataset) -> None:
+        """Check that the best checkpoint can be chosen by a validation set.
+
+        Args:
+            dataset: an ``AMHPDataset`` or a ``Shard`` of one.
+
+        Raises:
+            AMHPError: the key metric is not computed, or it has no value for these ratings.
+        """
+        metrics = (self.opt.get('val') or {}).get('metrics') or {}
+        key = (self.opt.get('val') or {}).get('key_metric')
+        if metrics and key is not None and key not in metrics:
+            raise AMHPError(f'val: key_metric={key!r} is not one of {", ".join(metrics)}')
+        images = getattr(getattr(dataset, 'dataset', dataset), 'images', None)
+        problem = '' if images is None else no_correlation(images.mos, images.mos)
+        deciding = [key] if key is not None else list(metrics)
+        if problem and metrics and all(metrics[m]['type'] in CORRELATIONS for m in deciding):
+            others = [m for m in metrics if metrics[m].get('better') == 'lower']
+            raise AMHPError(
+                f'{dataset.opt["name"]}: {problem}, so that {", ".join(deciding)} has no value and '
+                'no checkpoint would be the best; validate on other images, or set key_metric: '
+                f'{others[0] if others else "mse (of type calculate_mse)"}'
+            )
+
     def _compute_metrics(self, name: str, table: pd.DataFrame) -> dict[str, float]:
-        """Compute the option file's metrics of the predictions for a data set."""
+        """Compute the option file's metrics of the predictions for a data set.
+
+        A correlation without a value is NaN, with a warning that says why.
+        """
         metrics = self.opt['val'].get('metrics') or {}
-        if metrics and len(table) < 2:
-            raise AMHPError(f'{name}: one image; correlations need two or more')
         mos, dist, gt_mos, gt_dist = (
             np.array(table[key].tolist()) for key in ('score', 'dist', 'MOS', 'rated_dist')
         )
+        problem = no_correlation(mos, gt_mos)
+        undefined = [m for m in metrics if problem and metrics[m]['type'] in CORRELATIONS]
+        if undefined:
+            get_root_logger().warning(f'{name}: no value for {", ".join(undefined)}: {problem}')
         return {
-            metric: float(
+            metric: math.nan
+            if metric in undefined
+            else float(
                 calculate_metric(
                     [dist, gt_dist] if options['type'] == 'calculate_emd' else [mos, gt_mos],
                     options,
@@ -318,26 +353,32 @@ class EvalModel(GeneralIQAModel):
         folder = Path(self.opt['path']['results_root'])
         table = table.assign(img_path=table['img_path'].map(writable))
         write_atomically(folder / f'{name}.csv', lambda file: table.to_csv(file, index=False))
-        results: dict[str, Any] = {'images': len(table), **self.metric_results}
+        results: dict[str, Any] = {'images': len(table), **finite(self.metric_results)}
         if by_source:
-            results['prompt_source'] = by_source
+            results['prompt_source'] = {source: finite(x) for source, x in by_source.items()}
         write_text(folder / f'{name}.json', json.dumps(results, indent=2) + '\n')
 
     def _update_best(self, dataset_name: str, current_iter: int) -> bool:
         """Update the best results so far; return whether the current weights are the best.
 
         If there is a ``key_metric``, it decides, and the other metrics of the best weights are
-        kept with it. Otherwise any metric that improves is enough, as in pyiqa.
+        kept with it. Otherwise any metric that improves is enough, as in pyiqa. As long as no
+        validation had a value (all predictions are equal), the latest one is the best.
         """
+        deciding = list(self.metric_results) if self.key_metric is None else [self.key_metric]
+        best = self.best_metric_results[dataset_name]
+        if all(math.isnan(self.metric_results[metric]) for metric in deciding):
+            if any(math.isfinite(best[metric]['val']) for metric in deciding):
+                return False
+            for metric in deciding:
+                best[metric]['iter'] = current_iter
+            return True
         if self.key_metric is None:
             updates = [
                 self._update_best_metric_result(dataset_name, metric, value, current_iter)
                 for metric, value in self.metric_results.items()
             ]
             return any(updates)
-        if self.key_metric not in self.metric_results:
-            known = ', '.join(self.metric_results)
-            raise AMHPError(f'val: key_metric={self.key_metric!r} is not one of {known}')
         value = self.metric_results[self.key_metric]
         is_best = self._update_best_metric_result(
             dataset_name, self.key_metric, value, current_iter

@@ -28,7 +28,14 @@ from pyiqa.utils.options import copy_opt_file, dict2str, parse_options
 from torch.utils.data import DataLoader
 
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.train.distributed import all_gather, barrier, end_processes, init_processes
+from pyiqa_amhp.train.changes import data_digest
+from pyiqa_amhp.train.distributed import (
+    all_gather,
+    barrier,
+    cause_of,
+    end_processes,
+    init_processes,
+)
 from pyiqa_amhp.train.model import AMHPModel
 from pyiqa_amhp.train.sampler import EpochBatches, test_loader, train_loader
 from pyiqa_amhp.train.state import newest_state, read_state, remove_temporary_files
@@ -47,12 +54,14 @@ class Data:
         batches: its batches.
         epochs: the number of epochs to train.
         val: the loaders of the validation sets.
+        digests: what ``data_digest`` gives for all of them, by their names in the options.
     """
 
     train: DataLoader
     batches: EpochBatches
     epochs: int
     val: list[DataLoader]
+    digests: dict[str, str]
 
 
 def train(root: Path) -> dict[str, Any]:
@@ -73,6 +82,11 @@ def train(root: Path) -> dict[str, Any]:
     opt['dist'] = opt['world_size'] > 1
     try:
         return _train(opt, arguments.opt)
+    except Exception as error:
+        cause = cause_of(error)
+        if cause is error:
+            raise
+        raise cause from error
     finally:
         end_processes()
 
@@ -96,6 +110,9 @@ def _train(opt: dict[str, Any], file: str) -> dict[str, Any]:
     logger.info(dict2str(opt))
     data = _read_data(opt, logger)
     model = build_model(opt)
+    for loader in data.val:
+        model.check_validation(loader.dataset)
+    model.data_digests = data.digests
     model.record.add_training_data(data.train.dataset, len(data.batches))
     start = 0
     if state is not None:
@@ -226,8 +243,10 @@ class Training:
 def _read_data(opt: dict[str, Any], logger: logging.Logger) -> Data:
     """Build the data sets and their loaders, and set the option ``total_iter`` as pyiqa does."""
     rank, world_size, val = opt['rank'], opt['world_size'], []
+    digests = {}
     for phase, options in opt['datasets'].items():
         dataset = build_dataset(options)
+        digests[phase] = data_digest(dataset)
         if phase.split('_')[0] == 'val':
             val.append(test_loader(dataset, options, rank, world_size))
         elif phase == 'train':  # read_options checks that there is one
@@ -251,7 +270,7 @@ def _read_data(opt: dict[str, Any], logger: logging.Logger) -> Data:
     epochs = opt['train'].get('total_epoch') or math.ceil(
         int(opt['train']['total_iter']) / per_epoch
     )
-    data = Data(loader, batches, int(epochs), val)
+    data = Data(loader, batches, int(epochs), val, digests)
     opt['train']['total_iter'] = data.epochs * per_epoch
     logger.info(
         f'Training: {batches.images} images in batches of {batches.size} '

@@ -10,6 +10,9 @@ from numpy.typing import ArrayLike
 from pyiqa_amhp.datasets.ratings import merge_levels
 from pyiqa_amhp.errors import AMHPError
 
+# Metrics of pyiqa that have no value if all predictions, or all ratings, are equal.
+CORRELATIONS = ('calculate_srcc', 'calculate_plcc', 'calculate_krcc')
+
 
 def emd_per_image(p: np.ndarray, q: np.ndarray, r: float) -> np.ndarray:
     """Compute the earth mover's distance of Eq. 8 for each image, before the mean over images.
@@ -56,6 +59,15 @@ def calculate_emd(x: ArrayLike, y: ArrayLike, r: float = 1, better: str = '') ->
     """
     x, y = _pair(x, y, 2, 'calculate_emd (it needs level distributions; use AMHPModel)')
     return float(np.mean(emd_per_image(x, y, r)))
+
+
+def no_correlation(x: np.ndarray, y: np.ndarray) -> str:
+    """Say why the correlation of scores ``x`` with ratings ``y`` has no value; '' if it has one."""
+    if len(y) < 2:
+        return 'there is one image only'
+    if np.ptp(y) == 0:
+        return f'all {len(y)} ratings are {y[0]:g}'
+    return f'all {len(x)} predictions are {x[0]:g}' if np.ptp(x) == 0 else ''
 
 
 def _pair(x: ArrayLike, y: ArrayLike, dims: int, metric: str) -> tuple[np.ndarray, np.ndarray]:

@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LinearLR, SequentialLR
 from pyiqa_amhp.datasets.dataset import frozen_encoders
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model.amhp import AMHP
+from pyiqa_amhp.train.changes import check_data, check_options, options_of
 from pyiqa_amhp.train.distributed import all_reduce_sum, world_size
 from pyiqa_amhp.train.evaluation import EvalModel
 from pyiqa_amhp.train.frozen import FrozenEncoders
@@ -47,6 +48,8 @@ class AMHPModel(EvalModel):
             The features of a frozen encoder are computed once and stored on disk. For the image
             encoder the data sets need the same option; they then give no pixels.
         feature_cache: the folder of these features; default: a folder in the user's cache.
+        changed_data: true resumes with other images, ratings or texts than those of the training
+            state, which is an error otherwise.
         predictor_weight, text_dropout: see ``predictor.py``.
         schedule_by: whether the scheduler and ``warmup_iter`` count epochs (``epoch``, the
             default; authors' code) or steps (``step``). With steps, the default of ``T_max`` is
@@ -65,6 +68,8 @@ class AMHPModel(EvalModel):
     def __init__(self, opt: dict[str, Any]):
         self.predictor: PredictorTraining | None = None
         self.epochs_ended = 0
+        self.options = options_of(opt)  # pyiqa removes some after reading them
+        self.data_digests: dict[str, str] = {}
         super().__init__(opt)
 
     def model_to_device(self, net: nn.Module) -> nn.Module:
@@ -242,7 +247,7 @@ class AMHPModel(EvalModel):
 
     def eval_net(self) -> nn.Module:
         """Return the network to validate and save: the averaged one, if there is an average."""
-        return (self.stepper.average if self.is_train else None) or self.net
+        return (self.stepper.average if self.is_train else None) or super().eval_net()
 
     def save(self, epoch: int, current_iter: int) -> None:
         """Save ``net_<iter>.pth`` and the training state; -1: ``net_latest.pth`` alone."""
@@ -264,6 +269,8 @@ class AMHPModel(EvalModel):
             'best': self.best_metric_results,
             'unreadable': self.unreadable,
             'random': random_states(),
+            'options': self.options,
+            'data': self.data_digests,
         }
         keep = self.opt['logger'].get('keep_last')
         write_state(Path(self.opt['path']['training_states']), state, keep or KEEP_LAST)
@@ -274,13 +281,20 @@ class AMHPModel(EvalModel):
         """Resume from a training state.
 
         Raises:
-            AMHPError: the state was not written by an ``AMHPModel``, or has other batches.
+            AMHPError: the state was not written by an ``AMHPModel``, or has other batches, data
+                (see ``changed_data``) or options that it holds.
         """
         if missing := {'net', 'updates', 'random'} - resume_state.keys():
             raise AMHPError(
                 f'the training state has no {", ".join(sorted(missing))}: it was not written by '
                 'AMHPModel, and the training cannot resume from it; start again'
             )
+        # Version 0.1.0 wrote neither options nor data.
+        changed = check_options(resume_state.get('options', self.options), self.options)
+        data = check_data(resume_state.get('data', {}), self.data_digests, self.opt['train'])
+        if changed or data:
+            parts = [changed] * bool(changed) + [f'the data of {", ".join(data)}'] * bool(data)
+            get_root_logger().warning(f'Resumed with changes from here on: {"; ".join(parts)}')
         super().resume_training(resume_state)
         self.get_bare_model(self.net).load_state_dict(resume_state['net'])
         self.stepper.load_state_dict(resume_state['updates'])

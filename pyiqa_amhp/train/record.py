@@ -95,8 +95,8 @@ class Record:
                 'weights': weights_digest(state),
                 'data': describe(dataset),
                 'images': images,
-                'metrics': _finite(metrics),
-                'by_prompt_source': {k: _finite(v) for k, v in by_prompt_source.items()},
+                'metrics': finite(metrics),
+                'by_prompt_source': {k: finite(v) for k, v in by_prompt_source.items()},
             }
         )
         self.write()
@@ -189,6 +189,6 @@ def _file_name(weights: str) -> str:
     return weights if is_hub_id(weights) else Path(weights).name
 
 
-def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
+def finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
     """Replace NaN and infinity, which JSON does not have, by None."""
     return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
