@@ -397,5 +397,6 @@ def test_a_state_of_another_model_is_refused(build):
 
 def test_one_process_with_several_gpus_is_refused(build):
     opt = build().opt
+    opt['train']['optim']['type'], opt['train']['scheduler']['type'] = 'AdamW', 'CosineAnnealingLR'
     with pytest.raises(AMHPError, match='torchrun --nproc_per_node=4'):
         build_model({**opt, 'num_gpu': 4})

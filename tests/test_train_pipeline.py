@@ -187,9 +187,19 @@ def test_initial_weights_run_no_code(options, tmp_path):
     assert not (tmp_path / 'ran').exists()
 
 
-def test_merges_which_pyiqa_cannot_read_are_refused(options, tmp_path):
-    path = tmp_path / 'merge.yml'
+def test_merges_work_which_pyiqa_alone_cannot_read(options, expected, tmp_path):
     text = options.train.read_text()
-    path.write_text(text.replace('datasets:', 'common: &common {a: 1}\ndatasets:\n  <<: *common'))
-    with pytest.raises(AMHPError, match='no merges'):
-        run_train(path, [], tmp_path)
+    assert text.count('\nnum_gpu: 0\n') == 1
+    text = 'common: &common {num_gpu: 0}\n<<: *common\n' + text.replace('\nnum_gpu: 0\n', '\n')
+    path = tmp_path / 'merge.yml'
+    path.write_text(text)
+    run_train(path, [], tmp_path)
+    assert same_weights(load_weights(tmp_path / BEST), expected.best)
+
+
+def test_the_copy_of_the_option_file_has_the_command_as_it_was_typed(options, tmp_path):
+    force = ['--force_yml', 'name=20240101', 'train:optim:lr=1e-5']
+    run_train(options.train, force, tmp_path)
+    text = (tmp_path / 'experiments' / '20240101' / options.train.name).read_text()
+    assert f'# amhp train -opt {options.train} {" ".join(force)}\n' in text
+    assert options.train.read_text() in text

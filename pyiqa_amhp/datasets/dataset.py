@@ -112,7 +112,7 @@ class AMHPDataset(BaseIQADataset):
     seeds: tuple[int, int] | None = None
 
     def __init__(self, opt: Mapping[str, Any]):
-        check_names(f'data set {opt.get("name")}', opt, names_read(*OPTION_READERS) | UNREAD)
+        check_names(f'data set {opt.get("name")}', opt, known_options())
         super().__init__(opt)
 
     def init_path_mos(self, opt: dict[str, Any]) -> None:
@@ -247,6 +247,12 @@ def _hint(path: Path) -> str:
         if other.lower() == path.name.lower():
             return f'; there is {other!r}: upper and lower case differ'
     return ''
+
+
+def known_options() -> frozenset[str]:
+    """List the options that ``AMHPDataset`` or a loader of it reads; empty if that is not known."""
+    known = names_read(*OPTION_READERS)
+    return known and known | UNREAD
 
 
 def with_defaults(opt: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

@@ -64,7 +64,8 @@ def fitting_scale(ratings: ArrayLike, images: int) -> tuple[float, float]:
         holds_all = scale[0] <= low and high <= scale[1]
         if holds_all and not narrow_problem(ratings, np.array(scale), images):
             return scale
-    return float(np.floor(low)), float(max(np.ceil(high), np.floor(low) + 1))
+    low, high = float(np.floor(low)), float(np.ceil(high))
+    return (low, high) if low < high else (min(low, 0.0), max(high, 1.0))
 
 
 def fitting_levels(ratings: ArrayLike, images: int, k: int) -> tuple[float, ...]:

@@ -52,7 +52,7 @@ def data_digest(dataset) -> str:
     return f'{images.digest()} {size}'
 
 
-def check_options(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+def compare_options(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Compare the options of a training state with those of this training.
 
     Args:

@@ -24,7 +24,7 @@ from pyiqa.utils import (
     make_exp_dirs,
     mkdir_and_rename,
 )
-from pyiqa.utils.options import copy_opt_file, dict2str, parse_options
+from pyiqa.utils.options import copy_opt_file, dict2str
 from torch.utils.data import DataLoader
 
 from pyiqa_amhp.errors import AMHPError
@@ -64,11 +64,13 @@ class Data:
     digests: dict[str, str]
 
 
-def train(root: Path) -> dict[str, Any]:
-    """Train by the command line in ``sys.argv`` (``-opt FILE`` and pyiqa's further arguments).
+def train(root: Path, opt: dict[str, Any], file: str | Path) -> dict[str, Any]:
+    """Train by options.
 
     Args:
         root: the folder that gets ``experiments/<name>`` and ``tb_logger/<name>``.
+        opt: the options, as pyiqa has parsed them.
+        file: the option file, of which a copy is kept.
 
     Returns:
         The best validation results, by data set and metric.
@@ -76,12 +78,11 @@ def train(root: Path) -> dict[str, Any]:
     Raises:
         AMHPError: options, data or a training state that cannot be used.
     """
-    opt, arguments = parse_options(str(root), is_train=True)
     opt['root_path'] = str(root)
     opt['rank'], opt['world_size'] = init_processes(opt['num_gpu'])
     opt['dist'] = opt['world_size'] > 1
     try:
-        return _train(opt, arguments.opt)
+        return _train(opt, file)
     except Exception as error:
         cause = cause_of(error)
         if cause is error:
@@ -91,13 +92,13 @@ def train(root: Path) -> dict[str, Any]:
         end_processes()
 
 
-def _train(opt: dict[str, Any], file: str) -> dict[str, Any]:
+def _train(opt: dict[str, Any], file: str | Path) -> dict[str, Any]:
     state, gpus = _state_to_resume(opt), opt['num_gpu']
     opt['num_gpu'] = min(gpus, 1)  # each process has one
     is_first = opt['rank'] == 0
     if is_first:
         _make_folders(opt, resumes=state is not None)
-        copy_opt_file(file, opt['path']['experiments_root'])
+        copy_opt_file(str(file), opt['path']['experiments_root'])
     barrier()
     log = Path(opt['path']['log'], f'train_{opt["name"]}_{get_time_str()}.log')
     logger = get_root_logger('pyiqa', logging.INFO, str(log) if is_first else None)

@@ -18,14 +18,16 @@ from torch.optim.lr_scheduler import LinearLR, SequentialLR
 from pyiqa_amhp.datasets.dataset import frozen_encoders
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model.amhp import AMHP
-from pyiqa_amhp.train.changes import check_data, check_options, options_of
+from pyiqa_amhp.train.changes import check_data, compare_options, options_of
 from pyiqa_amhp.train.distributed import all_reduce_sum, world_size
 from pyiqa_amhp.train.evaluation import EvalModel
 from pyiqa_amhp.train.frozen import FrozenEncoders
 from pyiqa_amhp.train.optim import OptimizerStepper
+from pyiqa_amhp.train.option_check import CLOSE, check_options
 from pyiqa_amhp.train.options import one_of
 from pyiqa_amhp.train.predictor import PredictorTraining
 from pyiqa_amhp.train.state import random_states, set_random_states, write_state
+from pyiqa_amhp.utils.options import nearest
 from pyiqa_amhp.weights.checkpoint import CONFIG_KEY, check_keys, read_tensors, save_checkpoint
 from pyiqa_amhp.weights.hub import fetch_model, hub_id, is_hub_id
 
@@ -66,6 +68,7 @@ class AMHPModel(EvalModel):
     """
 
     def __init__(self, opt: dict[str, Any]):
+        check_options(opt, opt['is_train'])
         self.predictor: PredictorTraining | None = None
         self.epochs_ended = 0
         self.options = options_of(opt)  # pyiqa removes some after reading them
@@ -119,7 +122,12 @@ class AMHPModel(EvalModel):
 
     def init_training_settings(self) -> None:
         """Build the losses, the optimizer and the scheduler as pyiqa, and an OptimizerStepper."""
-        super().init_training_settings()
+        try:
+            super().init_training_settings()
+        except AMHPError:
+            raise
+        except (TypeError, ValueError) as error:  # of an optimizer, a scheduler or a loss
+            raise AMHPError(f'train: {error}') from error
         size = self.opt['datasets']['train']['batch_size_per_gpu']
         net = self.get_bare_model(self.net)
         self.stepper = OptimizerStepper(net, self.optimizer, self.opt['train'], size)
@@ -130,6 +138,7 @@ class AMHPModel(EvalModel):
         optim.setdefault('weight_decay', WEIGHT_DECAY)
         for key in [key for key in optim if key.startswith('lr_')]:
             optim.setdefault(f'weight_decay_{key.removeprefix("lr_")}', optim['weight_decay'])
+        self._check_parts(key.removeprefix('lr_') for key in optim if key.startswith('lr_'))
         with _short_log_of_frozen_parameters(self.net):
             super().setup_optimizers()
         groups = self.optimizer.param_groups
@@ -151,6 +160,20 @@ class AMHPModel(EvalModel):
             with suppress(RuntimeError):  # this version of torch has none for this device
                 return optimizer(params, lr, fused=True, **options)
         return optimizer(params, lr, **options)
+
+    def _check_parts(self, parts: Iterable[str]) -> None:
+        """Check that learning rates ``lr_<part>`` are of parts of the network.
+
+        An option file may name parts that a variant of the network lacks: that is a warning.
+        """
+        names = [name for name, _ in self.get_bare_model(self.net).named_parameters()]
+        words = {word for name in names for word in name.split('.')}
+        for part in parts:
+            if not any(part in name for name in names):
+                message = f'train: optim: lr_{part}: no parameter of the network has {part!r} in it'
+                if guess := nearest(part, words, CLOSE):
+                    raise AMHPError(message + guess)
+                get_root_logger().warning(message)
 
     def setup_schedulers(self, scheduler_name: str = 'scheduler') -> None:
         """Build the scheduler as pyiqa, or with a warm-up that counts steps."""
@@ -290,7 +313,7 @@ class AMHPModel(EvalModel):
                 'AMHPModel, and the training cannot resume from it; start again'
             )
         # Version 0.1.0 wrote neither options nor data.
-        changed = check_options(resume_state.get('options', self.options), self.options)
+        changed = compare_options(resume_state.get('options', self.options), self.options)
         data = check_data(resume_state.get('data', {}), self.data_digests, self.opt['train'])
         if changed or data:
             parts = [changed] * bool(changed) + [f'the data of {", ".join(data)}'] * bool(data)

@@ -3,9 +3,10 @@
 The results go to a folder of the user's choice; pyiqa's own commands write beside its package.
 """
 
+import argparse
 import logging
-import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,6 @@ from typing import Any
 
 import yaml
 
-from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.train.options import read_options
 from pyiqa_amhp.utils.files import write_text
 
@@ -32,11 +32,14 @@ def run_train(opt: str | Path, arguments: list[str], root: str | Path) -> dict[s
     Raises:
         AMHPError: options, data, weights or a training state that cannot be used.
     """
-    read_options(opt, 'train')
-    from pyiqa_amhp.train.loop import train
-
     with _command_line('train', opt, arguments):
-        return train(Path(root))
+        from pyiqa.utils.options import parse_options
+
+        from pyiqa_amhp.train.loop import train
+
+        options, _ = parse_options(str(root), is_train=True)
+        sys.argv[1:] = ['-opt', str(opt), *arguments]  # as typed, for the copy of the option file
+        return train(Path(root), options, opt)
 
 
 def run_test(opt: str | Path, arguments: list[str], root: str | Path) -> None:
@@ -50,26 +53,43 @@ def run_test(opt: str | Path, arguments: list[str], root: str | Path) -> None:
     Raises:
         AMHPError: options, data or weights that cannot be used.
     """
-    read_options(opt, 'test')
-    from pyiqa.test import test_pipeline
-
     with _command_line('test', opt, arguments):
+        from pyiqa.test import test_pipeline
+
         test_pipeline(str(root))
 
 
 @contextmanager
 def _command_line(command: str, opt: str | Path, arguments: list[str]) -> Iterator[None]:
-    """Set ``sys.argv``, which pyiqa parses, and let pyiqa open a new log file."""
+    """Give pyiqa, which parses ``sys.argv``, an option file that has passed all checks.
+
+    It is a copy of the user's with the values of ``--force_yml`` in it, since pyiqa reads 1e-5 and
+    -1 as text there. Also let pyiqa open a new log file.
+    """
+    parser = argparse.ArgumentParser(f'amhp {command}', add_help=False)
+    parser.add_argument('--force_yml', nargs='+', action='extend', default=[])
+    given, others = parser.parse_known_args(arguments)
+    options = read_options(opt, command, given.force_yml)
+    from pyiqa_amhp.train.option_check import check_gpu, check_options
+
+    check_options(options, is_train=command == 'train')
+    check_gpu(options['num_gpu'])
+    for section, name in (
+        ('logger', 'print_freq'),
+        ('logger', 'use_tb_logger'),
+        ('val', 'save_img'),
+    ):
+        if options.get(section) is not None:
+            options[section].setdefault(name, False)  # pyiqa reads them without a default
     _close_log()
-    saved, sys.argv = sys.argv, [f'amhp {command}', '-opt', os.fspath(opt), *arguments]
-    try:
-        yield
-    except yaml.YAMLError as error:
-        raise AMHPError(
-            f'{opt}: pyiqa cannot read it ({error}); it knows aliases, but no merges (<<)'
-        ) from error
-    finally:
-        sys.argv = saved
+    saved = sys.argv
+    with tempfile.TemporaryDirectory() as folder:
+        file = write_text(Path(folder, Path(opt).name), yaml.safe_dump(options, sort_keys=False))
+        sys.argv = [f'amhp {command}', '-opt', str(file), *others]
+        try:
+            yield
+        finally:
+            sys.argv = saved
 
 
 def _close_log() -> None:

@@ -34,9 +34,15 @@ def check_names(where: str, given: Iterable[object], known: Collection[str]) -> 
             raise AMHPError(f'{where}: there is no option {name!r}{nearest(name, known)}')
 
 
-def nearest(name: object, known: Iterable[str]) -> str:
-    """Return ``; did you mean ...?`` with the known name nearest to a name, or ``''``."""
-    found = get_close_matches(str(name), sorted(known), n=1)
+def nearest(name: object, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """Return ``; did you mean ...?`` with the known name nearest to a name, or ``''``.
+
+    Args:
+        name: the name that was given.
+        known: the known names.
+        cutoff: the least similarity, from 0 to 1, as ``difflib`` measures it.
+    """
+    found = get_close_matches(str(name), sorted(known), n=1, cutoff=cutoff)
     return f'; did you mean {found[0]!r}?' if found else ''
 
 
