@@ -8,6 +8,7 @@ import pytest
 import yaml
 from train_helpers import write_options
 
+from pyiqa_amhp.datasets.dataset import AMHPDataset, known_options
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.train.option_check import check_gpu, check_options
 from pyiqa_amhp.train.options import read_options
@@ -221,7 +222,22 @@ def test_names_are_found_in_the_code_that_reads_them(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(sys, 'path', [str(tmp_path), *sys.path])
     assert names_read('reads_options') == {'one', 'two', 'three', 'four', 's', 't'}
-    assert names_read('no_such_module') == frozenset()
+    assert names_read('no_such_module') == names_read('__main__') == frozenset()
+
+
+def test_a_class_of_the_users_may_have_options_of_its_own(tmp_path, monkeypatch):
+    source = (
+        'from pyiqa_amhp.datasets.dataset import AMHPDataset\n\n\n'
+        'class Mine(AMHPDataset):\n'
+        "    def get_split(self, opt):\n        self.tone = opt.get('tone')\n"
+        '        super().get_split(opt)\n'
+    )
+    (tmp_path / 'my_images.py').write_text(source)
+    monkeypatch.setattr(sys, 'path', [str(tmp_path), *sys.path])
+    from my_images import Mine
+
+    assert 'tone' in known_options(Mine) and 'split_index' in known_options(Mine)
+    assert 'tone' not in known_options(AMHPDataset)
 
 
 def test_sections_that_are_written_twice_are_read(tmp_path, shipped):

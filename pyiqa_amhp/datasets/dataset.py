@@ -19,7 +19,7 @@ from pyiqa_amhp.datasets.images import IMAGE_SUFFIXES, odd_pixel_sum, read_image
 from pyiqa_amhp.datasets.rated_images import RatedImages, read_table
 from pyiqa_amhp.datasets.ratings import LEVELS
 from pyiqa_amhp.errors import AMHPError, ImageReadError
-from pyiqa_amhp.utils.options import check_names, flag, names_read
+from pyiqa_amhp.utils.options import check_names, flag, names_read, own_modules
 
 # The keys of pyiqa's transform_mapping, which ignores any other key without a message.
 PYIQA_AUGMENTS = (
@@ -112,7 +112,7 @@ class AMHPDataset(BaseIQADataset):
     seeds: tuple[int, int] | None = None
 
     def __init__(self, opt: Mapping[str, Any]):
-        check_names(f'data set {opt.get("name")}', opt, known_options())
+        check_names(f'data set {opt.get("name")}', opt, known_options(type(self)))
         super().__init__(opt)
 
     def init_path_mos(self, opt: dict[str, Any]) -> None:
@@ -249,9 +249,9 @@ def _hint(path: Path) -> str:
     return ''
 
 
-def known_options() -> frozenset[str]:
-    """List the options that ``AMHPDataset`` or a loader of it reads; empty if that is not known."""
-    known = names_read(*OPTION_READERS)
+def known_options(kind: type[AMHPDataset]) -> frozenset[str]:
+    """List the options that a class of data sets or its loader reads; empty: that is not known."""
+    known = names_read(*OPTION_READERS, *own_modules(kind))
     return known and known | UNREAD
 
 

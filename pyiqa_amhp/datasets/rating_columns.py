@@ -159,6 +159,7 @@ class _RatingReader:
 
     def _advice(self, given: np.ndarray, images: int) -> str:
         """Name the option that sets the scale, with a value that fits the ratings."""
+        values: tuple[float, ...]
         if self._normalise != _Affine(1.0, 0.0):
             name, values = 'mos_range', fitting_scale(given, images)
         else:

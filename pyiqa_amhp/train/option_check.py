@@ -24,7 +24,7 @@ from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model.amhp import AMHP
 from pyiqa_amhp.model.config import RENAMED, AMHPConfig
 from pyiqa_amhp.train.options import SECTIONS, TOP
-from pyiqa_amhp.utils.options import check_names, names_read, nearest, parameters
+from pyiqa_amhp.utils.options import check_names, names_read, nearest, own_modules, parameters
 
 READERS = (
     'pyiqa_amhp.train', 'pyiqa.models', 'pyiqa.train', 'pyiqa.test', 'pyiqa.train_nsplits',
@@ -59,7 +59,8 @@ def check_options(opt: Mapping[str, Any], is_train: bool) -> None:
     for phase, data in opt['datasets'].items():
         _check_data(phase, data, is_train)
     _check_network(opt['network'])
-    known = names_read(*READERS)
+    model = _registered('model_type', opt['model_type'], pyiqa.models)
+    known = names_read(*READERS, *own_modules(model))
     known = known and known | UNREAD
     for name in ('path', 'val', 'logger'):
         check_names(name, opt.get(name) or {}, known)
@@ -129,12 +130,11 @@ def _check_flags(section: Mapping[str, Any], where: str) -> None:
 
 def _check_top(opt: Mapping[str, Any]) -> None:
     name = opt['name']
-    _registered('model_type', opt['model_type'], pyiqa.models)
     if not isinstance(name, str) or not name.strip():
         raise AMHPError(f'name={name!r}: expected text, the name of a folder; put it in quotes')
     folders = {PurePath(name).name, PureWindowsPath(name).name}
     if folders != {name} or name in ('.', '..') or '\0' in name:
-        raise AMHPError(f'name={name!r}: expected the name of one folder, without / or \\')
+        raise AMHPError(f'name={name!r}: expected the name of one folder, without slashes')
     gpus = opt['num_gpu']
     if gpus != 'auto' and not whole_from(0)(gpus):
         raise AMHPError(f'num_gpu={gpus!r}: expected auto, or a whole number from 0 (the CPU)')
@@ -149,8 +149,9 @@ def _check_data(phase: str, data: Any, is_train: bool) -> None:
     for name in ('name', 'type'):
         if not isinstance(data.get(name), str):
             raise AMHPError(f'{where}: {name}={data.get(name)!r}: expected text')
-    if issubclass(_registered(where, data['type'], pyiqa.data), AMHPDataset):
-        check_names(where, data, known_options())
+    kind = _registered(where, data['type'], pyiqa.data)
+    if issubclass(kind, AMHPDataset):
+        check_names(where, data, known_options(kind))
     _check(data, where, 'batch_size_per_gpu', whole_from(1), 'a whole number from 1')
     _check(data, where, 'num_worker_per_gpu', whole_from(0), 'a whole number from 0')
     above_0 = 'a number above 0'

@@ -68,6 +68,13 @@ def parameters(function: Callable, leave_out: Collection[str] = ()) -> frozenset
     return frozenset(found) - {'self', *leave_out}
 
 
+def own_modules(kind: type) -> list[str]:
+    """List the modules of a class and its bases that are the user's own, and read options too."""
+    known = ('pyiqa_amhp', 'pyiqa', 'torch', 'typing', 'builtins')
+    modules = {base.__module__ for base in kind.__mro__}
+    return sorted(module for module in modules if module.partition('.')[0] not in known)
+
+
 @lru_cache
 def names_read(*modules: str) -> frozenset[str]:
     """Collect the names that modules look up in dicts, and so the options that they know.
@@ -82,7 +89,10 @@ def names_read(*modules: str) -> frozenset[str]:
     """
     names: set[str] = set()
     for module in modules:
-        spec = importlib.util.find_spec(module)
+        try:
+            spec = importlib.util.find_spec(module)
+        except (ImportError, ValueError):  # ValueError: __main__
+            return frozenset()
         if spec is None or not spec.origin or not spec.origin.endswith('.py'):
             return frozenset()
         file = Path(spec.origin)
