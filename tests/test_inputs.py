@@ -132,7 +132,7 @@ def test_a_data_set_mirrors_the_images_that_a_metric_call_mirrors(build, tmp_pat
         Image.fromarray(smooth_pixels(90 + 7 * i, 70 + 3 * i, seed=i)).save(tmp_path / name)
     csv = tmp_path / 'rated.csv'
     values = [1.5, 3.5, 5.5, 7.5, 9.5]
-    pd.DataFrame({'img_name': names, 'MOS': 3}).to_csv(csv, index=False)
+    pd.DataFrame({'img_name': names, 'MOS': np.linspace(2, 9, len(names))}).to_csv(csv, index=False)
     options = {'meta_info_file': csv, 'dataroot_target': tmp_path, 'level_values': values}
     options |= {'phase': 'test', 'augment': {'resize': [37, 37]}}
     model = build(network={'protocol': 'reference'}, is_train=False)
