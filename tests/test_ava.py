@@ -2,11 +2,14 @@
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 
 from pyiqa_amhp.datasets import ava
 from pyiqa_amhp.datasets.ava import read_ava, read_ava_txt, read_id_list
+from pyiqa_amhp.datasets.comment_store import write_store
+from pyiqa_amhp.datasets.comments import SCHEMA
 from pyiqa_amhp.datasets.paper import AVACommentsDataset
 from pyiqa_amhp.datasets.prepare import prepare
 from pyiqa_amhp.datasets.raw import TEST, TRAIN
@@ -210,6 +213,19 @@ def test_images_get_their_own_attribute_comments(dataset, ava_copy):
     for name, comments in comments_by_name(ava_copy).items():
         about = [c for c in comments if any(w in c for w in ('light', 'colour', 'thirds', 'focus'))]
         assert texts[name] in (about or comments or [''])
+
+
+def test_a_store_of_other_keywords_logs_one_warning(dataset, tmp_path, caplog):
+    dataset('test')
+    assert caplog.records == []
+    table = pa.table([[1], ['soft light']], schema=SCHEMA)
+    for keywords in ('', 'abc'):
+        file = write_store(tmp_path / f'{keywords}.arrow', table, [1], ['light'], keywords)
+        for phase in ('train', 'test'):
+            dataset(phase, comments_file=str(file))
+    texts = [record.getMessage() for record in caplog.records]
+    assert ['an older version' in text for text in texts] == [True, False]
+    assert 'digest abc' in texts[1] and all('amhp prepare ava --force' in text for text in texts)
 
 
 def test_training_chooses_new_comments_and_testing_does_not(dataset):

@@ -8,10 +8,19 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset
 
-from pyiqa_amhp.datasets.comment_sampler import CommentSampler, count_clip_tokens
+from pyiqa_amhp.datasets.comment_sampler import CommentSampler
 from pyiqa_amhp.datasets.comment_store import CommentStore, write_store
+from pyiqa_amhp.datasets.keywords import (
+    MAX_TOKENS,
+    AttributeKeywords,
+    count_clip_tokens,
+    read_masks,
+    read_part,
+)
 from pyiqa_amhp.errors import AMHPError
 
 LIGHT, COLOR = 1, 2
@@ -200,6 +209,46 @@ def test_unknown_attributes_and_modes_are_refused(store):
         CommentSampler(store, IDS, ['colour'])
     with pytest.raises(AMHPError, match="comment mode 'all': expected one or join"):
         CommentSampler(store, IDS, mode='all')
+
+
+LATE = 'well done ' * 40 + 'lovely light'
+
+
+def test_attributes_that_clip_does_not_read_do_not_count(tmp_path):
+    late_and_early = 'good color ' + LATE
+    texts = [
+        LATE,
+        'soft light',
+        late_and_early,
+        'wow',
+        'x' * 500 + ' light',
+        'light ' * 74 + 'light',
+    ]
+    keywords = AttributeKeywords()
+    column = pa.chunked_array([texts[:2], texts[2:]], pa.large_string())
+    table = pa.table({'image_id': pa.array([5] * 6, pa.int64()), 'text': column})
+    masks = read_masks(keywords, column)
+    light, color = (1 << keywords.attributes.index(name) for name in ('light', 'color'))
+    assert masks.tolist() == [0, light, color, 0, 0, light]
+    store = CommentStore(write_store(tmp_path / 's.arrow', table, masks, keywords.attributes))
+    for training in (True, False):
+        chosen = CommentSampler(store, [5], ['light'], training=training)
+        assert {chosen[0] for _ in range(20)} <= {'soft light', texts[5]}
+
+
+def test_without_another_comment_the_one_with_late_attributes_is_the_text(make_store):
+    assert CommentSampler(make_store([(5, LATE, 0)]), [5])[0] == LATE
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from(['light', "bird's-eye", 'f/2.8...', '#1', 'ÉLAN', '  ', '!?' * 9])))
+def test_the_part_that_clip_reads_is_the_longest_of_whole_words_that_fits(words):
+    text = ' '.join(words * 5)
+    part = read_part(text)
+    assert text.startswith(part)
+    assert count_clip_tokens(part) <= MAX_TOKENS
+    rest = text[len(part) :].split()
+    assert not rest or count_clip_tokens(f'{part} {rest[0]}') > MAX_TOKENS
 
 
 class Texts(Dataset):

@@ -98,11 +98,11 @@ def test_the_store_names_its_source(tmp_path):
     file.write_text('1#5#soft light#wow\n')
     table, _ = read_comments(file)
     keywords = AttributeKeywords()
-    path = write_store(
-        tmp_path / 's.arrow', table, keywords.masks(table['text']), keywords.attributes
-    )
+    masks = keywords.masks(table['text'])
+    path = write_store(tmp_path / 's.arrow', table, masks, keywords.attributes, keywords.digest)
     store = CommentStore(path)
     assert store.source == 'AVA_Comments_Full.txt'
+    assert store.keywords == keywords.digest
     assert store.attributes == keywords.attributes
     assert store.masks.tolist() == [store.bits(['light']), 0]
 
@@ -172,7 +172,8 @@ ABOUT = {'pyiqa_amhp': '{"format": 1, "attributes": ["light"], "source": ""}'}
 
 
 def test_the_format_is_as_documented(tmp_path):
-    assert CommentStore(arrow_file(tmp_path / 's.arrow', COLUMNS, ABOUT)).text(1) == 'b'
+    store = CommentStore(arrow_file(tmp_path / 's.arrow', COLUMNS, ABOUT))
+    assert (store.text(1), store.keywords) == ('b', '')  # older versions noted no keywords
 
 
 @pytest.mark.parametrize(

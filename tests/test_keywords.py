@@ -3,10 +3,11 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyiqa_amhp.datasets.keywords import AttributeKeywords
+from pyiqa_amhp.datasets.keywords import AttributeKeywords, _default_file
 from pyiqa_amhp.demo.comments import PHRASES
 from pyiqa_amhp.errors import AMHPError
 
@@ -91,6 +92,122 @@ def test_other_words_match_no_attribute(keywords, text):
     assert attributes_of(keywords, text) == set()
 
 
+@pytest.mark.parametrize(
+    ('text', 'attribute'),
+    [
+        ('rather busy behind the vase', 'composition'),
+        ('A busy-ness that tires the eye', 'composition'),
+        ('a plainer plate would be less busy', 'composition'),
+        ('there is a blue-ish cast on the wall', 'color'),
+        ('the snow has a cyan cast', 'color'),
+        ('everything went greenish', 'color'),
+        ('make it warmer', 'color'),
+        ('the sand is too yellow', 'color'),
+        ('the bread could be whiter', 'color'),
+        ('a monotone lake', 'color'),
+        ('too much green', 'color'),
+        ('the blue of the eye', 'color'),
+        ('white on white is hard', 'color'),
+        ('an odd coloration', 'color'),
+        ('the chair should be lighter', 'light'),
+        ('the cat could be brighter', 'light'),
+        ('golden sun near dusk', 'light'),
+        ('come back at dawn', 'light'),
+        ('the midday sun is hard on a face', 'light'),
+        ('a hot-spot on the nose', 'light'),
+        ('the boat is cut off on the left', 'composition'),
+        ('Chopped off at the knees', 'composition'),
+        ('the vase is clipped at the rim', 'composition'),
+        ('too much water on the left', 'composition'),
+        ('too many dull old boats at the bottom', 'composition'),
+        ('too much on the right', 'composition'),
+        ('a little more room on the side', 'composition'),
+        ('too many things', 'composition'),
+        ('shoot it tighter', 'composition'),
+        ('the wall needs straightening', 'composition'),
+        ('the hair should be sharper', 'focus'),
+        ('the nose might be clearer', 'focus'),
+        ('make it shallower', 'depth_of_field'),
+        ('a flatter look', 'contrast'),
+        ('what aperature was this?', 'depth_of_field'),
+        ('the simmetry of the bridge', 'composition'),
+        ('nice compositon', 'composition'),
+        ('the backround', 'composition'),
+        ('super lighitng', 'light'),
+        ('the shaddows', 'light'),
+        ('wonderful coulors', 'color'),
+        ('a little blury', 'focus'),
+        ('more constrast', 'contrast'),
+        ('good prespective', 'perspective'),
+        ('the tecture of bark', 'detail'),
+        ('a dull suject', 'theme'),
+        ('an easy subject to shoot', 'theme'),
+        ('the subject to the left', 'theme'),
+        ('one of my favourite subjects to shoot', 'theme'),
+        ('the dark chocolate is in the dark', 'light'),
+        ('I was busy, and so is the wall: busy', 'composition'),
+    ],
+)
+def test_other_ways_to_name_an_attribute_are_found(keywords, text, attribute):
+    assert attribute in attributes_of(keywords, text)
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        'all of this is subject to taste', 'prices are subject to change',
+        'Maths is not my favourite subject', 'cats are not my favorite subjects',
+        'I read a book on the subject of bread',
+        'my worst school subject', 'a funny subject line', 'we were busy', "I'm busy", 'business',
+        'it kept you busy', 'too busy to vote', 'a busy day', 'a busy street', 'a light beer',
+        'dark chocolate!', 'in light of the votes', 'hoping for a higher placement',
+        'this time frame',
+        'take it with a grain of salt', 'cut the cake', 'a warm welcome', 'the broadcast',
+        'finish it',
+        'too much of a good thing', 'thanks a lot, see you on the left',
+    ],
+)  # fmt: skip
+def test_the_same_words_outside_photography_are_not(keywords, text):
+    assert attributes_of(keywords, text) == set()
+
+
+def test_each_keyword_of_the_package_is_found_and_each_exception_is_not(keywords):
+    """No exception hides a keyword of its attribute, and none is without effect."""
+    for attribute, phrases in yaml.safe_load(_default_file().read_text('utf-8')).items():
+        texts = [f'so {phrase.replace("...", "two words")}, yes' for phrase in phrases]
+        found = keywords.masks([text.replace('so -', 'so ') for text in texts])
+        bit = 1 << keywords.attributes.index(attribute)
+        for phrase, mask in zip(phrases, found, strict=True):
+            assert bool(mask & bit) != phrase.startswith('-'), f'{attribute}: {phrase}'
+        assert len(set(phrases)) == len(phrases)
+
+
+@pytest.mark.parametrize(
+    ('text', 'found'),
+    [
+        ('lit up', 1), ('lit', 1), ('un lit', 0), ('un-lit', 0), ('un  lit and lit', 1),
+        ('so lit up un lit', 1), ('get a bit lit', 0), ('get a little too much lit', 1),
+        ('sun lit', 1),
+        ('in x out', 1), ('in out', 1), ('in a b c out', 1), ('in a b c d out', 0), ('in.out', 0),
+    ],
+)  # fmt: skip
+def test_dots_stand_for_words_and_a_minus_sign_for_an_exception(put, text, found):
+    mine = AttributeKeywords(put('light: [lit, -un lit, -get ... lit, in ... out]'))
+    assert mine.masks([text]).tolist() == [found]
+
+
+def test_the_digest_is_that_of_the_keywords_and_not_of_the_file(put):
+    digests = [
+        AttributeKeywords(put(text)).digest
+        for text in (
+            'light: [lit, dark]', '# mine\nlight:\n- dark\n- lit', 'light: [lit]',
+            'lit: [lit, dark]',
+        )
+    ]  # fmt: skip
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 3
+
+
 def test_empty_praise_is_about_no_attribute(keywords):
     assert not keywords.masks(PHRASES['praise']).any()
 
@@ -157,6 +274,9 @@ def test_signs_in_a_users_words_are_taken_literally(put):
         ('light: []', 'light: .*expected a list of words'),
         ('light: [on]', 'light: True, expected a word or phrase'),
         ("light: [' ']", "light: ' ', expected a word or phrase"),
+        ("light: [lit, '-']", "light: '-', expected a word or phrase"),
+        ("light: ['...']", r"light: '\.\.\.', expected a word or phrase"),
+        ('light: [-lit]', 'light: every phrase has a minus sign, expected words too'),
         ('no: [negative]', 'attribute False: expected a name'),
         ('light: [lit', 'not YAML'),
         ('\n'.join(f'a{i}: [w]' for i in range(17)), '17 attributes, expected at most 16'),

@@ -1,6 +1,5 @@
 """Choose the text of an image from its comments; in training another one each time."""
 
-import functools
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
 
@@ -9,9 +8,9 @@ import torch
 from numpy.typing import ArrayLike
 
 from pyiqa_amhp.datasets.comment_store import CommentStore
+from pyiqa_amhp.datasets.keywords import MAX_TOKENS, count_clip_tokens
 from pyiqa_amhp.errors import AMHPError
 
-MAX_TOKENS = 75  # CLIP's 77 without start and end
 MODES = ('one', 'join')
 
 
@@ -19,7 +18,8 @@ class CommentSampler:
     """Texts of the images of a data set, chosen from their comments (paper, section 4.1).
 
     ``sampler[i]`` is a comment about attributes, or several; for an image that has none, one of
-    its other comments, always the same; for an image without comments, ``''``.
+    its other comments, always the same; for an image without comments, ``''``. A comment is about
+    the attributes that it names within CLIP's 77 tokens (see ``read_masks``).
 
     Args:
         store: comments of all images.
@@ -90,15 +90,3 @@ class CommentSampler:
                 break
             joined = longer
         return joined
-
-
-def count_clip_tokens(text: str) -> int:
-    """Count CLIP's tokens of a text, without start and end tokens."""
-    return len(_clip_tokenizer().encode(text))
-
-
-@functools.cache
-def _clip_tokenizer():
-    import open_clip
-
-    return open_clip.SimpleTokenizer()

@@ -19,7 +19,11 @@ FORMAT = 1
 
 
 def write_store(
-    path: str | Path, table: pa.Table, masks: np.ndarray, attributes: Sequence[str]
+    path: str | Path,
+    table: pa.Table,
+    masks: np.ndarray,
+    attributes: Sequence[str],
+    keywords: str = '',
 ) -> Path:
     """Write the file of a ``CommentStore``.
 
@@ -31,6 +35,7 @@ def write_store(
             schema's metadata is kept.
         masks: attributes that each comment is about, ``(N,)``; bit i is ``attributes[i]``.
         attributes: names of the attributes.
+        keywords: digest of the keywords that the masks come from, as of ``AttributeKeywords``.
 
     Raises:
         ValueError: not as many masks as comments.
@@ -39,7 +44,12 @@ def write_store(
     if len(masks) != len(table):
         raise ValueError(f'{len(masks)} masks for {len(table)} comments')
     source = (table.schema.metadata or {}).get(b'source', b'').decode()
-    about = {'format': FORMAT, 'attributes': list(attributes), 'source': source}
+    about = {
+        'format': FORMAT,
+        'attributes': list(attributes),
+        'source': source,
+        'keywords': keywords,
+    }
     schema = pa.schema(COLUMNS, {'pyiqa_amhp': json.dumps(about)})
     ids = table['image_id'].to_numpy()
     order = np.argsort(ids, kind='stable')
@@ -66,6 +76,7 @@ class CommentStore:
     Attributes:
         attributes: names of the attributes.
         source: name of the publisher's file.
+        keywords: digest of the keywords that the masks come from; '' in files of older versions.
         image_ids: image of each row, rising, ``(M,)`` int64.
         masks: attributes of each row, ``(M,)`` uint16; bit i is ``attributes[i]``.
 
@@ -79,6 +90,7 @@ class CommentStore:
             about, batch = _open(self.path)
             self.attributes: tuple[str, ...] = tuple(about['attributes'])
             self.source: str = about['source']
+            self.keywords: str = about.get('keywords', '')
             self.image_ids = _numbers(batch.column('image_id'), np.int64)
             self.masks = _numbers(batch.column('attributes'), np.uint16)
             self._offsets, self._bytes = _text_buffers(batch.column('text'))

@@ -1,6 +1,9 @@
 """The paper's data sets: ``AMHPDataset`` with the defaults for AVA, PARA and AADB."""
 
+import functools
+import logging
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -11,8 +14,10 @@ from pyiqa_amhp.datasets.ava import image_ids
 from pyiqa_amhp.datasets.comment_sampler import CommentSampler
 from pyiqa_amhp.datasets.comment_store import CommentStore
 from pyiqa_amhp.datasets.dataset import AMHPDataset, with_defaults
+from pyiqa_amhp.datasets.keywords import AttributeKeywords
 from pyiqa_amhp.utils.text import given_text
 
+logger = logging.getLogger('pyiqa_amhp')
 COMMENT_MODE = 'one'  # our choice: the paper does not say how several comments are used
 
 
@@ -47,8 +52,11 @@ class AVACommentsDataset(AMHPDataset):
         super().get_split(opt)
         self.comments: CommentSampler | None = None
         if opt.get('comments_file') and opt.get('text_source') in (None, 'comments'):
+            store = CommentStore(opt['comments_file'])
+            if store.keywords != AttributeKeywords().digest:
+                _warn_of_other_keywords(store.path, store.keywords)
             self.comments = CommentSampler(
-                CommentStore(opt['comments_file']),
+                store,
                 image_ids(pd.Series(self.images.names), self.images.file),
                 attributes=opt.get('comment_attributes'),
                 mode=opt['comment_mode'],
@@ -59,6 +67,18 @@ class AVACommentsDataset(AMHPDataset):
     def text(self, index: int) -> str:
         """Return the text of an image; in training another one each time."""
         return super().text(index) if self.comments is None else given_text(self.comments[index])
+
+
+@functools.cache
+def _warn_of_other_keywords(path: Path, keywords: str) -> None:
+    """Warn once per process that a store was written with other keywords than this version's."""
+    logger.warning(
+        '%s: its attribute comments were found with other keywords (of %s) than those of this '
+        'version, so texts and scores differ from those of a new file; write one with '
+        '`amhp prepare ava --force`',
+        path,
+        f'digest {keywords}' if keywords else 'an older version',
+    )
 
 
 class PARADataset(AMHPDataset):

@@ -17,7 +17,7 @@ from pyiqa_amhp.datasets import aadb, ava, para
 from pyiqa_amhp.datasets.comment_store import CommentStore, write_store
 from pyiqa_amhp.datasets.comments import read_comments
 from pyiqa_amhp.datasets.images import read_image
-from pyiqa_amhp.datasets.keywords import AttributeKeywords
+from pyiqa_amhp.datasets.keywords import AttributeKeywords, read_masks
 from pyiqa_amhp.datasets.raw import (
     SPLIT_NAMES,
     TRAIN,
@@ -293,8 +293,8 @@ def _write_comments(
             f"{path}: not one comment is about an image of {report.root}; are they AVA's?"
         )
     keywords = AttributeKeywords()
-    masks = keywords.masks(comments['text'])
-    write_store(store, comments, masks, keywords.attributes)
+    masks = read_masks(keywords, comments['text'])
+    write_store(store, comments, masks, keywords.attributes, keywords.digest)
     image_ids = comments['image_id'].to_numpy()
     report.comments = len(comments)
     report.with_comments = len(np.unique(image_ids))
