@@ -171,6 +171,13 @@ def test_an_uncalibrated_tanet_is_marked(measure, few, tanet):
     assert 'uncalibrated' in measure('tanet', tanet, few).notes
 
 
+def test_a_calibrated_tanet_is_marked_with_its_statistics(measure, few, tanet):
+    state = torch.load(tanet, weights_only=True)
+    state['tygertnet.bn7.num_batches_tracked'].fill_(1)
+    torch.save(state, tanet)
+    assert 'diagonal' in measure('tanet', tanet, few).notes
+
+
 # Failures
 
 

@@ -47,13 +47,32 @@ def scene_by_hand(state, x):
         return trunk.double().eval()(torch.tensor(normalised(x))).numpy()
 
 
-def response_by_hand(state, scene):
-    """One number for each image: its features by the weight and bias made from it."""
+def features_by_hand(state, scene):
     norm = {k: state[f'tygertnet.bn1.{k}'].double().numpy() for k in
             ('weight', 'bias', 'running_mean', 'running_var')}  # fmt: skip
     q = linear(state, 'tygertnet.fc1', scene)
     q = (q - norm['running_mean']) / np.sqrt(norm['running_var'] + 1e-5)
-    q = prelu(state, 'tygertnet.relu1', q * norm['weight'] + norm['bias'])
+    return prelu(state, 'tygertnet.relu1', q * norm['weight'] + norm['bias'])
+
+
+def square_by_hand(state, scene):
+    """The authors' layer on a batch: entry (i, j) is image i's features by image j's weight."""
+    weight = linear(state, 'hypernet.last_out_w', scene)
+    return features_by_hand(state, scene) @ weight.T + linear(state, 'hypernet.last_out_b', scene)
+
+
+def target_of_batch_by_hand(state, scene):
+    """The authors' branch on a batch: columns normalised, rows pooled to ten numbers."""
+    square, n = square_by_hand(state, scene), len(scene)
+    q = (square - square.mean(axis=0)) / np.sqrt(square.var(axis=0) + 1e-5)
+    q = prelu(state, 'tygertnet.relu7', q)
+    edges = [(g * n // 10, -(-(g + 1) * n // 10)) for g in range(10)]
+    return np.stack([q[:, a:b].mean(axis=1) for a, b in edges], axis=1)
+
+
+def response_by_hand(state, scene):
+    """One number for each image: its features by the weight and bias made from it."""
+    q = features_by_hand(state, scene)
     weight = linear(state, 'hypernet.last_out_w', scene)
     bias = linear(state, 'hypernet.last_out_b', scene)
     return (

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from test_tanet import response_by_hand, scene_by_hand
+from scipy.stats import spearmanr
+from test_tanet import response_by_hand, scene_by_hand, square_by_hand, target_of_batch_by_hand
 
 from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.model import tanet_calibration
 from pyiqa_amhp.model.tanet import TANet
 from pyiqa_amhp.model.tanet_calibration import calibrate
 
@@ -107,11 +109,14 @@ def test_the_command_stores_the_statistics_of_a_folder(
 ):
     out = tmp_path / f'calibrated.{suffix}'
     code, printed, _ = amhp(
-        'tanet', 'calibrate', checkpoint, tanet_photos, '--out', out, '--device', 'cpu'
-    )
-    assert code == 0 and '5 images' in printed and str(out) in printed
+        'tanet', 'calibrate', checkpoint, tanet_photos, '--out', out, '--device', 'cpu',
+        '--method', 'diagonal',
+    )  # fmt: skip
+    assert code == 0 and '5 images, diagonal' in printed and str(out) in printed
     net = TANet(pretrained_model_path=out).eval()
-    assert net.calibrated and tanet_warnings() == []
+    assert net.calibrated and net.statistics == 'diagonal'
+    [notice] = tanet_warnings()
+    assert notice.startswith(f'TANet scores by the diagonal: {out} was calibrated so')
     mean, variance = statistics_by_hand(authors, batch)
     assert net.tygertnet.bn7.running_mean.item() == pytest.approx(mean, rel=1e-4)
     assert net.tygertnet.bn7.running_var.item() == pytest.approx(variance, rel=1e-4)
@@ -121,11 +126,115 @@ def test_the_command_stores_the_statistics_of_a_folder(
 
 
 def test_calibrated_responses_have_mean_0_and_variance_1(net, tanet_images):
-    assert calibrate(net, tanet_images) == 5
+    assert calibrate(net, tanet_images, 'diagonal') == 5
     with torch.no_grad():
         normal = net.tygertnet.bn7(torch.cat([net.response(x) for x in tanet_images]))
     assert normal.mean().item() == pytest.approx(0, abs=1e-5)
     assert normal.var().item() == pytest.approx(1, abs=1e-3)
+
+
+def test_the_command_stores_images(
+    amhp, authors, checkpoint, tanet_photos, batch, tmp_path, tanet_warnings, monkeypatch
+):
+    monkeypatch.setitem(tanet_calibration.MIN_IMAGES, 'stored', 5)
+    monkeypatch.setattr(tanet_calibration, 'STORED_IMAGES', 3)
+    out = tmp_path / 'stored.safetensors'
+    code, printed, _ = amhp('tanet', 'calibrate', checkpoint, tanet_photos, '--out', out)
+    assert code == 0 and '5 images, 3 of them stored' in printed
+    assert [file.name for file in tmp_path.iterdir()] == [out.name]
+    net = TANet(pretrained_model_path=out).eval()
+    assert net.calibrated and net.statistics == 'stored images'
+    [notice] = tanet_warnings()
+    assert notice.startswith(f'TANet scores against stored images: {out} was calibrated so')
+    scene = scene_by_hand(authors, batch)
+    square = square_by_hand(authors, scene)[:, [0, 2, 4]]
+    stored = net.tygertnet.stored
+    np.testing.assert_allclose(stored.mean, square.mean(axis=0), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(stored.variance, square.var(axis=0), rtol=1e-3)
+    state = net.state_dict()
+    assert all(torch.equal(state[name], authors[name]) for name in authors)
+
+    with pytest.raises(AMHPError, match='with stored images cannot be trained'):
+        net.train()(batch[:2])
+    code, _, _ = amhp('tanet', 'calibrate', out, tanet_photos, '--out', out, '--method', 'diagonal')
+    assert code == 0 and TANet(pretrained_model_path=out).statistics == 'diagonal'
+
+
+def test_a_network_trained_here_keeps_its_diagonal(net, tanet_images):
+    net.tygertnet.bn7.num_batches_tracked.fill_(3)
+    assert net.statistics == 'trained'
+    with pytest.raises(AMHPError, match='was trained on the diagonal'):
+        calibrate(net, tanet_images)
+    assert net.tygertnet.bn7.running_var == 40
+
+
+def test_info_and_the_fingerprint_tell_the_statistics(checkpoint, authors, tmp_path, monkeypatch):
+    from pyiqa_amhp.cli.info import collect_info
+    from pyiqa_amhp.scoring.scorer import Scorer, create_metric
+    from pyiqa_amhp.weights import store
+
+    stored = {
+        'tygertnet.stored.weight': torch.ones(4, 100),
+        'tygertnet.stored.mean': torch.ones(4),
+        'tygertnet.stored.variance': torch.ones(4),
+    }
+    files = [checkpoint, tmp_path / 'stored.pth', tmp_path / 'other.pth']
+    torch.save({**authors, **stored}, files[1])
+    torch.save({**authors, **stored, 'tygertnet.stored.mean': torch.zeros(4)}, files[2])
+    said = []
+    for file in files:
+        monkeypatch.setattr(store, 'stored', lambda file=file: {'tanet': file})
+        said.append(collect_info()['weights']['store: tanet'])
+    assert said == [
+        f'{checkpoint} (statistics: none)',
+        *(f'{f} (statistics: stored images)' for f in files[1:]),
+    ]
+    assert len({Scorer(create_metric('tanet', file, 'cpu')).fingerprint for file in files}) == 3
+
+
+def test_damaged_stored_images_are_refused(authors, tmp_path):
+    stored = {'tygertnet.stored.weight': torch.ones(4, 100), 'tygertnet.stored.mean': torch.ones(3)}
+    torch.save({**authors, **stored}, tmp_path / 'other.pth')
+    expected = 'tygertnet.stored.variance.*stored.weight is .4, 100., expected .3, 100.'
+    with pytest.raises(AMHPError, match=expected):
+        TANet(pretrained_model_path=tmp_path / 'other.pth')
+
+
+def scenes(n):
+    """Theme scores of many images: what they have in common, and what they differ in."""
+    rng = np.random.default_rng(3)
+    return rng.normal(size=365) + 0.6 * rng.normal(size=(n, 20)) @ rng.normal(size=(20, 365)) / 4
+
+
+def branch_on_batches(authors, scene, size=48):
+    """The target branch as the authors run it, batch by batch: ``(N, 10)``."""
+    return np.concatenate(
+        [target_of_batch_by_hand(authors, part) for part in np.split(scene, len(scene) // size)]
+    )
+
+
+def test_stored_images_rank_as_the_authors_batches_do_and_the_diagonal_does_not(net, authors):
+    scene = scenes(96 + 384)
+    net.layer_inputs = lambda x: (net.tygertnet.features(x), *net.hypernet(x))
+    net = net.double()
+    theirs = branch_on_batches(authors, scene[96:]).mean(axis=1)
+    agreement = {}
+    for method in tanet_calibration.METHODS:
+        assert calibrate(net, [torch.tensor(scene[:96])], method) == 96
+        x = torch.tensor(scene[96:])
+        with torch.no_grad():
+            ours = net.tygertnet(x, *net.hypernet(x))
+            alone = net.tygertnet(x[7:8], *net.hypernet(x[7:8]))
+        torch.testing.assert_close(ours[7:8], alone)  # whatever the batch
+        agreement[method] = spearmanr(theirs, ours.mean(dim=1)).statistic
+    assert agreement['stored'] > 0.95
+    assert agreement['diagonal'] < 0.8
+    [twice] = [branch_on_batches(authors, scene[-48:])]
+    with torch.no_grad():
+        calibrate(net, [torch.tensor(scene[-48:])], 'stored')
+        x = torch.tensor(scene[-48:])
+        same_batch = net.tygertnet(x, *net.hypernet(x))
+    np.testing.assert_allclose(same_batch, twice, rtol=1e-6, atol=1e-9)
 
 
 def test_images_that_cannot_be_read_are_skipped_and_reported(
@@ -134,8 +243,9 @@ def test_images_that_cannot_be_read_are_skipped_and_reported(
     (tmp_path / 'bad.png').write_text('no image')
     out = tmp_path / 'calibrated.pth'
     code, printed, err = amhp(
-        'tanet', 'calibrate', checkpoint, tmp_path / 'bad.png', tanet_photos, '--out', out
-    )
+        'tanet', 'calibrate', checkpoint, tmp_path / 'bad.png', tanet_photos, '--out', out,
+        '--method', 'diagonal',
+    )  # fmt: skip
     assert code == 0 and '5 images' in printed
     assert '1 of 6' in err and 'bad.png' in err
     mean, _ = statistics_by_hand(authors, batch)
@@ -148,8 +258,14 @@ def test_images_that_cannot_be_read_are_skipped_and_reported(
     [
         (['absent.pth', 'photos'], 'new.pth', 'absent.pth: no such file'),
         (['authors.pth', 'nowhere'], 'new.pth', '0 images.*nowhere: no such file'),
-        (['authors.pth', 'photos/0.png'], 'new.pth', '1 images'),
-        (['authors.pth', 'photos/0.png', 'copy.png'], 'new.pth', 'images that differ'),
+        (['authors.pth', 'photos'], 'new.pth', '5 images: the method stored needs 48 at least'),
+        (['authors.pth', 'photos', '--method', 'batch'], 'new.pth', 'expected stored or diagonal'),
+        (['authors.pth', 'photos/0.png', '--method', 'diagonal'], 'new.pth', '1 images'),
+        (
+            ['authors.pth', 'photos/0.png', 'copy.png', '--method', 'diagonal'],
+            'new.pth',
+            'images that differ',
+        ),
         (['authors.pth', 'empty'], 'new.pth', 'empty: no images'),
         (['authors.pth', 'photos'], 'new.csv', 'ends in .pth, .pt, .safetensors'),
         (['authors.pth', 'photos'], 'folder.pth', 'is a folder'),

@@ -2,6 +2,7 @@
 
 import os
 import platform
+from pathlib import Path
 
 from rich.table import Table
 
@@ -75,7 +76,10 @@ def _weights() -> dict[str, str]:
     from pyiqa_amhp.weights import store
 
     clip = cached_tag('ViT-B-16', 'openai')
-    stored = {f'store: {name}': str(path) for name, path in store.stored().items()}
+    stored = {
+        f'store: {name}': f'{path} ({_tanet(path)})' if name == 'tanet' else str(path)
+        for name, path in store.stored().items()
+    }
     return {
         store.WEIGHTS_VARIABLE: _describe(os.environ.get(store.WEIGHTS_VARIABLE)),
         'store': str(store.store_path()),
@@ -85,6 +89,18 @@ def _weights() -> dict[str, str]:
         'HF_ENDPOINT': huggingface_hub.constants.ENDPOINT,
         'HF_HUB_OFFLINE': str(huggingface_hub.constants.HF_HUB_OFFLINE),
     }
+
+
+def _tanet(path: Path) -> str:
+    """Describe which statistics a TANet scores with; or why the file cannot be read."""
+    from pyiqa_amhp.errors import AMHPError
+    from pyiqa_amhp.model.tanet import statistics_of
+    from pyiqa_amhp.weights.checkpoint import read_tensors
+
+    try:
+        return f'statistics: {statistics_of(read_tensors(path))}'
+    except AMHPError as error:
+        return str(error)
 
 
 def _describe(weights: str | None) -> str:

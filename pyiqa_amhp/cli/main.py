@@ -130,23 +130,35 @@ def tanet_calibrate(
         list[str], typer.Argument(help='Image files, folders or globs.', metavar='IMAGES...')
     ],
     out: Annotated[Path, typer.Option(help='The new checkpoint: FILE.pth or FILE.safetensors.')],
+    method: Annotated[
+        str,
+        typer.Option(
+            help="stored: scores as in a batch with stored images, closer to the authors' own; "
+            'needs 48 images. diagonal: two numbers in place of images; needs 2.'
+        ),
+    ] = 'stored',
     max_pixels: MaxPixels = None,
     color_profiles: ColorProfiles = True,
     device: Device = None,
 ) -> None:
-    """Estimate the batch-norm statistics that the authors' checkpoint lacks, and save both."""
+    """Add the batch statistics that the authors' checkpoint lacks, in a new checkpoint.
+
+    In their code a score depends on the batch. Here it never does, and a hundred images or more of
+    the kind that will be scored take the place of the batch.
+    """
     from pyiqa_amhp.datasets.images import find_images
     from pyiqa_amhp.model.tanet_calibration import calibrate_tanet
 
     files = find_images(images)
     bar = progress(files, len(files), 'Calibrating')
     reading = {'max_pixels': max_pixels, 'color_profiles': color_profiles}
-    calibration = calibrate_tanet(checkpoint, bar, out, device, **reading)
+    calibration = calibrate_tanet(checkpoint, bar, out, device, method, **reading)
     if calibration.errors:
         title = f'[yellow]{len(calibration.errors)} of {len(files)} images were left out[/]'
         list_errors(title, calibration.errors)
+    stored = f', {calibration.stored} of them stored' if calibration.stored else ', diagonal'
     console.print(
-        f'{calibration.images} images: mean {calibration.mean:.6g}, '
+        f'{calibration.images} images{stored}: mean {calibration.mean:.6g}, '
         f'variance {calibration.variance:.6g}',
         soft_wrap=True,
     )

@@ -254,7 +254,8 @@ def _measure_with(
     notes += ['lower is better: correlations are those of negated scores'] * scorer.lower_better
     notes += [f'asked for the task {scorer.task!r}'] * bool(scorer.task)
     notes += ['zero-shot: texts do not change the scores'] * ignores_text
-    notes += ['uncalibrated'] * (not getattr(scorer.net, 'calibrated', True))
+    statistics = getattr(scorer.net, 'statistics', 'trained')  # TANet's
+    notes += {'trained': [], 'none': ['uncalibrated']}.get(statistics, [statistics])
     return measured_row(method, evaluation, text_source, median_seconds(scores), notes), predicted
 
 

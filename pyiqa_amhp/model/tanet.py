@@ -13,14 +13,18 @@ woshidandan/TANet-image-aesthetics-and-quality-assessment), so that a checkpoint
 entry (i, j) of an N x N matrix is image i's features by image j's generated weight, plus image i's
 bias. A batch norm made at every call normalises each column over the batch, in testing too, and
 each row is pooled to ten numbers. So a score depends on the batch that the image is in, and a
-single image is an error. Here each image uses its own generated weight and bias (the diagonal of
-that matrix), the batch norm is a layer with running statistics over that one number, and pooling
-one number to ten repeats it. A score depends on the image only. Scores therefore differ from the
-authors', who have no score for an image by itself.
+single image is an error. Here a score depends on the image only, in one of two ways:
 
-The statistics are learned in training. A checkpoint of the authors has none:
-``amhp tanet calibrate`` estimates them from images, and until then the metric warns that it is
-uncalibrated.
+- *diagonal*: each image uses its own generated weight and bias (the diagonal of that matrix), the
+  batch norm is a layer with running statistics over that one number, and pooling one number to ten
+  repeats it. A network that is trained here is trained and scored so, and learns the statistics.
+- *stored*: the columns of the matrix are those of stored images, with the mean and variance that
+  each had over them, so that an image is scored as in a batch of the authors, but always the same
+  one. Their ranking is closer to the authors' than that of the diagonal. It is not equal: by
+  their code the same image has another score in another batch.
+
+A checkpoint of the authors has neither statistics nor images: ``amhp tanet calibrate`` adds them,
+*stored* unless told otherwise, and until then the metric warns that it is uncalibrated.
 
 **What is not known.** The paper does not say how an image becomes 224 x 224. The authors' code
 squashes it with Pillow's default filter, which is bicubic from Pillow 7 on and was nearest before;
@@ -31,11 +35,12 @@ refused.
 """
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import nn
-from torch.nn.functional import adaptive_avg_pool2d
+from torch.nn.functional import adaptive_avg_pool1d, adaptive_avg_pool2d
 from torchvision.models import resnet18
 from torchvision.transforms import functional as TF
 
@@ -50,6 +55,7 @@ SCENES = 365  # classes of Places365, on which the theme network was trained
 HIDDEN = 100
 GRID = 12  # the RGB branch compares 12 x 12 patches
 SIZE = 224
+BATCH_NORM_EPS = 1e-5  # PyTorch's, which the authors' code uses
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # authors' code
 
 # MobileNet-V2's stages: expansion, channels, number of blocks, stride of the first block.
@@ -106,11 +112,39 @@ class HyperNet(nn.Module):
         return self.last_out_w(scene), self.last_out_b(scene)
 
 
+class StoredImages(nn.Module):
+    """Images that take the place of a batch: their generated weights, and the statistics of each.
+
+    Args:
+        weight: generated weights of ``K`` images, ``(K, 100)``.
+        mean, variance: of the layer with each of these weights, over many images, ``(K,)``.
+    """
+
+    weight: torch.Tensor
+    mean: torch.Tensor
+    variance: torch.Tensor
+
+    def __init__(self, weight: torch.Tensor, mean: torch.Tensor, variance: torch.Tensor):
+        super().__init__()
+        for name, value in (('weight', weight), ('mean', mean), ('variance', variance)):
+            self.register_buffer(name, value)
+
+    def forward(self, q: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        """Compute the normalised row of each image in a batch with the stored ones: ``(N, K)``."""
+        row = q @ self.weight.T + bias
+        return (row - self.mean) / (self.variance + BATCH_NORM_EPS).sqrt()
+
+
 class TargetNet(nn.Module):
     """The branch that applies the generated layer.
 
     ``bn7`` has no weights, like the batch norm that the authors' code makes at each call.
+
+    Attributes:
+        stored: the images that take the place of a batch; None for the diagonal.
     """
+
+    stored: StoredImages | None
 
     def __init__(self):
         super().__init__()
@@ -120,20 +154,27 @@ class TargetNet(nn.Module):
         self.drop1 = nn.Dropout(0.5)
         self.bn7 = nn.BatchNorm1d(1, affine=False)
         self.relu7 = nn.PReLU()
+        self.register_module('stored', None)
 
-    def response(
-        self, scene: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
-    ) -> torch.Tensor:
-        """Compute the output of the generated layer, before ``bn7``: ``(N, 1)``."""
-        q = self.drop1(self.relu1(self.bn1(self.fc1(scene))))  # (N, 100)
-        return generated_layer(q, weight, bias)
+    def features(self, scene: torch.Tensor) -> torch.Tensor:
+        """Compute the input of the generated layer: ``(N, 100)``."""
+        return self.drop1(self.relu1(self.bn1(self.fc1(scene))))
 
     def forward(
         self, scene: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
     ) -> torch.Tensor:
-        """Compute ``(N, 10)``: one number for each image, ten times."""
-        q = self.relu7(self.bn7(self.response(scene, weight, bias)))  # (N, 1)
-        return q.expand(-1, SCORES)
+        """Compute ``(N, 10)``: on the diagonal, one number for each image, ten times."""
+        q = self.features(scene)
+        if self.stored is None:
+            q = self.relu7(self.bn7(generated_layer(q, weight, bias)))  # (N, 1)
+            return q.expand(-1, SCORES)
+        if self.training:
+            raise AMHPError(
+                'TANet with stored images cannot be trained, since their weights would not follow; '
+                'train a checkpoint without them, and calibrate afterwards'
+            )
+        row = self.relu7(self.stored(q, bias))  # (N, K)
+        return adaptive_avg_pool1d(row.unsqueeze(1), SCORES).squeeze(1)
 
 
 def _conv_norm(inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1):
@@ -240,13 +281,21 @@ class TANet(ReadsImages, nn.Module):
             self.register_buffer(name, values, persistent=False)
         if pretrained_model_path is not None:
             load_checkpoint(self, pretrained_model_path)
-            if not self.calibrated:
-                _warn_uncalibrated(pretrained_model_path)
+            _say_statistics(self, pretrained_model_path)
+
+    @property
+    def statistics(self) -> str:
+        """What the batch norm after the generated layer uses.
+
+        ``stored images``, ``diagonal`` (calibrated), ``trained`` (the diagonal, as in training
+        here), or ``none``.
+        """
+        return statistics_of(self.state_dict())
 
     @property
     def calibrated(self) -> bool:
         """Whether the batch norm after the generated layer has statistics of any images."""
-        return bool(self.tygertnet.bn7.num_batches_tracked)
+        return self.statistics != 'none'
 
     def forward(
         self,
@@ -292,14 +341,26 @@ class TANet(ReadsImages, nn.Module):
             x = x.clamp(0, 1)  # bicubic overshoots; Pillow, which the authors use, clips it too
         return ((x - self.mean) / self.std).to(self.mean.dtype)
 
-    def response(self, x: torch.Tensor) -> torch.Tensor:
-        """Compute the output of the generated layer, before the batch norm: ``(N, 1)``."""
+    def layer_inputs(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Compute features ``(N, 100)``, and generated weights ``(N, 100)``, biases ``(N, 1)``."""
         scene = self.res365_last(self.preprocess(x))
-        return self.tygertnet.response(scene, *self.hypernet(scene))
+        return self.tygertnet.features(scene), *self.hypernet(scene)
+
+    def response(self, x: torch.Tensor) -> torch.Tensor:
+        """Compute the diagonal of the generated layer, before the batch norm: ``(N, 1)``."""
+        return generated_layer(*self.layer_inputs(x))
+
+
+def statistics_of(state: Mapping[str, torch.Tensor]) -> str:
+    """Return which statistics a state has, as ``TANet.statistics`` names them."""
+    if 'tygertnet.stored.mean' in state:
+        return 'stored images'
+    batches = int(state.get('tygertnet.bn7.num_batches_tracked', 0))
+    return 'none' if not batches else 'diagonal' if batches == 1 else 'trained'
 
 
 def load_checkpoint(net: TANet, path: str | Path) -> None:
-    """Load a checkpoint; the network stays uncalibrated if it has no statistics for ``bn7``.
+    """Load a checkpoint; the network stays uncalibrated if it has no statistics and no images.
 
     Raises:
         AMHPError: see ``read_tensors``; or keys that do not fit, by name.
@@ -314,6 +375,11 @@ def load_checkpoint(net: TANet, path: str | Path) -> None:
     statistics = {f'tygertnet.bn7.{k}': v for k, v in net.tygertnet.bn7.state_dict().items()}
     if not statistics.keys() & state.keys():
         state = {**state, **statistics}
+    net.tygertnet.stored = None
+    if any(key.startswith('tygertnet.stored.') for key in state):
+        count = len(state.get('tygertnet.stored.mean', torch.empty(1)).flatten())
+        empty = torch.empty(count, HIDDEN), torch.empty(count), torch.empty(count)
+        net.tygertnet.stored = StoredImages(*empty)
     check_keys(net, state, path)
     net.load_state_dict(state)
 
@@ -329,14 +395,26 @@ def add_to_store(path: str | Path) -> Path:
     return write_state(store_path(TANET), net.state_dict())
 
 
-def _warn_uncalibrated(path: str | Path) -> None:
-    """Warn once per process and file that scores without statistics are wrong."""
-    if str(path) not in _warned:
+_NOTICES = {
+    'none': (
+        'TANet is uncalibrated: %s has no statistics for the batch norm of the generated layer '
+        "(the authors' code computes them from each batch), so its scores are wrong. Estimate "
+        'them once, from a hundred images or more: amhp tanet calibrate %s IMAGES --out FILE.pth'
+    ),
+    'diagonal': (
+        'TANet scores by the diagonal: %s was calibrated so, and its scores differ from the '
+        "authors' on batches; `amhp tanet calibrate --method stored` comes closer to them"
+    ),
+    'stored images': (
+        "TANet scores against stored images: %s was calibrated so, as a stand-in for the authors' "
+        'batches'
+    ),
+}
+
+
+def _say_statistics(net: TANet, path: str | Path) -> None:
+    """Log once per process and file which statistics the scores use; none are a mistake."""
+    message = _NOTICES.get(net.statistics)
+    if message and str(path) not in _warned:
         _warned.add(str(path))
-        logger.warning(
-            'TANet is uncalibrated: %s has no statistics for the batch norm of the generated layer '
-            "(the authors' code computes them from each batch), so its scores are wrong. Estimate "
-            'them once, from a few hundred images: amhp tanet calibrate %s IMAGES --out FILE.pth',
-            path,
-            path,
-        )
+        logger.warning(message, *[path] * message.count('%s'))
