@@ -11,7 +11,7 @@ from torchvision.transforms.functional import to_tensor
 
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model import tanet
-from pyiqa_amhp.model.tanet import self_similarity
+from pyiqa_amhp.model.tanet_layers import self_similarity
 
 # The maths by hand, in float64
 

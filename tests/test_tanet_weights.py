@@ -332,6 +332,7 @@ def test_a_step_reaches_every_weight(tanet_images):
 
 def test_calibration_reads_images_as_its_options_say(amhp, checkpoint, tanet_photos, tmp_path):
     arguments = ['tanet', 'calibrate', checkpoint, tanet_photos, '--out', tmp_path / 'x.pth']
+    arguments += ['--method', 'diagonal']
     code, _, err = amhp(*arguments, '--device', 'cpu', '--max-pixels', 10)
     assert code == 1 and '5 cannot be read' in err and 'and 10 the limit' in err
     code, _, err = amhp(*arguments, '--device', 'cpu', '--no-color-profiles')

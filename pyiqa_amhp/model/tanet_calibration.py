@@ -18,7 +18,8 @@ from torchvision.transforms.functional import to_tensor
 
 from pyiqa_amhp.datasets.images import read_image
 from pyiqa_amhp.errors import AMHPError, ImageReadError
-from pyiqa_amhp.model.tanet import StoredImages, TANet, generated_layer, load_checkpoint
+from pyiqa_amhp.model.tanet import TANet, load_checkpoint
+from pyiqa_amhp.model.tanet_layers import StoredImages, generated_layer
 from pyiqa_amhp.utils.environment import check_device
 from pyiqa_amhp.utils.files import check_output
 from pyiqa_amhp.weights.checkpoint import write_state
