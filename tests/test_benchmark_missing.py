@@ -48,7 +48,7 @@ def test_the_exit_code_is_1_if_a_metric_was_not_measured(
 
 def test_a_folder_without_the_images_is_named_before_any_work(rated_images, tmp_path):
     for folder in (tmp_path, tmp_path / 'absent'):
-        with pytest.raises(AMHPError, match=r'none of the 6 images is there .*18.png.*--images'):
+        with pytest.raises(AMHPError, match=r'18.png: 6 of the first 6 images .*--images'):
             load_rated(str(rated_images), folder)
 
 

@@ -155,7 +155,8 @@ def test_an_error_in_one_process_ends_the_other_with_its_message(run_two):
 def test_two_processes_give_the_result_of_one(trained):
     logs = [read_log(root) for root in trained]
     losses = [[float(value) for value in re.findall(r'l_mos: (\S+)', log)] for log in logs]
-    assert losses[1] == pytest.approx(losses[0], abs=1e-5) and len(losses[0]) >= 9
+    assert losses[1] == pytest.approx(losses[0], abs=2e-5)  # the log has five digits
+    assert len(losses[0]) >= 9
     a, b = (load_weights(root / 'experiments/tiny/models/net_latest.pth') for root in trained)
     far = torch.cat([(a[key].double() - b[key].double()).abs().flatten() > 1e-4 for key in a])
     assert far.double().mean() < 0.05

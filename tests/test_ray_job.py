@@ -154,7 +154,10 @@ def test_a_job_of_version_0_1_0_resumes(tmp_path):
         table = table.replace_schema_metadata({METADATA: json.dumps({**metadata, 'warnings': []})})
         pq.write_table(table, out / f'part-00000{number}.parquet')
 
-    report = score_folder(['/photos'], out, ScorerConfig('piqe'))
+    with pytest.raises(AMHPError, match='--no-color-profiles resumes it'):
+        score_folder(['/photos'], out, ScorerConfig('piqe'))
+    config = ScorerConfig('piqe', scoring={'color_profiles': False})
+    report = score_folder(['/photos'], out, config)
     assert (report.shards, report.shards_before, report.summary.count) == (2, 2, 3)
     assert [result.path for result in report.summary.best] == ['b', 'a', 'c']  # lower is better
     assert report.summary.best[0].prompt_source == 'given'

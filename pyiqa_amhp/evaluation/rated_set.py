@@ -1,7 +1,6 @@
 """Rated images of a benchmark, from any CSV or from the files of ``amhp prepare``."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -116,13 +115,7 @@ def load_rated(
     opt |= {'meta_info_file': str(file), 'dataroot_target': str(folder)}
     opt |= {'phase': 'test' if split == ALL else split, 'skip_bad_images': True}
     dataset = classes.get(source, AMHPDataset)(opt)
-    rated = _rated_set(dataset, columns, split, source, threshold)
-    if not any(map(os.path.exists, rated.paths)):
-        raise AMHPError(
-            f'{folder}: none of the {len(rated.paths):,} images is there (first: '
-            f'{rated.paths[0]}); give their folder with --images'
-        )
-    return rated
+    return _rated_set(dataset, columns, split, source, threshold)
 
 
 def _rated_set(

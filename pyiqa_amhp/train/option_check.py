@@ -56,10 +56,11 @@ def check_options(opt: Mapping[str, Any], is_train: bool) -> None:
     for name in SECTIONS:
         _check_flags(_section(opt, '', name), f'{name}: ')
     _check_top(opt)
-    for phase, data in opt['datasets'].items():
+    for phase, data in _section(opt, '', 'datasets').items():
         _check_data(phase, data, is_train)
     _check_network(opt['network'])
-    model = _registered('model_type', opt['model_type'], pyiqa.models)
+    # A test that is set up in Python may have neither data sets, nor a name, nor a type.
+    model = _registered('model_type', opt.get('model_type', 'AMHPModel'), pyiqa.models)
     known = names_read(*READERS, *own_modules(model))
     known = known and known | UNREAD
     for name in ('path', 'val', 'logger'):
@@ -129,7 +130,7 @@ def _check_flags(section: Mapping[str, Any], where: str) -> None:
 
 
 def _check_top(opt: Mapping[str, Any]) -> None:
-    name = opt['name']
+    name = opt.get('name', 'none')
     if not isinstance(name, str) or not name.strip():
         raise AMHPError(f'name={name!r}: expected text, the name of a folder; put it in quotes')
     folders = {PurePath(name).name, PureWindowsPath(name).name}
