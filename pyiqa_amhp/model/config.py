@@ -62,6 +62,7 @@ OPTIONAL = ('fc_init', 'crop', 'prompt_source')  # may be None
 RENAMED = {'text_source': 'prompt_source'}
 # The name of a scale and of a bundle of options, and what only the start of training reads.
 NOT_IN_SCORES = ('dataset', 'protocol', 'clip_weights', 'tau', 'fc_init')
+LITE, IMAGENET = 'EfficientNet-Lite0', 'imagenet'  # a backbone, and its clip_weights
 MAX_RESIZE = 10_000  # pixels of resize_size (our choice)
 SET_LATER: Any = None  # default of options that ``__post_init__`` sets
 
@@ -85,7 +86,10 @@ class AMHPConfig:
         template: sentence of a quality level, with ``{level}`` in it (paper).
         backbone: an open_clip model name, ``hf-hub:owner/name``, or a dict in the format of
             open_clip's model files (``embed_dim``, ``vision_cfg``, ``text_cfg``). Paper: ViT-B/16.
+            ``EfficientNet-Lite0`` is ours: a small CLIP that is trained without any hub.
         clip_weights: CLIP's own weights to start from: an open_clip tag or a file. Paper: OpenAI's.
+            ``imagenet``, the default of EfficientNet-Lite0: the image encoder's ImageNet weights
+            from a package (extra ``lite``); the text encoder starts from random weights.
         quick_gelu: whether the encoders' activation is QuickGELU; None: as the weights need it (see
             ``clip_weights.py``).
         tau: temperature of Eq. 7 at the start of training. It is learned, as in the authors' code,
@@ -231,6 +235,8 @@ class AMHPConfig:
         elif isinstance(self.backbone, str):
             if ':' not in self.backbone:  # ViT-B/16 is another spelling of ViT-B-16
                 self._set('backbone', self.backbone.replace('/', '-'))
+            if self.backbone == LITE and self.clip_weights == 'openai':  # which has no such model
+                self._set('clip_weights', IMAGENET)
         else:
             raise self._invalid('backbone', 'the name of an open_clip model, hf-hub:..., or a dict')
 

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import logging
 import tempfile
 import threading
 import warnings
@@ -24,6 +25,7 @@ Module = TypeVar('Module', bound=nn.Module)
 MAX_ERROR = {'fp32': 1e-3, 'bf16': 0.05, 'fp16': 0.05, 'int8': 0.15}
 """Largest error of features, relative to torch's (our choice)."""
 OPENVINO_PRECISIONS = {'fp32': 'f32', 'bf16': 'bf16', 'fp16': 'f16'}
+logger = logging.getLogger('pyiqa_amhp')
 _export_lock = threading.Lock()  # the exporter replaces functions of torch while it runs
 
 
@@ -45,6 +47,7 @@ class Engine:
         extra = {'openvino': 'openvino', 'onnxruntime': 'onnx'}[name]
         for package in (name, 'onnxscript'):
             import_extra(package, extra)
+        self._given = precision
         self.precision: str = precision or 'fp32'
         if name == 'openvino':
             self.precision = _openvino_precision(precision)
@@ -82,22 +85,30 @@ class Engine:
             program.save(file, external_data=True)  # one file holds at most 2 GB
             # A wrong graph shows in fp32 first, where rounding does not hide it.
             for precision in dict.fromkeys(('fp32', self.precision)):
-                session = build(file, precision)
-                self._check(session, precision, encode, clip, x[:1])
+                candidate = build(file, precision)
+                error = self._error(candidate, encode, clip, x[:1])
+                if error <= MAX_ERROR[precision]:
+                    session = candidate
+                elif precision == 'fp32' or self._given:
+                    raise AMHPError(
+                        f'engine={self.name!r} in {precision} does not give the features of these '
+                        f"encoders ({error:.1%} off torch's); use another engine or precision"
+                    )
+                else:
+                    logger.info(
+                        "engine=%r: %s is %.1f%% off torch's features: this encoder runs in fp32",
+                        self.name,
+                        precision,
+                        100 * error,
+                    )
         return session
 
-    def _check(
-        self, session: Session, precision: str, encode: Encode, clip: nn.Module, x: torch.Tensor
-    ) -> None:
+    @staticmethod
+    def _error(session: Session, encode: Encode, clip: nn.Module, x: torch.Tensor) -> float:
         """Compare features with torch's: an engine may read a graph wrongly without an error."""
         with torch.no_grad():
             expected = encode(clip, x).float().cpu()
-        error = (torch.from_numpy(session(_array(x))) - expected).norm() / expected.norm()
-        if not error <= MAX_ERROR[precision]:
-            raise AMHPError(
-                f'engine={self.name!r} in {precision} does not give the features of these encoders '
-                f"({error:.1%} off torch's); use another engine or precision"
-            )
+        return float((torch.from_numpy(session(_array(x))) - expected).norm() / expected.norm())
 
 
 def _array(x: torch.Tensor) -> np.ndarray:

@@ -27,7 +27,8 @@ class Runner:
 
     Args:
         precision: ``fp32``, ``bf16``, ``fp16`` or ``int8``. None: fp32, but with
-            ``engine='openvino'`` bf16 if the processor supports it. ``int8`` (dynamic
+            ``engine='openvino'`` bf16 if the processor supports it and the features of an encoder
+            stay close (``MAX_ERROR`` of ``engines.py``). ``int8`` (dynamic
             quantisation, onnxruntime only) is never the default: the activations of trained CLIPs
             have outliers, so int8 loses more accuracy than with random weights. Compare its scores
             with those of fp32 on your own images first.

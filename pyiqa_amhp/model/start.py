@@ -6,7 +6,7 @@ from typing import Any
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model.clip import check_architecture
 from pyiqa_amhp.model.clip_weights import ClipSource, resolve_clip
-from pyiqa_amhp.model.config import AMHPConfig
+from pyiqa_amhp.model.config import IMAGENET, AMHPConfig
 from pyiqa_amhp.model.prompt_features import PromptFeatures
 from pyiqa_amhp.weights.checkpoint import CONFIG_KEY, Checkpoint, check_keys
 from pyiqa_amhp.weights.store import find_checkpoint
@@ -51,6 +51,12 @@ def find_start(
         raise AMHPError(
             f'variant={config.variant!r} cannot run zero-shot: give pretrained_model_path= '
             "(trained weights), or pretrained='clip' to start training"
+        )
+    if zero_shot and config.clip_weights == IMAGENET:
+        raise AMHPError(
+            f'backbone={config.backbone!r} cannot run zero-shot, since its text encoder has no '
+            'weights yet: give pretrained_model_path= (trained weights), or train it '
+            "(pretrained='clip')"
         )
     source = resolve_clip(config, load=bool(pretrained) and not checkpoint)
     if checkpoint:
