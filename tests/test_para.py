@@ -186,11 +186,29 @@ def test_a_wrong_folder_is_an_error_with_the_names_of_files(tmp_path):
         assert part in str(caught.value)
 
 
-def test_a_missing_giaa_file_is_named(para_copy):
-    for name in ('PARA-GiaaTest.csv', 'PARA-Images.csv'):
-        (para_copy / 'annotation' / name).unlink()
-    with pytest.raises(AMHPError, match=r'no PARA-GiaaTest.csv, and no PARA-Images.csv'):
-        read_para(para_copy)
+@pytest.mark.parametrize('kept', GIAA)
+def test_one_giaa_file_alone_gives_its_images(raw_para, para_copy, kept):
+    only_raters(para_copy, kept)
+    (para_copy / 'annotation' / 'PARA-Images.csv').unlink()
+    found, expected = read_para(para_copy), read_para(raw_para).table
+    split = GIAA.index(kept) * 2
+    expected = expected[expected['official_split'] == split].reset_index(drop=True)
+    pd.testing.assert_frame_equal(found.table, expected)
+    other = next(name for name in GIAA if name != kept)
+    there = {0: 'train', 2: 'test'}[split]
+    assert [p.what for p in found.problems] == [
+        f'no {other} and no PARA-Images.csv: only images of {there} are read'
+    ]
+
+
+def test_images_in_one_folder_are_named_without_their_session(raw_para, para_copy):
+    for file in (para_copy / 'imgs').glob('*/*.jpg'):
+        file.rename(para_copy / 'imgs' / file.name)
+    found, published = read_para(para_copy), read_para(raw_para).table
+    assert found.table['img_name'].tolist() == [n.split('/')[1] for n in published['img_name']]
+    assert all((found.images / name).is_file() for name in found.table['img_name'])
+    [problem] = found.problems
+    assert 'without folders by session' in problem.what and problem.where == [found.images]
 
 
 def test_a_download_without_images_is_refused(para_copy):

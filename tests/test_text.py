@@ -112,7 +112,12 @@ def table(tmp_path):
     """A folder ``images``, and a table of ratings and texts; one MOS is missing as "NA"."""
     names = [f'{i:02d}.png' for i in range(len(CELLS))]
     write_photos(tmp_path / 'images', names, [(32, 32)] * len(names))
-    rows = {'img_name': names, 'MOS': 3, 'std': ['NA', *['1'] * (len(names) - 1)], 'text': CELLS}
+    rows = {
+        'img_name': names,
+        'MOS': np.linspace(1.5, 4.5, len(names)),
+        'std': ['NA', *['1'] * (len(names) - 1)],
+        'text': CELLS,
+    }
     frame = pd.DataFrame(rows)
     frame.to_csv(tmp_path / 'rated.csv', index=False, quoting=csv.QUOTE_MINIMAL)
     return frame

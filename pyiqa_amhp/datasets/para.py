@@ -20,6 +20,7 @@ from pyiqa_amhp.datasets.raw import (
     drop_duplicates,
     find_optional,
     find_required,
+    not_found,
     read_raw_csv,
 )
 from pyiqa_amhp.errors import AMHPError
@@ -53,6 +54,7 @@ RANGES = {**dict.fromkeys(ATTRIBUTES, SCALE), 'object_emphasis': (0.0, 1.0)}
 VOTE_VALUES = SCALES['para'].vote_values  # 1.0, 1.5, .. 5.0
 VOTES = [f'c{number}' for number in range(1, len(VOTE_VALUES) + 1)]
 KEYS = ('sessionId', 'imageName')  # identify an image
+FIRST = 100  # images that are looked for in folders by session, and without (our choice)
 MEAN_TOLERANCE = 0.01  # between a mean in the file and the mean of its votes (our choice)
 
 TRAIN_FILE, TEST_FILE, RATERS_FILE = 'PARA-GiaaTrain.csv', 'PARA-GiaaTest.csv', 'PARA-Images.csv'
@@ -69,14 +71,16 @@ def read_para(root: Path) -> RawDataset:
     If one of the GIAA files is missing, votes and means are computed from ``PARA-Images.csv``,
     which has one row for each rater and image, and images that are not in the other GIAA file
     are assigned to the split of the missing one. If both are missing, the split is unknown and
-    every image is in train.
+    every image is in train. If ``PARA-Images.csv`` is missing too, only the images of the one GIAA
+    file are read. What is missing is a problem of the result.
 
     Args:
         root: folder with ``annotation/PARA-GiaaTrain.csv``, ``annotation/PARA-GiaaTest.csv``
-            (or ``annotation/PARA-Images.csv``) and ``imgs/``.
+            (or ``annotation/PARA-Images.csv``) and ``imgs/``, whose images lie in folders by
+            session as published, or in ``imgs`` itself.
 
     Returns:
-        ``img_name`` (``<sessionId>/<imageName>``), ``MOS``, ``std``, ``c1..c9`` (votes for 1.0,
+        ``img_name`` (``<sessionId>/<imageName>``, or ``<imageName>`` in one folder), ``MOS``, ``std``, ``c1..c9`` (votes for 1.0,
         1.5, .. 5.0), ``attr_<name>`` (means: 1 to 5; object_emphasis 0 to 1), ``semantic``,
         ``official_split``.
 
@@ -86,17 +90,36 @@ def read_para(root: Path) -> RawDataset:
     problems: list[Problem] = []
     train = find_optional(root, _patterns(TRAIN_FILE))
     test = find_optional(root, _patterns(TEST_FILE))
-    if train and test:
-        parts = [_read_giaa(train, TRAIN, problems), _read_giaa(test, TEST, problems)]
-        table = drop_duplicates(pd.concat(parts, ignore_index=True), problems)
-    else:
-        missing = TEST_FILE if train else TRAIN_FILE
-        what = f'{missing}, and no {RATERS_FILE} in its place'
-        raters = find_required(root, (*_patterns(missing), *_patterns(RATERS_FILE)), what)
+    raters = find_optional(root, _patterns(RATERS_FILE))
+    files = [(file, split) for file, split in ((train, TRAIN), (test, TEST)) if file]
+    if raters and len(files) < 2:
         table = _read_raters(raters, problems)
         table['official_split'] = _split_by_giaa(table, train, test, raters, problems)
-    table = table.drop(columns='place').reset_index(drop=True)
-    return RawDataset(table, find_required(root, IMAGES, 'folder of images'), problems)
+    elif files:
+        parts = [_read_giaa(file, split, problems) for file, split in files]
+        table = pd.concat(parts, ignore_index=True)
+        if len(files) < 2:
+            missing, there = (TEST_FILE, 'train') if train else (TRAIN_FILE, 'test')
+            what = f'no {missing} and no {RATERS_FILE}: only images of {there} are read'
+            add_problem(problems, what, [files[0][0]])
+    else:
+        what = f'{TRAIN_FILE}, and no {RATERS_FILE} in its place'
+        raise not_found(root, (*_patterns(TRAIN_FILE), *_patterns(RATERS_FILE)), what)
+    images = find_required(root, IMAGES, 'folder of images')
+    table['img_name'] = _names_in(images, table['img_name'], problems)
+    table = drop_duplicates(table, problems).drop(columns='place').reset_index(drop=True)
+    return RawDataset(table, images, problems)
+
+
+def _names_in(images: Path, names: pd.Series, problems: list[Problem]) -> pd.Series:
+    """Leave the session out of names if the images lie in one folder, as in some copies."""
+    flat = names.str.rpartition('/')[2]
+    first = zip(names[:FIRST], flat[:FIRST], strict=True)
+    if not any((images / alone).exists() and not (images / name).exists() for name, alone in first):
+        return names
+    what = 'images lie in one folder, without folders by session; named without them'
+    add_problem(problems, what, [images])
+    return flat
 
 
 def _patterns(name: str) -> tuple[str, ...]:
