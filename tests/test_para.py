@@ -202,8 +202,10 @@ def test_one_giaa_file_alone_gives_its_images(raw_para, para_copy, kept):
 
 
 def test_images_in_one_folder_are_named_without_their_session(raw_para, para_copy):
-    for file in (para_copy / 'imgs').glob('*/*.jpg'):
-        file.rename(para_copy / 'imgs' / file.name)
+    (para_copy / 'imgs').unlink()  # a link
+    (para_copy / 'imgs').mkdir()
+    for file in (raw_para / 'imgs').glob('*/*.jpg'):
+        (para_copy / 'imgs' / file.name).write_bytes(file.read_bytes())
     found, published = read_para(para_copy), read_para(raw_para).table
     assert found.table['img_name'].tolist() == [n.split('/')[1] for n in published['img_name']]
     assert all((found.images / name).is_file() for name in found.table['img_name'])

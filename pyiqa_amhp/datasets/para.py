@@ -80,9 +80,9 @@ def read_para(root: Path) -> RawDataset:
             session as published, or in ``imgs`` itself.
 
     Returns:
-        ``img_name`` (``<sessionId>/<imageName>``, or ``<imageName>`` in one folder), ``MOS``, ``std``, ``c1..c9`` (votes for 1.0,
-        1.5, .. 5.0), ``attr_<name>`` (means: 1 to 5; object_emphasis 0 to 1), ``semantic``,
-        ``official_split``.
+        ``img_name`` (``<sessionId>/<imageName>``, or ``<imageName>`` in one folder), ``MOS``,
+        ``std``, ``c1..c9`` (votes for 1.0, 1.5, .. 5.0), ``attr_<name>`` (means: 1 to 5;
+        object_emphasis 0 to 1), ``semantic``, ``official_split``.
 
     Raises:
         AMHPError: a file or a column that is missing, or a file of another format.
