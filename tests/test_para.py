@@ -210,7 +210,7 @@ def test_images_in_one_folder_are_named_without_their_session(raw_para, para_cop
     assert found.table['img_name'].tolist() == [n.split('/')[1] for n in published['img_name']]
     assert all((found.images / name).is_file() for name in found.table['img_name'])
     [problem] = found.problems
-    assert 'without folders by session' in problem.what and problem.where == [found.images]
+    assert 'without folders by session' in problem.what and problem.where == [str(found.images)]
 
 
 def test_a_download_without_images_is_refused(para_copy):
