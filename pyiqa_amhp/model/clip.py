@@ -115,6 +115,9 @@ class Backbone(nn.Module):
         self.width = (
             projection.out_features if isinstance(projection, nn.Linear) else projection.shape[1]
         )
+        # A vision transformer has one convolution, for its patches.
+        layers = self.clip.visual.modules()
+        self._is_convolutional = sum(isinstance(layer, nn.Conv2d) for layer in layers) > 1
         size = self.clip.visual.image_size
         self.image_size = size if isinstance(size, int) else size[0]
         if self.runner.engine != 'torch':
@@ -152,6 +155,8 @@ class Backbone(nn.Module):
 
     def encode_image(self, x: torch.Tensor) -> torch.Tensor:
         """Compute ``Fx (N, n)``, not normalised, of preprocessed images ``(N, 3, size, size)``."""
+        if self._is_convolutional:  # a third faster on a CPU, by the order of pixels in memory
+            x = x.contiguous(memory_format=torch.channels_last)
         return self.runner(encode_images, self.clip, x)
 
     def encode_text(self, texts: list[str]) -> torch.Tensor:

@@ -131,8 +131,9 @@ def warn_unread_text() -> None:
     if 'unread text' not in _warned:
         _warned.add('unread text')
         logger.warning(
-            'A text changes no score with these weights: they were trained without any text, so '
-            'that the weights of the attribute prompt are zero. The prompt source is none.'
+            'A text changes no score with these weights: they are untrained or were trained '
+            'without any text, so that the weights of the attribute prompt are zero. The prompt '
+            'source is none.'
         )
 
 
