@@ -289,16 +289,22 @@ def test_equal_predictions_do_not_hide_the_best_checkpoint(
 # Testing
 
 
-def test_a_test_writes_no_nan_into_its_results(trained, rated_images, tmp_path):
-    same_ratings(rated_images, 'test')
+def shipped_test(name, trained, rated_images):
+    """The options of the shipped test of one's own ratings, for these images and weights."""
     opt = yaml.safe_load((SHIPPED / 'test_amhp_custom.yml').read_text())
-    opt.update(num_gpu=0, name='same')
+    opt.update(num_gpu=0, name=name)
     opt['datasets']['test_1'].update(
         meta_info_file=str(rated_images),
         dataroot_target=str(rated_images.parent / 'images'),
         num_worker_per_gpu=0,
     )
     opt['network']['pretrained_model_path'] = str(trained.models / 'net_latest.pth')
+    return opt
+
+
+def test_a_test_writes_no_nan_into_its_results(trained, rated_images, tmp_path):
+    same_ratings(rated_images, 'test')
+    opt = shipped_test('same', trained, rated_images)
     run_test(write_options(tmp_path / 'test.yml', opt), [], tmp_path)
     text = (tmp_path / 'results' / 'same' / 'custom_test.json').read_text()
     assert 'NaN' not in text and json.loads(text)['srcc'] is None
@@ -361,14 +367,7 @@ def test_the_metrics_of_a_test_can_be_calculated_again_from_its_rows(tested):
 
 def test_a_test_leaves_unreadable_images_out_of_rows_and_metrics(trained, rated_images, tmp_path):
     damage(rated_images, [19, 22])
-    opt = yaml.safe_load((SHIPPED / 'test_amhp_custom.yml').read_text())
-    opt.update(num_gpu=0, name='damaged')
-    opt['datasets']['test_1'].update(
-        meta_info_file=str(rated_images),
-        dataroot_target=str(rated_images.parent / 'images'),
-        num_worker_per_gpu=0,
-    )
-    opt['network']['pretrained_model_path'] = str(trained.models / 'net_latest.pth')
+    opt = shipped_test('damaged', trained, rated_images)
     del opt['val']['metrics']
     run_test(write_options(tmp_path / 'test.yml', opt), [], tmp_path)
     folder = tmp_path / 'results' / 'damaged'

@@ -63,8 +63,8 @@ def prepare_mirror(x: torch.Tensor, mirror: torch.Tensor) -> torch.Tensor:
     """Make ``Preprocess`` mirror images by a choice that was made on other pixels.
 
     A data set resizes its images, and ``should_mirror`` chooses others by the pixels after that
-    than by those of the file. Where the two differ, the image is turned here: turned again, or
-    not, by ``Preprocess``, it is as ``mirror`` says. Turning an image changes no sum.
+    than by those of the file. Where the two differ, the image is mirrored here, so that it is as
+    ``mirror`` says after ``Preprocess`` mirrors it again or leaves it. Mirroring changes no sum.
 
     Args:
         x: images ``(N, 3, H, W)`` in [0, 1].

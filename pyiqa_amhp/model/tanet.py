@@ -125,7 +125,7 @@ class TANet(ReadsImages, nn.Module):
             self.register_buffer(name, values, persistent=False)
         if pretrained_model_path is not None:
             load_checkpoint(self, pretrained_model_path)
-            _say_statistics(self, pretrained_model_path)
+            _log_statistics(self, pretrained_model_path)
 
     @property
     def statistics(self) -> str:
@@ -256,8 +256,8 @@ _NOTICES = {
 }
 
 
-def _say_statistics(net: TANet, path: str | Path) -> None:
-    """Log once per process and file which statistics the scores use; none are a mistake."""
+def _log_statistics(net: TANet, path: str | Path) -> None:
+    """Log once per process and file which statistics the scores use, or that they lack them."""
     message = _NOTICES.get(net.statistics)
     if message and str(path) not in _warned:
         _warned.add(str(path))

@@ -225,7 +225,7 @@ class Scorer:
         Args:
             images: N images, in any mixture: paths, bytes, open files, Pillow images, or tensors
                 ``(3, H, W)`` or ``(1, 3, H, W)`` with values in [0, 1]; or a tensor
-                ``(N, 3, H, W)``. One of them that is not in a list is one image.
+                ``(N, 3, H, W)``. A single image needs no list.
             texts: N texts, None or ``''`` for no text; a string for one image. Only AMHP reads
                 them.
             prompt_source: ``given``, ``predicted`` or ``none``; None: as AMHP is configured.
