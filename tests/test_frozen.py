@@ -92,6 +92,26 @@ def test_a_frozen_encoder_is_bit_identical_after_training(build, batches, freeze
         ), name
 
 
+def test_a_frozen_trunk_stays_and_its_projection_is_trained(build, batches):
+    model = build('trunk', backbone='EfficientNet-Lite0')
+    trunk, projection = (f'{IMAGE}{name}.' for name in ('trunk', 'head'))
+    before = part(model, trunk), part(model, projection)
+    [batch, *_] = batches('trunk')
+    train(model, [batch], epochs=2)
+    assert same_weights(before[0], part(model, trunk))
+    assert not same_weights(before[1], part(model, projection))
+    model.test()
+    on_features = model.output_score
+    model.feed_data(with_pixels(model.net, batch))
+    model.test()
+    torch.testing.assert_close(on_features, model.output_score, atol=1e-4, rtol=0)
+
+
+def test_an_image_encoder_without_a_trunk_cannot_be_frozen_in_part(build):
+    with pytest.raises(AMHPError, match="freeze='trunk': only for image encoders of timm"):
+        build('trunk')
+
+
 @pytest.mark.parametrize('variant', VARIANTS)
 def test_the_head_of_each_variant_is_trained(build, batches, variant):
     model = build('both', variant=variant, optim={'weight_decay': 0})
@@ -292,7 +312,7 @@ def test_an_unreadable_image_is_an_error_unless_it_is_skipped(build, batches, ra
 @pytest.mark.parametrize('value', ['all', True, ['image'], ''])
 def test_an_unknown_value_is_refused(build, batches, value):
     for use in (build, batches):
-        with pytest.raises(AMHPError, match='expected one of none, image, text, both'):
+        with pytest.raises(AMHPError, match='expected one of none, image, trunk, text, both'):
             use(value)
 
 

@@ -92,9 +92,9 @@ class AMHPDataset(BaseIQADataset):
             images do not exist, that is an error all the same.
         max_pixels: images with more pixels are unreadable; default: see ``images.py``.
         color_profiles: whether images with a colour profile are converted to sRGB; default: true.
-        freeze: as in the section ``train``. With ``image`` or ``both`` no image is opened here,
-            since ``AMHPModel`` reads image features from disk. ``augment`` then does not apply: a
-            feature is that of the view of a metric call (our choice).
+        freeze: as in the section ``train``. With ``image``, ``trunk`` or ``both`` no image is
+            opened here, since ``AMHPModel`` reads image features from disk. ``augment`` then does
+            not apply: a feature is that of the view of a metric call (our choice).
 
     A sample has ``img`` ``(3, H, W)``, in [0, 1] times ``img_range``; ``mos_label`` ``(1,)``;
     ``mos_dist`` and ``level_values`` ``(k,)``; ``text`` (``''`` for an image without one);
@@ -142,7 +142,7 @@ class AMHPDataset(BaseIQADataset):
         self.img_range = opt.get('img_range', 1.0)
         self.skip_bad_images = flag(opt, 'skip_bad_images')
         self.color_profiles = check_option(opt.get('color_profiles'))
-        self.reads_images = 'image' not in frozen_encoders(opt.get('freeze'))
+        self.reads_images = IMAGE_PARTS.isdisjoint(frozen_encoders(opt.get('freeze')))
         if opt.get('augment') and not self.reads_images:
             self.logger.info(
                 f'{opt.get("name")}: freeze={opt["freeze"]}: augment does not apply; features are '
@@ -260,11 +260,18 @@ def with_defaults(opt: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[s
     return {**opt, **{key: value for key, value in defaults.items() if opt.get(key) is None}}
 
 
-FREEZE = {'none': (), 'image': ('image',), 'text': ('text',), 'both': ('image', 'text')}
+FREEZE = {
+    'none': (),
+    'image': ('image',),
+    'trunk': ('trunk',),
+    'text': ('text',),
+    'both': ('image', 'text'),
+}
+IMAGE_PARTS = {'image', 'trunk'}  # with one of them frozen, no image is opened in training
 
 
 def frozen_encoders(freeze: str | None) -> tuple[str, ...]:
-    """List the encoders that an option ``freeze`` names; ``~`` is ``none``.
+    """List the parts that an option ``freeze`` names; ``~`` is ``none``.
 
     Raises:
         AMHPError: another value.

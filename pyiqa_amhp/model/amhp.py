@@ -141,6 +141,7 @@ class AMHP(ReadsImages, PromptFeatures):
         predicted: torch.Tensor | None = None,
         return_prompt: bool = False,
         prompt_source: str | None = None,
+        trunk: torch.Tensor | None = None,
     ) -> torch.Tensor | list:
         """Score a batch.
 
@@ -156,6 +157,8 @@ class AMHP(ReadsImages, PromptFeatures):
                 ``prompt_sources`` says.
             return_prompt: return the ``AttributePrompt`` too, last.
             prompt_source: ``given``, ``predicted`` or ``none``; None: as the configuration says.
+            trunk: features ``(N, w)`` that a frozen trunk of timm computed before, in the place
+                of ``x``.
 
         Returns:
             One tensor, or ``[mos, dist]`` as in pyiqa's NIMA.
@@ -165,6 +168,8 @@ class AMHP(ReadsImages, PromptFeatures):
         """
         if not (return_mos or return_dist):
             raise AMHPError('nothing to return: return_mos and return_dist are both False')
+        if trunk is not None:
+            Fx = self.backbone.project(trunk)
         if Fx is None:
             if x is None:
                 raise AMHPError('nothing to score: give images x, or their features Fx')

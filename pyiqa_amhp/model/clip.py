@@ -85,7 +85,7 @@ class Backbone(nn.Module):
         width: width ``n`` of the features.
         image_size: side of the square input in pixels.
         truncated_texts: number of texts so far that were too long and were cut.
-        frozen: encoders that stay in evaluation mode, of ``image`` and ``text``.
+        frozen: parts that stay in evaluation mode, of ``image``, ``trunk`` and ``text``.
 
     Raises:
         AMHPError: weights that do not fit, or a tokenizer that cannot be downloaded.
@@ -143,21 +143,47 @@ class Backbone(nn.Module):
         self.frozen.add('image')
         self.clip.visual.requires_grad_(False)
 
+    def freeze_trunk(self) -> None:
+        """Exclude the image encoder from training, but for its projection to the joint space.
+
+        Raises:
+            AMHPError: an image encoder that is not one of timm's.
+        """
+        if not hasattr(self.clip.visual, 'trunk'):
+            raise AMHPError(
+                "freeze='trunk': only for image encoders of timm, such as those of "
+                "backbone='EfficientNet-Lite0' or 'convnext_base'; use freeze='image'"
+            )
+        self.frozen.add('trunk')
+        self.clip.visual.trunk.requires_grad_(False)
+
     def train(self, mode: bool = True):
         """Switch the mode; frozen encoders stay in evaluation mode (no dropout, no statistics)."""
         super().train(mode)
         for name, part in self.clip.named_children():
             if ('image' if name == 'visual' else 'text') in self.frozen:
                 part.eval()
+        if 'trunk' in self.frozen:
+            self.clip.visual.trunk.eval()
         if self.frozen == {'image', 'text'}:
             self.clip.eval()
         return self
 
     def encode_image(self, x: torch.Tensor) -> torch.Tensor:
         """Compute ``Fx (N, n)``, not normalised, of preprocessed images ``(N, 3, size, size)``."""
-        if self._is_convolutional:  # a third faster on a CPU, by the order of pixels in memory
-            x = x.contiguous(memory_format=torch.channels_last)
-        return self.runner(encode_images, self.clip, x)
+        return self.runner(encode_images, self.clip, self._in_order(x))
+
+    def encode_trunk(self, x: torch.Tensor) -> torch.Tensor:
+        """Compute the features ``(N, w)`` of timm's trunk, of which ``project`` makes ``Fx``."""
+        return self.runner(encode_trunks, self.clip, self._in_order(x))
+
+    def project(self, trunk: torch.Tensor) -> torch.Tensor:
+        """Compute ``Fx (N, n)`` of the features ``(N, w)`` of timm's trunk."""
+        return self.runner(project_trunks, self.clip, trunk)
+
+    def _in_order(self, x: torch.Tensor) -> torch.Tensor:
+        """Store pixels as the encoder reads them: on a CPU that is a third of the time."""
+        return x.contiguous(memory_format=torch.channels_last) if self._is_convolutional else x
 
     def encode_text(self, texts: list[str]) -> torch.Tensor:
         """Compute ``Ft (N, n)``, not normalised, of N texts; repeated texts are encoded once.
@@ -201,6 +227,16 @@ class Backbone(nn.Module):
 def encode_images(clip: Any, x: torch.Tensor) -> torch.Tensor:
     """Encode preprocessed images ``(N, 3, size, size)`` by CLIP's image encoder to ``(N, n)``."""
     return clip.visual(x)
+
+
+def encode_trunks(clip: Any, x: torch.Tensor) -> torch.Tensor:
+    """Encode preprocessed images ``(N, 3, size, size)`` by timm's trunk, before the projection."""
+    return clip.visual.trunk(x)
+
+
+def project_trunks(clip: Any, trunk: torch.Tensor) -> torch.Tensor:
+    """Project the features of timm's trunk to the joint space ``(N, n)``."""
+    return clip.visual.head(trunk)
 
 
 def encode_tokens(clip: nn.Module, tokens: torch.Tensor) -> torch.Tensor:

@@ -70,10 +70,10 @@ class EvalModel(GeneralIQAModel):
             ImageReadError: an image cannot be read, and the data set does not skip such images.
         """
         self._check_levels(data)
-        Fx, errors = None, data.get('read_error') or [''] * len(data['img_path'])
+        features, errors = None, data.get('read_error') or [''] * len(data['img_path'])
         if 'img' not in data:
-            Fx, errors = self._image_features(data)
-        elif self.frozen and 'image' in self.frozen.encoders and not self._warned_of_pixels:
+            features, errors = self._image_features(data)
+        elif self.frozen and self.frozen.image_part and not self._warned_of_pixels:
             self._warned_of_pixels = True
             get_root_logger().warning(
                 'The image encoder is frozen, but a data set gives pixels: they go through the '
@@ -99,14 +99,16 @@ class EvalModel(GeneralIQAModel):
         self.index = data['index'][keep].tolist() if 'index' in data else [0] * len(keep)
         labels = data.get('attr_levels') or {}
         self.attr_levels = {name: numbers[keep] for name, numbers in labels.items()}
-        self.features = {} if Fx is None else {'Fx': Fx[keep]}
-        frozen = self.frozen
+        self.features, frozen = {}, self.frozen
+        if features is not None:
+            name = 'trunk' if frozen and frozen.image_part == 'trunk' else 'Fx'
+            self.features[name] = features[keep]
         if frozen and 'text' in frozen.encoders and frozen.net.config.uses_attributes:
             self.features['Ft'] = frozen.text_features(self.text)
 
     def _image_features(self, data: dict[str, Any]) -> tuple[torch.Tensor, list[str]]:
-        """Get the features ``(N, n)`` of a batch without pixels, and the error of each image."""
-        if not (self.frozen and 'image' in self.frozen.encoders):
+        """Get the features ``(N, w)`` of a batch without pixels, and the error of each image."""
+        if not (self.frozen and self.frozen.image_part):
             raise AMHPError(
                 'a data set gives no pixels (its option `freeze`), but the image encoder is not '
                 'frozen; set the same in `train: freeze`, or remove it from the data set'
@@ -115,11 +117,11 @@ class EvalModel(GeneralIQAModel):
             'max_pixels': int(data['max_pixels'][0]) or None,
             'color_profiles': bool(data['color_profiles'][0]),
         }
-        Fx, errors = self.frozen.image_features(data['img_path'], **reading)
+        features, errors = self.frozen.image_features(data['img_path'], **reading)
         for error, skip in zip(errors, data['skip_bad_images'], strict=True):
             if error and not skip:
                 raise ImageReadError(error)
-        return Fx, errors
+        return features, errors
 
     def _check_levels(self, data: dict[str, Any]) -> None:
         """Refuse ratings on another scale: training on them would work, with wrong results."""

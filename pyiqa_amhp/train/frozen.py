@@ -17,6 +17,7 @@ from pyiqa.utils import get_root_logger
 from torch import nn
 from torchvision.transforms import functional as TF
 
+from pyiqa_amhp.datasets.dataset import IMAGE_PARTS
 from pyiqa_amhp.datasets.images import read_image
 from pyiqa_amhp.errors import AMHPError, ImageReadError
 from pyiqa_amhp.model.amhp import AMHP
@@ -50,11 +51,15 @@ class FrozenEncoders:
 
     Args:
         net: the network; its encoders are frozen here.
-        encoders: ``image``, ``text`` or both.
+        encoders: ``image`` or ``trunk`` (the image encoder without its projection), ``text``, or
+            two of them.
         folder: the folder of the cache; None: ``default_folder``.
 
+    Attributes:
+        image_part: what is frozen of the image encoder, ``image`` or ``trunk``; None: nothing.
+
     Raises:
-        AMHPError: the network is no AMHP.
+        AMHPError: the network is no AMHP, or ``trunk`` for an encoder that has none.
     """
 
     def __init__(self, net: nn.Module, encoders: tuple[str, ...], folder: str | Path | None = None):
@@ -63,29 +68,33 @@ class FrozenEncoders:
                 'train: freeze needs a network with the encoders of AMHP, got '
                 f'{type(net).__name__}; remove the option'
             )
-        self.net, self.encoders, self.width = net, encoders, int(net.backbone.width)
+        self.net, self.encoders = net, encoders
+        self.image_part = next((part for part in encoders if part in IMAGE_PARTS), None)
         self.folder = default_folder() if folder is None else Path(folder).expanduser()
         # By encoder: the state of its weights, and the cache of the features they give.
         self._caches: dict[str, tuple[list, FeatureCache]] = {}
         if 'image' in encoders:
             net.backbone.freeze_image()
+        if 'trunk' in encoders:
+            net.backbone.freeze_trunk()
         if 'text' in encoders:
             net.backbone.freeze_text()
         net.train(net.training)  # switches the frozen encoders to evaluation mode
 
     @torch.no_grad()
     def image_features(self, paths: list[str], **reading: Any) -> tuple[torch.Tensor, list[str]]:
-        """Read or compute the features ``Fx`` of image files.
+        """Read or compute the features of image files: ``Fx``, or those of the trunk.
 
         Args:
             paths: the paths of N images.
             **reading: options of ``read_image``: ``max_pixels``, ``color_profiles``.
 
         Returns:
-            The features, ``(N, n)``, zeros for a file that cannot be read; and the error of each
+            The features, ``(N, w)``, zeros for a file that cannot be read; and the error of each
             file, ``''`` if there is none.
         """
-        cache = self._cache('image')
+        assert self.image_part is not None, 'no part of the image encoder is frozen'
+        cache = self._cache(self.image_part)
         keys = {path: _file_key(path, _stat(path), reading) for path in paths}
         cached = cache.read(key for key in keys.values() if key)
         rows = {path: cached[key] for path, key in keys.items() if key in cached}
@@ -101,7 +110,7 @@ class FrozenEncoders:
                     features = self._encode_image(x)
                     rows |= {path: row for (path, _, _), row in zip(good, features, strict=True)}
                     cache.write({key: rows[path] for path, key, _ in good if key})
-        return self._stack(paths, rows), [errors.get(path, '') for path in paths]
+        return self._stack(paths, rows, cache.width), [errors.get(path, '') for path in paths]
 
     @torch.no_grad()
     def text_features(self, texts: list[str]) -> torch.Tensor:
@@ -116,7 +125,7 @@ class FrozenEncoders:
             new = dict(zip(batch, features, strict=True))
             cache.write({keys[text]: row for text, row in new.items()})
             rows |= new
-        return self._stack(texts, rows)
+        return self._stack(texts, rows, cache.width)
 
     def _view(
         self, path: str, reading: dict[str, Any]
@@ -139,10 +148,12 @@ class FrozenEncoders:
     def _encode_image(self, views: torch.Tensor) -> np.ndarray:
         x = self.net.preprocess.normalize(views)
         with without_autocast(x.device.type):
+            if self.image_part == 'trunk':
+                return _numbers(self.net.backbone.encode_trunk(x))
             return _numbers(self.net.backbone.encode_image(x))
 
-    def _stack(self, names: list[str], rows: dict[str, np.ndarray]) -> torch.Tensor:
-        stacked = np.zeros((len(names), self.width), np.float32)
+    def _stack(self, names: list[str], rows: dict[str, np.ndarray], width: int) -> torch.Tensor:
+        stacked = np.zeros((len(names), width), np.float32)
         for i, name in enumerate(names):
             if name in rows:
                 stacked[i] = rows[name]
@@ -154,8 +165,12 @@ class FrozenEncoders:
         if encoder not in self._caches or self._caches[encoder][0] != weights:
             path = self.folder / f'{encoder}-{encoder_digest(self.net, encoder)}.sqlite'
             get_root_logger().info(f'Features of the frozen {encoder} encoder are stored in {path}')
-            self._caches[encoder] = (weights, FeatureCache(path, self.width))
+            self._caches[encoder] = (weights, FeatureCache(path, self._width(encoder)))
         return self._caches[encoder][1]
+
+    def _width(self, encoder: str) -> int:
+        backbone = self.net.backbone
+        return backbone.clip.visual.trunk.num_features if encoder == 'trunk' else backbone.width
 
 
 def encoder_digest(net: AMHP, encoder: str) -> str:
@@ -196,6 +211,8 @@ def _belongs(name: str, encoder: str) -> bool:
     name = f'{name}.'
     if encoder == 'image':
         return name.startswith(('backbone.clip.visual.', 'preprocess.'))
+    if encoder == 'trunk':
+        return name.startswith(('backbone.clip.visual.trunk.', 'preprocess.'))
     return name.startswith('backbone.clip.') and not name.startswith('backbone.clip.visual.')
 
 

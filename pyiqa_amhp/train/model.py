@@ -46,9 +46,11 @@ class AMHPModel(EvalModel):
 
     Options of the section ``train``, beside pyiqa's and those of ``optim.py``:
 
-        freeze: ``image``, ``text``, ``both`` or ``none`` (default; paper: everything is trained).
-            The features of a frozen encoder are computed once and stored on disk. For the image
-            encoder the data sets need the same option; they then give no pixels.
+        freeze: ``image``, ``text``, ``both`` or ``none`` (default; paper: everything is trained),
+            or ``trunk`` for an image encoder of timm without its projection, which has no
+            pretrained weights where an encoder of ImageNet was put into a CLIP. The features of
+            what is frozen are computed once and stored on disk. For the image encoder and its trunk
+            the data sets need the same option; they then give no pixels.
         feature_cache: the folder of these features; default: a folder in the user's cache.
         changed_data: true resumes with other images, ratings or texts than those of the training
             state, which is an error otherwise.
