@@ -15,7 +15,7 @@ from test_shipped_options import SHIPPED, in_small
 from pyiqa_amhp.datasets.prepare import prepare
 from pyiqa_amhp.demo import training
 from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.evaluation.plans import PLANS, full_options, small_options
+from pyiqa_amhp.evaluation.plans import LITE, PLANS, Changes, full_options, small_options
 from pyiqa_amhp.evaluation.published import published_rows
 from pyiqa_amhp.evaluation.reproduce import reproduce, table_rows
 
@@ -170,11 +170,101 @@ def test_a_tiny_download_is_prepared_trained_on_and_tested(tmp_path, what, write
             data['dataroot_target'] = data['dataroot_target'].removeprefix(f'{tmp_path}/')
         (options / f'{kind}_amhp_{name}.yml').write_text(yaml.safe_dump(opt))
     result = reproduce(
-        what, tmp_path / 'out', tmp_path / 'sets', tmp_path / 'meta', options, seed=3
+        what, tmp_path / 'out', tmp_path / 'sets', tmp_path / 'meta', options, seeds=[3]
     )
     measured = result.rows[0]
     assert measured.method == 'AMHP' and measured.images == {'ava': 8}.get(name, 6)
     assert 'small' not in result.title
     predictions = pd.read_csv(next((tmp_path / 'out' / 'results').glob('*/*.csv')))
-    again = table_rows(what, {PLANS[what].models[0].key: predictions})
+    again = table_rows(PLANS[what], [{PLANS[what].models[0].key: predictions}])
     assert again[0].values == measured.values
+
+
+# With another encoder, other ratings and several seeds
+
+
+@pytest.fixture
+def tiny_para(tmp_path):
+    """Prepared PARA in small, its folder of images, and option files that fit its size."""
+    root = write_para(tmp_path / 'sets' / 'PARA')
+    prepare('para', root, tmp_path / 'meta', val_images=4)
+    options = tmp_path / 'options'
+    options.mkdir()
+    for kind, name in (('train', 'para_lite'), ('test', 'para')):
+        opt = in_small(kind, name, tmp_path, 'paper')
+        for data in opt['datasets'].values():
+            data['dataroot_target'] = data['dataroot_target'].removeprefix(f'{tmp_path}/')
+        (options / f'{kind}_amhp_{name}.yml').write_text(yaml.safe_dump(opt))
+    return tmp_path / 'meta' / 'meta_info_PARADataset.csv', root / 'imgs', options
+
+
+def test_a_table_on_other_ratings_has_means_over_seeds(tiny_para, tmp_path):
+    csv, images, options = tiny_para
+    table = pd.read_csv(csv)
+    table['split'] = table.pop('official_split').map({0: 'train', 1: 'val', 2: 'test'})
+    ratings = tmp_path / 'ratings.csv'
+    table[[name for name in table if not name.startswith('attr_')]].to_csv(ratings, index=False)
+    changes = Changes(LITE, 'trunk', 'para', ratings, images)
+    out = tmp_path / 'out'
+    result = reproduce('table2', out, options=options, seeds=[0, 1], changes=changes)
+    trained = yaml.safe_load((out / 'seed_1' / 'train_para_all.yml').read_text())
+    assert trained['network']['backbone'] == LITE
+    assert trained['network']['variant'] == 'image+levels'  # nothing to make texts from
+    assert trained['train']['freeze'] == trained['datasets']['val']['freeze'] == 'trunk'
+    row = result.rows[0]
+    assert row.text_source == 'none' and row.images == 6
+    tables = [pd.read_csv(out / f'seed_{s}/results/para_all/para_test.csv') for s in (0, 1)]
+    plcc = [table['score'].corr(table['MOS']) for table in tables]
+    assert plcc[0] != plcc[1]
+    assert row.values['plcc'].value == pytest.approx(np.mean(plcc), abs=1e-6)
+    assert f'PLCC by seed: {plcc[0]:.4f}, {plcc[1]:.4f}' in '; '.join(row.notes)
+
+
+def test_a_table_of_another_data_set_has_no_difference_to_the_published_one(tmp_path):
+    plan = Changes(dataset='para').of(PLANS['table4'])
+    assert plan.title == 'Components, PARA'
+    assert [model.key for model in plan.models][:2] == ['para_image', 'para_attributes']
+    table = pd.DataFrame(
+        {'score': [1.5, 3, 4], 'MOS': [2, 3, 5], 'dist': '[0.5, 0.5]', 'rated_dist': '[0.5, 0.5]'}
+    )
+    rows = table_rows(plan, [{model.key: table for model in plan.models}])
+    assert [row.kind for row in rows] == ['measured'] * 4 + ['published'] * 4
+    assert rows[1].text_source == 'labels'
+
+
+@pytest.mark.parametrize(
+    ('what', 'changes', 'message'),
+    [
+        ('table2', {'ratings': 'no_split.csv'}, 'expected a column official_split or split'),
+        ('table2', {'ratings': 'missing.csv'}, 'missing.csv'),
+        ('fig3', {'dataset': 'para'}, 'models of aadb, ava, para'),
+        ('table4', {'dataset': 'koniq'}, "'koniq': expected ava, para, aadb"),
+    ],
+)
+def test_changes_that_do_not_fit_are_errors(tmp_path, monkeypatch, what, changes, message):
+    (tmp_path / 'no_split.csv').write_text('img_name,MOS\na.jpg,3\n')
+    changes |= {key: tmp_path / changes[key] for key in changes.keys() & {'ratings'}}
+    with pytest.raises(AMHPError, match=message):
+        reproduce(what, tmp_path / 'out', options=SHIPPED, changes=Changes(**changes))
+    assert not (tmp_path / 'out').exists()
+
+
+def test_a_small_reproduction_takes_no_changes(tmp_path):
+    with pytest.raises(AMHPError, match='its own model and data'):
+        reproduce('table4', tmp_path / 'out', small=True, changes=Changes(encoder=LITE))
+
+
+def test_the_lite_options_differ_in_the_encoder_and_its_learning_rates():
+    shipped, lite = (
+        yaml.safe_load((SHIPPED / f'train_amhp_{name}.yml').read_text())
+        for name in ('para', 'para_lite')
+    )
+    assert shipped['datasets'] == lite['datasets'] and shipped['val'] == lite['val']
+    other = {key for key in lite['network'] if lite['network'][key] != shipped['network'][key]}
+    assert other == {'backbone', 'clip_weights'}
+    for opt in (shipped, lite):
+        for name in ('optim', 'scheduler'):
+            opt['train'].pop(name)
+        for name in ('schedule_by', 'total_epoch', 'warmup_iter'):
+            opt['train'].pop(name, None)
+    assert shipped['train'] == lite['train']

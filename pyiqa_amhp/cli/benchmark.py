@@ -107,14 +107,41 @@ def reproduce(
         typer.Option('--small', help="Use the demo's photographs and model: offline, in minutes."),
     ] = False,
     seed: Annotated[
-        int, typer.Option(help='Random seed; the same seed gives the same numbers.')
-    ] = 0,
+        list[int] | None,
+        typer.Option(
+            help='Random seed; the same seed gives the same numbers. Several: a table of means.',
+            show_default='0',
+        ),
+    ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(help='Other encoders: EfficientNet-Lite0, ...', show_default='ViT-B-16'),
+    ] = None,
+    freeze: Annotated[
+        str | None, typer.Option(help='What is not trained: trunk, image, text or both.')
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(help='ava, para or aadb in place of the one of the paper.'),
+    ] = None,
+    ratings: Annotated[
+        Path | None,
+        typer.Option(help='CSV in place of the prepared one, with a column for the split.'),
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help='Folder of the images, if it is another one.')
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help='Epochs to train.', show_default='as the options say')
+    ] = None,
 ) -> None:
     """Train and test for a table or figure of the paper, and show it beside the published one."""
+    from pyiqa_amhp.evaluation.plans import Changes
     from pyiqa_amhp.evaluation.reproduce import reproduce as run
     from pyiqa_amhp.evaluation.tables import to_terminal
 
-    result = run(what, out, root, meta, options, small, seed)
+    changes = Changes(encoder, freeze, dataset, ratings, images, epochs)
+    result = run(what, out, root, meta, options, small, seed or (0,), changes=changes)
     if result.rows:
         console.print(to_terminal(result.rows, result.title, console.width))
     print_written(result.files)

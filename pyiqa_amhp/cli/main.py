@@ -96,7 +96,7 @@ app.command()(score)
 app.command()(explain)
 app.command('app')(serve_page)
 app.command(cls=MultiValueCommand)(benchmark)
-app.command()(reproduce)
+app.command(cls=MultiValueCommand)(reproduce)
 app.command()(prepare)
 
 

@@ -1,12 +1,12 @@
 """Models behind the paper's Tables 1 to 5 and Figures 3 and 4, and their option files."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import yaml
 
+from pyiqa_amhp.datasets.csv import parse_csv
 from pyiqa_amhp.datasets.raw import TRAIN
 from pyiqa_amhp.demo import training as demo
 from pyiqa_amhp.errors import AMHPError
@@ -22,6 +22,9 @@ DEMO_ATTRIBUTES = {
     'object_emphasis': 'steadiness',
 }
 DEMO_LABELS = {'text_source': 'labels', 'attr_range': [1, 5]}
+LITE = 'EfficientNet-Lite0'  # the encoder of the option files *_lite.yml
+SPLITS = ('official_split', 'split')  # columns, in this order
+WITHOUT_ATTRIBUTES = {'all': 'image+levels', 'image+attributes': 'image'}
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,86 @@ PLANS = {
 }
 
 
+@dataclass(frozen=True)
+class Changes:
+    """What replaces the shipped option files' own, each of them None for no change.
+
+    Attributes:
+        encoder: name of the encoders (``backbone``); EfficientNet-Lite0 has its own option files.
+        freeze: what stays as it is, see ``AMHPModel``.
+        dataset: data set of a table that the paper measured on another one.
+        ratings: CSV in the place of the data set's meta file, with ``official_split`` or ``split``.
+            Without columns ``attr_*`` no model reads attributes.
+        images: folder of its images.
+        epochs: number of epochs to train.
+    """
+
+    encoder: str | None = None
+    freeze: str | None = None
+    dataset: str | None = None
+    ratings: Path | None = None
+    images: Path | None = None
+    epochs: int | None = None
+
+    def of(self, plan: ExperimentPlan) -> ExperimentPlan:
+        """Return the plan with its models on the data that there are.
+
+        Raises:
+            AMHPError: another data set for models of several data sets, or ratings for these.
+        """
+        if self.dataset not in (None, *AMHP):
+            raise AMHPError(f'data set {self.dataset!r}: expected {", ".join(AMHP)}')
+        datasets = {model.dataset for model in plan.models}
+        if len(datasets) > 1 and (self.dataset or self.ratings):
+            raise AMHPError(f'{plan.title}: has models of {", ".join(sorted(datasets))}; give none')
+        columns = self._columns()
+        models = []
+        for model in plan.models:
+            if self.dataset and self.dataset != model.dataset:
+                key = model.key.replace(model.dataset, self.dataset)
+                model = replace(model, key=key, dataset=self.dataset)
+            if columns and not any(name.startswith('attr_') for name in columns):
+                model = replace(model, variant=WITHOUT_ATTRIBUTES.get(model.variant, model.variant))
+            models.append(model)
+        title = plan.title
+        if self.dataset and self.dataset not in datasets:
+            title = f'{title.partition(",")[0]}, {self.dataset.upper()}'
+        return replace(plan, models=tuple(models), title=title)
+
+    def apply(self, opt: dict[str, Any]) -> None:
+        """Change the options of a training or a test in place."""
+        columns = self._columns()
+        for data in opt['datasets'].values():
+            if self.ratings:
+                data['meta_info_file'] = str(self.ratings.resolve())
+                data['split_index'] = next(name for name in SPLITS if name in columns)
+                if not any(name.startswith('attr_') for name in columns):
+                    data['text_source'] = 'none'
+            if self.images:
+                data['dataroot_target'] = str(self.images.resolve())
+            if self.freeze and 'train' in opt:
+                data['freeze'] = self.freeze
+        if 'train' not in opt:
+            return
+        if self.encoder:
+            opt['network']['backbone'] = self.encoder
+        if self.freeze:
+            opt['train']['freeze'] = self.freeze
+        if self.epochs:
+            opt['train']['total_epoch'] = self.epochs
+
+    def _columns(self) -> list[str]:
+        if self.ratings is None:
+            return []
+        columns = list(parse_csv(self.ratings, nrows=0).columns)
+        if not set(SPLITS) & set(columns):
+            raise AMHPError(f'{self.ratings}: expected a column {" or ".join(SPLITS)}')
+        return columns
+
+
+NO_CHANGES = Changes()
+
+
 def small_options(
     model: ModelSpec, out: Path, seed: int, train_images: int
 ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -132,7 +215,13 @@ def small_options(
 
 
 def full_options(
-    model: ModelSpec, options: Path, root: Path, meta: Path, out: Path, seed: int
+    model: ModelSpec,
+    options: Path,
+    root: Path,
+    meta: Path,
+    out: Path,
+    seed: int,
+    changes: Changes = NO_CHANGES,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Make the options to train and test on a whole data set, from the shipped files.
 
@@ -143,6 +232,7 @@ def full_options(
         meta: folder that ``amhp prepare`` wrote to.
         out: folder that gets the experiment.
         seed: seed of the training.
+        changes: what replaces the files' own.
 
     Returns:
         The options of the training, and those of the test.
@@ -150,13 +240,13 @@ def full_options(
     Raises:
         AMHPError: an option file or the data set's meta file is missing.
     """
-    train, test = (
-        _read_shipped(options / f'{kind}_amhp_{model.dataset}.yml') for kind in ('train', 'test')
-    )
+    lite = '_lite' if changes.encoder == LITE else ''
+    train = _read_shipped(options / f'train_amhp_{model.dataset}{lite}.yml')
+    test = _read_shipped(options / f'test_amhp_{model.dataset}.yml')
     for opt in (train, test):
         opt.update(name=model.key, manual_seed=seed)
         for data in opt['datasets'].values():
-            file = meta / Path(data['meta_info_file']).name
+            file = changes.ratings or meta / Path(data['meta_info_file']).name
             if not file.is_file():
                 raise AMHPError(
                     f'{file}: no such file; make it with amhp prepare {model.dataset}, or give '
@@ -169,10 +259,14 @@ def full_options(
                 data['comments_file'] = str(meta / Path(data['comments_file']).name)
             if model.attributes:
                 data['attributes'] = list(model.attributes)
+        changes.apply(opt)
     train['network']['variant'] = model.variant
     if model.validate_on == 'test':
         train['datasets']['val'].update(override_phase='test')
         train['val']['val_freq'] = _steps_in_epoch(train['datasets']['train'])
+    elif changes.ratings:  # few images: at least one validation an epoch
+        steps = _steps_in_epoch(train['datasets']['train'])
+        train['val']['val_freq'] = min(steps, train['val']['val_freq'])
     best = out / 'experiments' / model.key / 'models' / 'net_best.pth'
     test['network']['pretrained_model_path'] = str(best)
     return train, test
@@ -180,8 +274,10 @@ def full_options(
 
 def _steps_in_epoch(data: dict[str, Any]) -> int:
     """Count the steps of an epoch; a last batch that is not full is left out."""
-    split = pd.read_csv(data['meta_info_file'], usecols=['official_split'])['official_split']
-    return max(1, int((split == TRAIN).sum()) // data['batch_size_per_gpu'])
+    column = data['split_index']
+    split = parse_csv(data['meta_info_file'], (column,), usecols=[column])[column]
+    images = int(split.isin([str(TRAIN), 'train']).sum())
+    return max(1, images // data['batch_size_per_gpu'])
 
 
 def _read_shipped(path: Path) -> dict[str, Any]:

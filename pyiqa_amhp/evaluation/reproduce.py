@@ -16,9 +16,17 @@ from pyiqa_amhp.datasets.ratings import SCALES
 from pyiqa_amhp.demo.data import CSV_NAME, make_demo_data
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.evaluation.figures import Example, write_fig3, write_fig4
-from pyiqa_amhp.evaluation.measures import evaluate
-from pyiqa_amhp.evaluation.plans import PLANS, ModelSpec, full_options, small_options
-from pyiqa_amhp.evaluation.published import published_rows
+from pyiqa_amhp.evaluation.measures import MEASURES, Evaluation, Value, evaluate
+from pyiqa_amhp.evaluation.plans import (
+    NO_CHANGES,
+    PLANS,
+    Changes,
+    ExperimentPlan,
+    ModelSpec,
+    full_options,
+    small_options,
+)
+from pyiqa_amhp.evaluation.published import published_data, published_rows
 from pyiqa_amhp.evaluation.tables import Row, compare, measured_row, write_tables
 from pyiqa_amhp.train.pipeline import read_curve, train_and_test
 from pyiqa_amhp.utils.files import check_folder
@@ -52,8 +60,9 @@ def reproduce(
     meta: Path = Path('datasets_meta'),
     options: Path = Path('options'),
     small: bool = False,
-    seed: int = 0,
+    seeds: Sequence[int] = (0,),
     scale: float = 1.0,
+    changes: Changes = NO_CHANGES,
 ) -> Reproduction:
     """Train the models of a table or figure of the paper, test them, and write it.
 
@@ -66,63 +75,116 @@ def reproduce(
         meta: folder that ``amhp prepare`` wrote to.
         options: folder of the shipped option files.
         small: train the demo's model on the demo's data instead.
-        seed: seed of the training, and of the demo's data.
+        seeds: seeds of the trainings, and of the demo's data. A table has the means over them; a
+            figure is that of the first.
         scale: size of the demo's data relative to the full demo.
+        changes: what replaces the shipped option files' own; not for ``small``.
 
     Raises:
-        AMHPError: there is no such table or figure, or data are missing.
+        AMHPError: there is no such table or figure, no seed, data are missing, or changes that do
+            not fit.
     """
     if what not in PLANS:
         raise AMHPError(f'{what!r}: expected {", ".join(PLANS)}')
-    plan, out = PLANS[what], check_folder(out).resolve()
-    root_of_runs = out / f'small_{seed}' if small else out
-    if small:
-        train_images = _make_demo_data(root_of_runs / 'data', seed, scale)
-        wanted = [small_options(m, root_of_runs, seed, train_images) for m in plan.models]
-    else:
-        wanted = [full_options(m, options, root, meta, root_of_runs, seed) for m in plan.models]
-        root_of_runs.mkdir(parents=True, exist_ok=True)
-    predictions = {
-        train['name']: parse_csv(_run(train, test, root_of_runs), ('img_path', 'text'))
-        for train, test in wanted
-    }
+    if not seeds:
+        raise AMHPError('no seed; give one or more')
+    if small and changes != NO_CHANGES:
+        raise AMHPError(
+            'a small reproduction has its own model and data; leave out the encoder, the data set, '
+            'the ratings and what is frozen'
+        )
+    plan, out = changes.of(PLANS[what]), check_folder(out).resolve()
+    predictions: dict[int, dict[str, pd.DataFrame]] = {}
+    for seed in seeds if plan.metrics else seeds[:1]:
+        runs = out / f'small_{seed}' if small else out / f'seed_{seed}' if len(seeds) > 1 else out
+        if small:
+            train_images = _make_demo_data(runs / 'data', seed, scale)
+            wanted = [small_options(m, runs, seed, train_images) for m in plan.models]
+        else:
+            wanted = [
+                full_options(m, options, root, meta, runs, seed, changes) for m in plan.models
+            ]
+            runs.mkdir(parents=True, exist_ok=True)
+        predictions[seed] = {
+            train['name']: parse_csv(_run(train, test, runs), ('img_path', 'text'))
+            for train, test in wanted
+        }
     title = f'{what}: {plan.title} ({SMALL_NOTE if small else "measured here"})'
     if what == 'fig3':
-        examples = _examples(plan.models, predictions, seed, small)
+        [(seed, of_seed)] = predictions.items()
+        examples = _examples(plan.models, of_seed, seed, small)
         return Reproduction(title, [], write_fig3(out, title, examples))
     if what == 'fig4':
-        curves = _curves(root_of_runs, plan.models[0])
-        return Reproduction(title, [], write_fig4(out, title, curves))
-    rows = table_rows(what, predictions, small)
-    return Reproduction(title, rows, write_tables(rows, out / what, title))
+        return Reproduction(title, [], write_fig4(out, title, _curves(runs, plan.models[0])))
+    rows = table_rows(plan, list(predictions.values()), small)
+    is_of_paper = plan.title == PLANS[what].title
+    notes = [] if is_of_paper else [f'published: {PLANS[what].title}; other photographs']
+    return Reproduction(title, rows, write_tables(rows, out / what, title, notes))
 
 
 def table_rows(
-    what: str, predictions: Mapping[str, pd.DataFrame], small: bool = False
+    plan: ExperimentPlan, predictions: Sequence[Mapping[str, pd.DataFrame]], small: bool = False
 ) -> list[Row]:
     """Make the rows measured, published and difference for each model, then the other methods.
 
+    There is no difference if the paper's figures are of another data set.
+
     Args:
-        what: ``table1`` .. ``table5``.
-        predictions: test results as ``amhp test`` writes them, by the keys of the plan's models.
+        plan: one of ``table1`` .. ``table5``.
+        predictions: for each seed, test results as ``amhp test`` writes them, by the keys of the
+            plan's models.
         small: whether the ratings are the demo's, on AVA's scale.
     """
-    plan = PLANS[what]
     published = {row.method: row for row in published_rows(plan.published)}
+    data = published_data(plan.published)
     rows = []
     for model in plan.models:
-        table = predictions[model.key]
-        evaluation = evaluate(
-            table['score'],
-            table['MOS'],
-            _parse_lists(table['dist']),
-            _parse_lists(table['rated_dist']),
-            threshold=SCALES['ava' if small else model.dataset].threshold,
-        )
-        row = measured_row(model.label, evaluation, model.text_source)
+        evaluations = [
+            evaluate(
+                of_seed[model.key]['score'],
+                of_seed[model.key]['MOS'],
+                _parse_lists(of_seed[model.key]['dist']),
+                _parse_lists(of_seed[model.key]['rated_dist']),
+                threshold=SCALES['ava' if small else model.dataset].threshold,
+            )
+            for of_seed in predictions
+        ]
+        mean, notes = mean_evaluation(evaluations, plan.metrics)
+        row = measured_row(model.label, mean, model.text_source, notes=notes)
         row = replace(row, values={key: row.values[key] for key in plan.metrics})
-        rows += compare(row, published.pop(model.label))
+        rows += compare(row, published.pop(model.label)) if model.dataset == data else [row]
     return rows + list(published.values())
+
+
+def mean_evaluation(
+    evaluations: Sequence[Evaluation], measures: Sequence[str]
+) -> tuple[Evaluation, list[str]]:
+    """Average the values of several seeds, and the ends of their intervals (our choice).
+
+    Args:
+        evaluations: results of the same images, one for each seed.
+        measures: keys of the measures that the notes are about.
+
+    Returns:
+        The means, and notes with the values of each seed.
+    """
+    if len(evaluations) == 1:
+        return evaluations[0], []
+    means, notes = {}, []
+    for key, name, _ in MEASURES:
+        values = [evaluation.values[key] for evaluation in evaluations]
+        reasons = [value.reason for value in values if value.value is None]
+        if reasons:
+            means[key] = Value(reason=reasons[0])
+            continue
+        value, low, high = (
+            None if None in column else float(np.mean(column))
+            for column in ([getattr(v, end) for v in values] for end in ('value', 'low', 'high'))
+        )
+        means[key] = replace(values[0], value=value, low=low, high=high)
+        if key in measures:
+            notes.append(f'{name} by seed: {", ".join(f"{v.value:.4f}" for v in values)}')
+    return replace(evaluations[0], values=means), notes
 
 
 def _make_demo_data(folder: Path, seed: int, scale: float) -> int:
