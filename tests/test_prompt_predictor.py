@@ -165,7 +165,7 @@ def options_for(training_options, csv, predictor):
             attribute_labels=predictor == 'levels', attr_range=[1, 5], text_source='comments'
         )
     train['network'].update(predictor=predictor, attributes=['light'], fc_init='default')
-    train['train'].update(total_epoch=3, text_dropout=0.5)
+    train['train'].update(total_epoch=3)
     data = {**train['datasets']['val'], 'phase': 'test', 'name': 'tested'}
     best = csv.parent / 'experiments' / train['name'] / 'models' / 'net_best.pth'
     test = {
@@ -177,15 +177,32 @@ def options_for(training_options, csv, predictor):
     return train, test
 
 
+def test_both_distributions_come_from_one_call(make_amhp):
+    net = make_amhp(predictor='levels', fc_init='default')
+    x = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        mos, given, predicted = net(x, ['good light', None], return_dist=True, both_prompts=True)
+        for source, dist in (('given', given), ('predicted', predicted)):
+            expected = net(x, ['good light', None], True, True, prompt_source=source)[1]
+            rows = slice(0, 1) if source == 'given' else slice(None)
+            torch.testing.assert_close(dist[rows], expected[rows])
+    torch.testing.assert_close(given[1], predicted[1])  # no text: predicted in both
+    assert not torch.allclose(given[0], predicted[0], atol=1e-4)
+    assert mos.shape == (2, 1)
+
+
+@pytest.mark.parametrize('prompts', ['both', 'dropout'])
 @pytest.mark.parametrize('predictor', ['levels', 'feature'])
 def test_a_predictor_learns_with_the_rest_and_is_tested_with_each_kind_of_text(
-    training_options, labelled, predictor
+    training_options, labelled, predictor, prompts
 ):
     train, test = options_for(training_options, labelled, predictor)
+    train['train'].update(predictor_weight=1, predictor_prompts=prompts)
     results = train_and_test(train, test, labelled.parent)
     log = next((labelled.parent / 'experiments' / 'tiny').glob('train_*.log')).read_text()
     losses = [float(x.split()[0]) for x in log.split('l_predictor: ')[1:]]
-    assert len(losses) >= 6 and losses[-1] < losses[0]
+    assert len(losses) >= 6 and min(losses[3:]) < losses[0]
+    assert ('l_mos_predicted: ' in log) == (prompts == 'both')
     report = json.loads((results / 'tested.json').read_text())
     assert list(report['prompt_source']) == ['given', 'predicted', 'none']
     mse = {source: values['mse'] for source, values in report['prompt_source'].items()}
@@ -197,6 +214,9 @@ def test_a_predictor_learns_with_the_rest_and_is_tested_with_each_kind_of_text(
     [
         ({'text_dropout': 1.5}, 'from 0 to 1'),
         ({'predictor_weight': -1}, 'from 0 to inf'),
+        ({'predicted_weight': -1}, 'from 0 to inf'),
+        ({'predictor_prompts': 'given'}, 'expected both, dropout'),
+        ({'predictor_prompts': 'both', 'text_dropout': 0.5}, 'is for predictor_prompts: dropout'),
         ({'predictor_weight': 'much'}, 'predictor_weight'),
     ],
 )

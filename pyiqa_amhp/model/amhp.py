@@ -142,6 +142,7 @@ class AMHP(ReadsImages, PromptFeatures):
         return_prompt: bool = False,
         prompt_source: str | None = None,
         trunk: torch.Tensor | None = None,
+        both_prompts: bool = False,
     ) -> torch.Tensor | list:
         """Score a batch.
 
@@ -159,6 +160,8 @@ class AMHP(ReadsImages, PromptFeatures):
             prompt_source: ``given``, ``predicted`` or ``none``; None: as the configuration says.
             trunk: features ``(N, w)`` that a frozen trunk of timm computed before, in the place
                 of ``x``.
+            both_prompts: return the level distributions ``(N, k)`` with predicted prompts too,
+                after the others. For models with a predictor.
 
         Returns:
             One tensor, or ``[mos, dist]`` as in pyiqa's NIMA.
@@ -179,8 +182,13 @@ class AMHP(ReadsImages, PromptFeatures):
         else:
             texts = image_texts(text, len(Fx))
         prompt = self.attribute_prompt(texts, Fx, Ft, predicted, prompt_source)
-        mos, dist = self.head(Fx, prompt.Ft)
-        outputs: list = [mos] * return_mos + [dist] * return_dist + [prompt] * return_prompt
+        FTa = self.level_features()  # Eq. 3  (k, n)
+        mos, dist = self.head(Fx, prompt.Ft, FTa)
+        outputs: list = [mos] * return_mos + [dist] * return_dist
+        if both_prompts:
+            prediction = prompt.prediction or self.predict_prompt(Fx)
+            outputs.append(self.head(Fx, prediction.Ft, FTa)[1])
+        outputs += [prompt] * return_prompt
         return outputs if len(outputs) > 1 else outputs[0]
 
     def predict(

@@ -54,7 +54,7 @@ class AMHPModel(EvalModel):
         feature_cache: the folder of these features; default: a folder in the user's cache.
         changed_data: true resumes with other images, ratings or texts than those of the training
             state, which is an error otherwise.
-        predictor_weight, text_dropout: see ``predictor.py``.
+        predictor_prompts, predicted_weight, predictor_weight, text_dropout: see ``predictor.py``.
         schedule_by: whether the scheduler and ``warmup_iter`` count epochs (``epoch``, the
             default; authors' code) or steps (``step``). With steps, the default of ``T_max`` is
             the number of steps after the warm-up, and the warm-up starts with the first step.
@@ -206,15 +206,20 @@ class AMHPModel(EvalModel):
             self._use_dummy_batch()
         options: dict[str, Any] = {}
         if self.predictor is not None:
-            dropped = self.predictor.drop_texts(self.text, self.img_path, current_iter)
-            options = {'predicted': dropped, 'return_prompt': True}
-        self.output_score, self.output_dist, *prompt = self.net_forward(self.net, **options)
+            options = {'return_prompt': True, 'both_prompts': self.predictor.uses_both}
+            if not self.predictor.uses_both:
+                dropped = self.predictor.drop_texts(self.text, self.img_path, current_iter)
+                options['predicted'] = dropped
+        self.output_score, self.output_dist, *more = self.net_forward(self.net, **options)
         if self.cri_mos:
             losses['l_mos'] = self.cri_mos(self.output_dist, self.gt_mos_dist)
+        if self.cri_mos and self.predictor is not None and self.predictor.uses_both:
+            loss = self.cri_mos(more[0], self.gt_mos_dist)
+            losses['l_mos_predicted'] = self.predictor.predicted_weight * loss
         if self.cri_metric:
             losses['l_metric'] = self.cri_metric(self.output_score, self.gt_mos)
         if self.predictor is not None:
-            losses['l_predictor'] = self.predictor.loss(prompt[0], self.attr_levels)
+            losses['l_predictor'] = self.predictor.loss(more[-1], self.attr_levels)
         if not losses:
             raise AMHPError('train: no loss; give mos_loss_opt: {type: AMHPEMDLoss}')
         self._images = images

@@ -2,9 +2,15 @@
 
 Options of the section ``train``, for a network with ``predictor: levels`` or ``feature``:
 
-    predictor_weight: the weight of the predictor's own loss beside the EMD (default 1).
-    text_dropout: the share of training images that get the predicted prompt instead of the given
-        one, so that the fusion learns to work with both (default 0.5).
+    predictor_prompts: how the fusion learns to work with given and with predicted prompts. ``both``
+        (default): every image is scored with both in each step. ``dropout``: with one of them; the
+        default if ``text_dropout`` is given, as in version 0.2.0.
+    predicted_weight: with ``both``, the weight of the EMD with predicted prompts beside that with
+        given ones (default 0.5): the smaller, the less does it cost where a text is given.
+    predictor_weight: the weight of the predictor's own loss beside the EMD (default 0.5 with
+        ``both``, else 1).
+    text_dropout: with ``dropout``, the share of training images that get the predicted prompt
+        instead of the given one (default 0.5).
 """
 
 from typing import Any
@@ -16,27 +22,42 @@ from pyiqa.utils import get_root_logger
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model.amhp import AMHP
 from pyiqa_amhp.model.prompt_predictor import AttributePrompt, feature_loss, level_loss
-from pyiqa_amhp.train.options import number
+from pyiqa_amhp.train.options import number, one_of
 
-PREDICTOR_WEIGHT, TEXT_DROPOUT = 1.0, 0.5
+PROMPTS = ('both', 'dropout')
+PREDICTED_WEIGHT, TEXT_DROPOUT = 0.5, 0.5
+PREDICTOR_WEIGHTS = {'both': 0.5, 'dropout': 1.0}
 
 
 class PredictorTraining:
-    """Loss of the predictor, and the choice of the images whose prompt is predicted.
+    """Losses of a network with a predictor, and the choice of images whose prompt is predicted.
 
     Args:
         net: an AMHP with a predictor.
         train: the section ``train`` of the options.
         seed: the seed of that choice.
 
+    Attributes:
+        uses_both: whether every image is scored with its given and its predicted prompt.
+        predicted_weight: weight of the EMD with predicted prompts.
+
     Raises:
-        AMHPError: the weight is below 0, or the share is outside [0, 1].
+        AMHPError: a weight is below 0, the share is outside [0, 1], or an unknown way.
     """
 
     def __init__(self, net: AMHP, train: dict[str, Any], seed: int = 0):
         self.net, self.seed = net, seed
-        self.weight = number(
-            train, 'predictor_weight', PREDICTOR_WEIGHT, lambda x: x >= 0, 'a number from 0 to inf'
+        if train.get('predictor_prompts') is None and train.get('text_dropout') is not None:
+            train = {**train, 'predictor_prompts': 'dropout'}
+        prompts = one_of(train, 'predictor_prompts', PROMPTS)
+        if prompts == 'both' and train.get('text_dropout') is not None:
+            raise AMHPError('train: text_dropout is for predictor_prompts: dropout; remove one')
+        self.uses_both = prompts == 'both'
+        is_valid, expected = (lambda x: x >= 0), 'a number from 0 to inf'
+        default = PREDICTOR_WEIGHTS[prompts]
+        self.weight = number(train, 'predictor_weight', default, is_valid, expected)
+        self.predicted_weight = number(
+            train, 'predicted_weight', PREDICTED_WEIGHT, is_valid, expected
         )
         self.dropout = number(
             train, 'text_dropout', TEXT_DROPOUT, lambda x: 0 <= x <= 1, 'a number from 0 to 1'
