@@ -249,37 +249,85 @@ def load(arguments: argparse.Namespace):
         axis=1,
     )
     paths = [Path(images.path(i)) for i in range(len(images.names))]
-    return net, paths[: arguments.limit], images.mos[: arguments.limit], rated[: arguments.limit]
+    return net, paths, images.mos, rated
 
 
-def measure(net, paths: list[Path]) -> tuple[Reading, list[Reading], np.ndarray, float]:
-    """Explain photographs, and read all their edits.
+@dataclass(frozen=True)
+class Measured:
+    """What a model says about N photographs, and about the edits of M of them.
 
-    Returns:
-        What the explanations say of the photographs; readings of their edits, in the order of
-        ``settings``; the changes of the score by better and worse levels, ``(N, A, 2)``; and the
-        largest difference between readings and explanations of the same images.
+    Attributes:
+        original: what explanations of all photographs say.
+        moves: changes of the score by better and worse levels, ``(N, A, 2)``.
+        before: ``original`` of the M photographs that are edited.
+        edited: readings of their edits, in the order of ``settings``.
+        difference: the largest difference between a reading and the explanation of the same image.
+    """
+
+    original: Reading
+    moves: np.ndarray
+    before: Reading
+    edited: list[Reading]
+    difference: float
+
+
+def measure(net, paths: list[Path], count: int | None = None) -> Measured:
+    """Explain photographs, and read the edits of some of them, evenly spaced.
+
+    Args:
+        net: a model with ``predictor: levels``.
+        paths: N photographs.
+        count: M, the photographs that are edited; None: all.
     """
     from pyiqa_amhp.datasets.images import read_image
 
-    originals, edited, moves, differences = [], [], [], [0.0]
+    chosen = np.unique(np.linspace(0, len(paths) - 1, count or len(paths)).astype(int))
+    explained, moves, read_edits, differences = [], [], [], [0.0]
     for number, path in enumerate(tqdm(paths, unit='photograph')):
-        images = versions(read_image(path), number)
+        image = read_image(path)
+        explanation = net.explain(image)
+        explained.append(as_reading([explanation]))
+        moves.append([[a.up, a.down] for a in explanation.attributes])
+        if number not in chosen:
+            continue
+        images = versions(image, number)
         reading = read(net, images)
-        explained = [net.explain(image) for image in images[: None if number < COMPARED else 1]]
-        for i, explanation in enumerate(explained):
-            p = np.array([list(a.levels.values()) for a in explanation.attributes])
-            differences += list(np.abs(mean_levels(p) - reading.levels[i]))
-            differences.append(abs(explanation.score - reading.scores[i]))
-        moves.append([[a.up, a.down] for a in explained[0].attributes])
-        originals.append([part[0] for part in vars(reading).values()])
-        edited.append([part[1:] for part in vars(reading).values()])
-    levels, shown, scores = (np.stack(part, axis=1) for part in zip(*edited, strict=True))
-    return (
-        Reading(*(np.stack(part) for part in zip(*originals, strict=True))),
-        [Reading(*parts) for parts in zip(levels, shown, scores, strict=True)],
+        same = (
+            as_reading([net.explain(each) for each in images])
+            if number in chosen[:COMPARED]
+            else explained[-1]
+        )
+        for ours, theirs in ((reading.levels, same.levels), (reading.scores, same.scores)):
+            differences.append(float(np.abs(ours[: len(theirs)] - theirs).max()))
+        read_edits.append(reading)
+    original = join(explained)
+    return Measured(
+        original,
         np.array(moves, float),
-        float(max(differences)),
+        Reading(*(part[chosen] for part in vars(original).values())),
+        [
+            Reading(*(np.stack(part) for part in zip(*rows, strict=True)))
+            for rows in zip(*(list(rows_of(reading))[1:] for reading in read_edits), strict=True)
+        ],
+        max(differences),
+    )
+
+
+def as_reading(explanations: list) -> Reading:
+    """Take levels and scores from explanations."""
+    p = np.array([[list(a.levels.values()) for a in e.attributes] for e in explanations])
+    return Reading(mean_levels(p), p.argmax(-1) + 1, np.array([e.score for e in explanations]))
+
+
+def rows_of(reading: Reading) -> Iterable[tuple]:
+    """List the parts of a reading by image."""
+    return zip(*vars(reading).values(), strict=True)
+
+
+def join(readings: list[Reading]) -> Reading:
+    """Join readings of several images."""
+    return Reading(
+        *(np.concatenate(p) for p in zip(*(vars(r).values() for r in readings), strict=True))
     )
 
 
@@ -292,22 +340,23 @@ def main() -> None:
     parser.add_argument('--data', type=Path, required=True, help='CSV with img_name, MOS, attr_*')
     parser.add_argument('--images', type=Path, required=True, help='the folder of the images')
     parser.add_argument('--split-column', default='official_split', help="'' for all images")
-    parser.add_argument('--limit', type=int, help='only the first images of the split')
+    parser.add_argument('--edited', type=int, help='photographs to edit; default: all of them')
     arguments = parser.parse_args()
     try:
         net, paths, mos, rated = load(arguments)
-        original, edited, moves, difference = measure(net, paths)
+        found = measure(net, paths, arguments.edited)
     except AMHPError as error:
         sys.exit(f'{parser.prog}: {error}')
     names = list(net.config.attributes)
-    first = agreement_rows(names, original, rated, mos, moves)
+    first = agreement_rows(names, found.original, rated, mos, found.moves)
     learned = {row[0]: row[4] == 'yes' for row in first[1:]}
-    score = interval(rank_agreement(original.scores, mos), 3)
+    edits = edit_rows(names, found.before, found.edited, learned)
+    score = interval(rank_agreement(found.original.scores, mos), 3)
     print(f'{len(paths)} photographs, score without texts: SRCC {score}\n{machine()}')
-    print(f'largest difference from `amhp explain`: {difference:.1g}')
+    print(f'largest difference from `amhp explain`: {found.difference:.1g}')
     print(f'\nRaters and explanations\n\n{aligned(first)}')
-    print(f'\nEdits\n\n{aligned(edit_rows(names, original, edited, learned))}')
-    controls = aligned(control_rows(names, original, edited))
+    print(f'\nEdits of {len(found.before.scores)} photographs\n\n{aligned(edits)}')
+    controls = aligned(control_rows(names, found.before, found.edited))
     print(f'\nControls: per cent of photographs whose level falls, mean change\n\n{controls}')
 
 

@@ -133,9 +133,10 @@ def run(monkeypatch, folder, weights, *more):
 
 def test_the_command_reads_what_explain_says(world, monkeypatch, capsys):
     folder, save = world
-    run(monkeypatch, folder, save(predictor='levels'))
+    run(monkeypatch, folder, save(predictor='levels'), '--edited', '10')
     out = capsys.readouterr().out
     assert out.startswith('12 photographs, score without texts: SRCC ')
+    assert '\nEdits of 10 photographs\n' in out
     difference = float(out.partition('explain`: ')[2].partition('\n')[0])
     assert difference < 1e-4
     assert out.count('\n| darker ') == 3 and out.count('\n| light ') == 1
