@@ -61,8 +61,13 @@ def read(net, images: list[Image.Image]) -> Reading:
         Fx = net.backbone.encode_image(x)
         scores = net.head(Fx, net.attribute_prompt([''] * len(x), Fx).Ft)[0][:, 0]
         attributes = [predict_attributes(net, row[None])[0] for row in Fx]
+    return as_reading(attributes, scores.double().numpy())
+
+
+def as_reading(attributes: list, scores: Iterable[float]) -> Reading:
+    """Make a reading of N images from the attributes of their explanations and their scores."""
     p = np.array([[list(a.levels.values()) for a in each] for each in attributes])  # (N, A, k)
-    return Reading(mean_levels(p), p.argmax(-1) + 1, scores.double().numpy())
+    return Reading(mean_levels(p), p.argmax(-1) + 1, np.array(scores))
 
 
 def mean_levels(p: np.ndarray) -> np.ndarray:
@@ -102,7 +107,8 @@ def partial_agreement(x, y, given) -> tuple[float, float, float]:
     with np.errstate(all='ignore'):  # resamples without a value are left out
         samples = (values[:, rng.integers(0, len(x), len(x))] for _ in range(RESAMPLES))
         resampled = np.array([partial_srcc(*sample) for sample in samples])
-        low, high = np.quantile(resampled[np.isfinite(resampled)], [0.025, 0.975])
+        finite = resampled[np.isfinite(resampled)]
+        low, high = np.quantile(finite, [0.025, 0.975]) if len(finite) else (np.nan, np.nan)
         return partial_srcc(x, y, given), float(low), float(high)
 
 
@@ -282,41 +288,38 @@ def measure(net, paths: list[Path], count: int | None = None) -> Measured:
     from pyiqa_amhp.datasets.images import read_image
 
     chosen = np.unique(np.linspace(0, len(paths) - 1, count or len(paths)).astype(int))
-    explained, moves, read_edits, differences = [], [], [], [0.0]
+    originals, moves, edits, differences = [], [], [], []
     for number, path in enumerate(tqdm(paths, unit='photograph')):
         image = read_image(path)
         explanation = net.explain(image)
-        explained.append(as_reading([explanation]))
+        originals.append(as_reading([explanation.attributes], [explanation.score]))
         moves.append([[a.up, a.down] for a in explanation.attributes])
-        if number not in chosen:
-            continue
-        images = versions(image, number)
-        reading = read(net, images)
-        same = (
-            as_reading([net.explain(each) for each in images])
-            if number in chosen[:COMPARED]
-            else explained[-1]
-        )
-        for ours, theirs in ((reading.levels, same.levels), (reading.scores, same.scores)):
-            differences.append(float(np.abs(ours[: len(theirs)] - theirs).max()))
-        read_edits.append(reading)
-    original = join(explained)
+        if number in chosen:
+            images = versions(image, number)
+            edits.append(read(net, images))
+            same = originals[-1] if number not in chosen[:COMPARED] else explained(net, images)
+            for ours, theirs in (
+                (edits[-1].levels, same.levels),
+                (edits[-1].scores, same.scores),
+            ):
+                differences.append(float(np.abs(ours[: len(theirs)] - theirs).max()))
+    original = join(originals)
     return Measured(
         original,
         np.array(moves, float),
         Reading(*(part[chosen] for part in vars(original).values())),
         [
             Reading(*(np.stack(part) for part in zip(*rows, strict=True)))
-            for rows in zip(*(list(rows_of(reading))[1:] for reading in read_edits), strict=True)
+            for rows in zip(*(list(rows_of(reading))[1:] for reading in edits), strict=True)
         ],
         max(differences),
     )
 
 
-def as_reading(explanations: list) -> Reading:
-    """Take levels and scores from explanations."""
-    p = np.array([[list(a.levels.values()) for a in e.attributes] for e in explanations])
-    return Reading(mean_levels(p), p.argmax(-1) + 1, np.array([e.score for e in explanations]))
+def explained(net, images: list[Image.Image]) -> Reading:
+    """Take levels and scores from the explanations of images."""
+    explanations = [net.explain(image) for image in images]
+    return as_reading([e.attributes for e in explanations], [e.score for e in explanations])
 
 
 def rows_of(reading: Reading) -> Iterable[tuple]:
@@ -342,6 +345,8 @@ def main() -> None:
     parser.add_argument('--split-column', default='official_split', help="'' for all images")
     parser.add_argument('--edited', type=int, help='photographs to edit; default: all of them')
     arguments = parser.parse_args()
+    if arguments.edited is not None and arguments.edited < 1:
+        parser.error(f'--edited {arguments.edited}: expected at least 1')
     try:
         net, paths, mos, rated = load(arguments)
         found = measure(net, paths, arguments.edited)
