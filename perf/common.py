@@ -5,7 +5,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -141,8 +141,14 @@ def machine() -> str:
 
 def table(claims: list[Claim]) -> str:
     """Format claims as an aligned Markdown table."""
-    rows = [('claim', 'measured', 'range', 'bound', '')] + [claim.cells() for claim in claims]
-    widths = [max(len(row[i]) for row in rows) for i in range(5)]
+    return aligned(
+        [('claim', 'measured', 'range', 'bound', '')] + [claim.cells() for claim in claims]
+    )
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Format rows of cells, the header first, as an aligned Markdown table."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         '| ' + ' | '.join(c.ljust(w) for c, w in zip(r, widths, strict=True)) + ' |' for r in rows
     ]

@@ -136,12 +136,30 @@ def test_cards_of_all_aspect_ratios_are_drawn(make_amhp, tmp_path, size):
         assert card.width == WIDTH
 
 
-def test_a_card_without_a_map_is_drawn(make_amhp, tiny, tmp_path):
+@pytest.fixture
+def without_map(make_amhp, tiny):
+    """A model whose image encoder has no relevance map."""
     tiny['vision_cfg'] = {'image_size': 32, 'layers': [1, 1, 1, 1], 'width': 8, 'patch_size': None}
-    explanation = make_amhp(backbone=tiny).explain(picture(0))
+    return make_amhp(backbone=tiny)
+
+
+def test_a_card_without_a_map_gives_the_photograph_the_whole_width(without_map, tmp_path):
+    black = Image.new('RGB', (90, 30))
+    explanation = without_map.explain(black)
     assert explanation.relevance is None
-    path = draw_card(tmp_path / 'card.png', 'x', picture(0), explanation)
-    assert path.stat().st_size > 10_000
+    with Image.open(draw_card(tmp_path / 'card.png', 'x', black, explanation)) as card:
+        widest = (np.asarray(card.convert('L')) < 10).sum(axis=1).max()
+    assert widest == pytest.approx(0.92 * WIDTH, abs=5)
+
+
+def test_a_page_speaks_of_the_map_only_if_there_is_one(without_map, make_amhp, photos, tmp_path):
+    for net, with_map in ((without_map, False), (make_amhp(), True)):
+        out = folder.check_output(tmp_path / str(with_map))
+        entries = list(folder.explain_files(net, [photos / 'a.png'], [None], out))
+        folder.write_folder(out, entries, 'x')
+        page = ' '.join((out / 'index.html').read_text().split())
+        assert ('where in the image it comes from' in page) == with_map
+        assert 'how other words would change the score' in page
 
 
 def test_the_map_lies_on_the_region_that_the_model_sees(make_amhp):

@@ -48,9 +48,10 @@ def draw_card(path: Path, name: str, image: Image.Image, explanation: Explanatio
     image.thumbnail((MAX_SIDE, MAX_SIDE))
     lines = _text_lines(explanation)
     notes = [line for note in explanation.notes for line in textwrap.wrap(note, 150)]
+    width = 5.3 if explanation.relevance else 11.0  # inches that the photograph may take
     heights = (  # inches of the parts, from the top
         1.1,
-        max(1.0, min(5.2, 5.3 * image.height / image.width)) + 0.7,
+        max(1.0, min(5.2, width * image.height / image.width)) + 0.7,
         0.46 * max(6, len(explanation.attributes)) + 0.8,
         0.44 * len(lines) + 0.6 if lines else 0.1,
         0.2 * len(notes) + 0.3,
@@ -84,16 +85,16 @@ def _draw_head(part, name: str, explanation: Explanation) -> None:
 
 
 def _draw_pictures(part, image: Image.Image, explanation: Explanation, height: float) -> None:
-    """Draw the photograph, and beside it the same in grey under the relevance map."""
+    """Draw the photograph and, if there is a map, beside it the same in grey under the map."""
     places = {'left': LEFT, 'right': RIGHT, 'wspace': 0.06, 'bottom': 0.55 / height, 'top': 1}
-    photo, relevance = part.subplots(1, 2, gridspec_kw=places)
+    count = 1 if explanation.relevance is None else 2
+    photo, *others = part.subplots(1, count, squeeze=False, gridspec_kw=places)[0]
     photo.set_axis_off()
-    relevance.set_axis_off()
     photo.imshow(image)
-    if explanation.relevance is None:
-        style = {'ha': 'center', 'transform': relevance.transAxes}
-        _write(relevance, 0.5, 0.5, 'no map', 13, MUTED, **style)
+    if not others:
         return
+    relevance = others[0]
+    relevance.set_axis_off()
     extent = (0, image.width, image.height, 0)
     relevance.imshow(image.convert('L'), cmap='gray', vmin=0, vmax=255, extent=extent)
     relevance.imshow(relevance_layer(explanation), extent=extent)

@@ -154,6 +154,7 @@ def write_folder(out: Path, entries: list[Entry], title: str) -> list[Path]:
         title=title,
         entries=best_first,
         failed=sum(entry.explanation is None for entry in entries),
+        with_map=any(e.explanation and e.explanation.relevance for e in entries),
         address=lambda entry: f'{CARDS}/{quote(entry.card)}',
         words=words,
     )
