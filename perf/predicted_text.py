@@ -3,12 +3,18 @@
     python perf/predicted_text.py                  # the demo's photographs, seeds 0, 1, 2
     python perf/predicted_text.py --predictor levels
     python perf/predicted_text.py --oasis          # OASIS, with themes as comments
+    python perf/predicted_text.py --para attributes.csv --images imgs/ --freeze trunk
 
 Each seed trains two small models in the same way: ``image``, and ``all`` with a predictor. Their
 image encoder is a small ResNet: trained on 1,000 crops of five photographs, it generalises better
 to unseen photographs than the demo's transformer. The last weights are tested, not the best epoch,
 since the validation set is a single photograph. With ``--predictor levels`` the texts are made from
 attribute labels, as the paper does for PARA and AADB.
+
+``--para`` trains three models on real photographs by ``options/train_amhp_para_lite.yml``, with the
+small encoder: image and levels; all without a predictor; all with ``predictor: levels``.
+The CSV has the columns of ``amhp prepare para``. The best epoch by validation SRCC with given prompts
+is tested.
 """
 
 import argparse
@@ -23,9 +29,11 @@ from common import Claim, machine, table
 from pyiqa_amhp.demo import training
 from pyiqa_amhp.demo.data import CSV_NAME, make_demo_data
 from pyiqa_amhp.demo.raters import ATTRIBUTES
+from pyiqa_amhp.evaluation.plans import LITE, Changes, ModelSpec, full_options
 from pyiqa_amhp.train.pipeline import train_and_test
 
 OASIS = Path(__file__).parents[2] / 'shared' / 'data' / 'oasis'
+OPTIONS = Path(__file__).parents[1] / 'options'
 OASIS_LEVELS = [1.0, 2.5, 4.0, 5.5, 7.0]
 IMAGE_ENCODER = {'image_size': 64, 'layers': [1, 1, 1, 1], 'width': 32, 'head_width': 32}
 EPOCHS = 16
@@ -92,6 +100,45 @@ def measure(seed: int, predictor: str, dropout: float, oasis: bool) -> list[Clai
     ]
 
 
+def measure_para(seed: int, ratings: Path, images: Path, freeze: str | None, epochs: int | None):
+    """Train three models on PARA with one seed, and measure SRCC on its test photographs.
+
+    Args:
+        seed: seed of the trainings.
+        ratings: CSV with attributes and a split.
+        images: folder of the photographs.
+        freeze: what is not trained.
+        epochs: number of epochs; None: as the option file says.
+    """
+    changes = Changes(LITE, freeze, 'para', ratings, images, epochs)
+    srcc, models = {}, {'levels': 'image+levels', 'all': 'all', 'predictor': 'all'}
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder)
+        for key, variant in models.items():
+            model = ModelSpec(key, key, 'para', variant)
+            train, test = full_options(model, OPTIONS, out, out, out, seed, changes)
+            if key == 'predictor':
+                train['network'] |= {'predictor': 'levels', 'predicted_text': 'expectation'}
+                train['network']['attributes'] = train['datasets']['train']['attributes']
+                for data in train['datasets'].values():
+                    data['attribute_labels'] = True
+            results = json.loads((train_and_test(train, test, out) / 'para_test.json').read_text())
+            sources = results.get('prompt_source') or {'': results}
+            srcc |= {(key, source): values['srcc'] for source, values in sources.items()}
+    image, without = srcc['levels', ''], srcc['all', '']
+    given, predicted, none = (srcc['predictor', s] for s in ('given', 'predicted', 'none'))
+    what = f'seed {seed}, predictor levels on PARA: SRCC'
+    return [
+        Claim(f'{what}, image and levels', image),
+        Claim(f'{what}, all without a predictor, given', without),
+        Claim(f'{what}, given', given),
+        Claim(f'{what}, predicted', predicted),
+        Claim(f'{what}, none', none),
+        Claim(f'{what}, predicted - image and levels', predicted - image, -0.003, True),
+        Claim(f'{what}, given - without a predictor', given - without, -0.005, True),
+    ]
+
+
 def over_seeds(claims: tuple[Claim, ...]) -> Claim:
     """Average one claim over the seeds, with its range."""
     values = [claim.value for claim in claims]
@@ -107,12 +154,22 @@ def main() -> None:
     parser.add_argument('--predictor', choices=('feature', 'levels'), default='feature')
     parser.add_argument('--dropout', type=float, default=0.2, help='train: text_dropout')
     parser.add_argument('--oasis', action='store_true')
+    parser.add_argument('--para', type=Path, help='CSV of photographs of PARA, with attributes')
+    parser.add_argument('--images', type=Path, help='folder of these photographs')
+    parser.add_argument('--freeze', help='with --para: what is not trained, trunk for example')
+    parser.add_argument('--epochs', type=int, help='with --para')
     arguments = parser.parse_args()
     if arguments.oasis and arguments.predictor == 'levels':
         parser.error('OASIS has no attribute labels: --predictor feature')
+    if arguments.para and not arguments.images:
+        parser.error('--para needs --images DIR')
     claims, by_seed = [], []
     for seed in arguments.seeds:
-        by_seed.append(measure(seed, arguments.predictor, arguments.dropout, arguments.oasis))
+        if arguments.para:
+            of_para = (arguments.para, arguments.images, arguments.freeze, arguments.epochs)
+            by_seed.append(measure_para(seed, *of_para))
+        else:
+            by_seed.append(measure(seed, arguments.predictor, arguments.dropout, arguments.oasis))
         claims += by_seed[-1]
     if len(by_seed) > 1:
         claims += [over_seeds(same) for same in zip(*by_seed, strict=True)]
