@@ -33,7 +33,7 @@ MAX_LENGTH = 200  # characters of a name or a value in the card (our choice)
 
 CARD = """# {title}
 
-An [AMHP](#citation) that scores the aesthetics of a photograph on a scale from {low:g} to {high:g},
+{note}An [AMHP](#citation) that scores the aesthetics of a photograph on a scale from {low:g} to {high:g},
 from the image{and_text}. **Independent implementation**: made with pyiqa-amhp, not by the
 paper's authors.
 
@@ -119,6 +119,7 @@ def model_card(
         id=model,
         metric=METRICS.get(config.dataset, 'amhp'),
         store=config.dataset,
+        note=f'**Note:** {_code(config.note)}\n\n' if config.note else '',
         low=ends[0],
         high=ends[-1],
         and_text=' and comments on it' if config.uses_attributes else ' alone',
