@@ -19,7 +19,7 @@ from pyiqa_amhp.demo.report import CARD_COLUMN
 from pyiqa_amhp.demo.run import VARIANTS, run_demo
 
 pytestmark = pytest.mark.slow  # each process that runs one of these tests runs the demo
-SCALE = 0.04  # 40 images to train on: one batch an epoch
+SCALE = 0.04  # 42 images to train on: one batch an epoch
 EPOCHS = 2
 
 
@@ -158,7 +158,7 @@ def test_the_report_shows_the_metrics_and_the_examples(demo):
     captions = re.findall(r'<h3>(.*?)</h3>', page)
     assert captions[:3] == ['The most liked', 'In the middle', 'The least liked']
     assert len(captions) == len(pd.read_csv(demo.out / 'scores.csv'))
-    assert 'Trained on\n40 images of 5 photographs' in page
+    assert 'Trained on\n42 images of 7 photographs' in page
 
 
 def test_the_card_shows_three_examples(demo):

@@ -33,8 +33,8 @@ MAX_LENGTH = 200  # characters of a name or a value in the card (our choice)
 
 CARD = """# {title}
 
-{note}An [AMHP](#citation) that scores the aesthetics of a photograph on a scale from {low:g} to {high:g},
-from the image{and_text}. **Independent implementation**: made with pyiqa-amhp, not by the
+{note}An [AMHP](#citation) that scores the aesthetics of a photograph on a scale from {low:g} to
+{high:g}, from the image{and_text}. **Independent implementation**: made with pyiqa-amhp, not by the
 paper's authors.
 
 ## Use
