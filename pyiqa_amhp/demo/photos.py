@@ -27,6 +27,7 @@ class Source:
         split: train, val or test; all crops of a photograph are in one split.
         subject: x and y of its subject, in pixels of the file.
         views: smallest and largest side of a square crop, in pixels of the file.
+        grey: whether it has no colours.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Source:
     split: str
     subject: tuple[float, float]
     views: tuple[float, float]
+    grey: bool = False
 
     @property
     def package(self) -> str:
@@ -45,24 +47,24 @@ class Source:
 # The left and right views of the motorcycle are one photograph; only the left one is used.
 SOURCES = (
     Source('astronaut', 'skimage/data/astronaut.png', 'train', (222, 160), (220, 400)),
-    Source('galaxies', 'skimage/data/hubble_deep_field.jpg', 'train', (700, 610), (200, 450)),
+    Source(
+        'officer', 'matplotlib/mpl-data/sample_data/grace_hopper.jpg', 'train',
+        (265, 200), (260, 450),
+    ),
+    Source('photographer', 'skimage/data/camera.png', 'train', (240, 150), (240, 420), grey=True),
     Source('tissue', 'skimage/data/ihc.png', 'train', (330, 360), (200, 400)),
-    Source('moon', 'skimage/data/moon.png', 'train', (120, 85), (150, 300)),
-    Source('bricks', 'skimage/data/brick.png', 'train', (256, 256), (200, 360)),
-    Source('grass', 'skimage/data/grass.png', 'train', (256, 256), (200, 360)),
-    Source('gravel', 'skimage/data/gravel.png', 'train', (256, 256), (200, 360)),
+    Source('moon', 'skimage/data/moon.png', 'train', (120, 85), (150, 300), grey=True),
+    Source('grass', 'skimage/data/grass.png', 'train', (256, 256), (200, 360), grey=True),
+    Source('gravel', 'skimage/data/gravel.png', 'train', (256, 256), (200, 360), grey=True),
     Source('retina', 'skimage/data/retina.jpg', 'val', (700, 690), (600, 1200)),
-    Source('clock', 'skimage/data/clock_motion.png', 'val', (210, 155), (150, 250)),
+    Source('clock', 'skimage/data/clock_motion.png', 'val', (210, 155), (150, 250), grey=True),
     Source('cat', 'skimage/data/chelsea.png', 'test', (222, 130), (190, 300)),
     Source('motorcycle', 'skimage/data/motorcycle_left.png', 'test', (345, 265), (270, 470)),
     Source('coffee', 'skimage/data/coffee.png', 'test', (310, 185), (220, 390)),
     Source('rocket', 'skimage/data/rocket.jpg', 'test', (322, 250), (230, 420)),
-    Source('photographer', 'skimage/data/camera.png', 'test', (240, 150), (240, 420)),
-    Source('coins', 'skimage/data/coins.png', 'test', (200, 150), (140, 260)),
-    Source(
-        'officer', 'matplotlib/mpl-data/sample_data/grace_hopper.jpg', 'test',
-        (265, 200), (260, 450),
-    ),
+    Source('galaxies', 'skimage/data/hubble_deep_field.jpg', 'test', (700, 610), (200, 450)),
+    Source('coins', 'skimage/data/coins.png', 'test', (200, 150), (140, 260), grey=True),
+    Source('bricks', 'skimage/data/brick.png', 'test', (256, 256), (200, 360), grey=True),
 )  # fmt: skip
 GREY_SATURATION = 0.15  # which raters like best: grey photographs show no change of saturation
 
@@ -100,7 +102,6 @@ def load_sources() -> dict[str, Image.Image]:
             )
         with Image.open(path) as image:
             photos[source.name] = image.convert('RGB')
-            photos[source.name].info['grey'] = image.mode == 'L'
     return photos
 
 
@@ -266,10 +267,9 @@ def make_photos(
     for index, (source, number) in enumerate(crops):
         rng = np.random.default_rng((seed, index))
         row = strengths.iloc[index].copy()
-        photo = photos[source.name]
-        if photo.info['grey']:
+        if source.grey:
             row['saturation'] = GREY_SATURATION
-        image, row['offset'] = crop(photo, source, row.tilt, row.offset, size, rng)
+        image, row['offset'] = crop(photos[source.name], source, row.tilt, row.offset, size, rng)
         name = f'{source.name}_{number:04d}.jpg'
         _write_jpeg(Path(out) / name, edit(image, row, rng))
         rows.append(
