@@ -19,7 +19,7 @@ BACKBONE: dict[str, Any] = {
     'vision_cfg': {'image_size': 64, 'layers': 3, 'width': 128, 'patch_size': 8, 'head_width': 32},
     'text_cfg': {'context_length': 77, 'vocab_size': 4096, 'width': 128, 'heads': 4, 'layers': 2},
 }
-EPOCHS, BATCH, LEARNING_RATE = 8, 32, 1e-3
+EPOCHS, BATCH, LEARNING_RATE = 6, 32, 1e-3
 
 
 @dataclass(frozen=True)
