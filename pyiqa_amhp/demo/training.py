@@ -52,7 +52,7 @@ ENCODERS = {
     LITE: DemoEncoder(
         f'{LITE} with ImageNet weights that stay as they are; the projection and the text encoder '
         'trained here',
-        {'pretrained': 'clip', 'backbone': LITE},
+        {'pretrained': 'clip', 'backbone': LITE, 'tau': 0.5},  # tau: as in train_amhp_para_lite.yml
         224,
         'trunk',
         # With the learning rate of the rest, the projection learns the few photographs by heart.
