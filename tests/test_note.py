@@ -6,7 +6,6 @@ import re
 import pandas as pd
 import pytest
 import torch
-import yaml
 from conftest import add_to_store
 from PIL import Image
 from train_helpers import load_weights, write_options
@@ -15,6 +14,7 @@ from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model.amhp import AMHP
 from pyiqa_amhp.model.config import MAX_NOTE, AMHPConfig
 from pyiqa_amhp.scoring.scorer import Scorer
+from pyiqa_amhp.train.pipeline import run_test, run_train
 from pyiqa_amhp.weights import store
 from pyiqa_amhp.weights.checkpoint import (
     CONFIG_KEY,
@@ -227,27 +227,22 @@ def test_a_training_from_weights_with_a_note_has_its_own_note_only(build, noted,
             assert stored.get('note', '') == expected
 
 
-def test_a_resumed_training_and_its_test_keep_the_note(
-    amhp, training_options, rated_images, tmp_path, monkeypatch
-):
-    monkeypatch.chdir(tmp_path)
+def test_a_resumed_training_and_its_test_keep_the_note(training_options, rated_images, tmp_path):
     opt = training_options(rated_images)
     opt['network']['note'] = NOTE
     opt['logger']['save_checkpoint_freq'] = 3
     file = write_options(tmp_path / 'train.yml', opt)
-    assert amhp('train', '-opt', file)[0] == 0
+    run_train(file, [], tmp_path)
     opt['train']['total_epoch'] = 2
     write_options(file, opt)
-    code, _, err = amhp('train', '-opt', file, '--auto_resume')
-    assert code == 0, err
+    run_train(file, ['--auto_resume'], tmp_path)
     best = tmp_path / 'experiments' / 'tiny' / 'models' / 'net_best.pth'
     assert note_of(best) == NOTE and isinstance(load_weights(best)['fc.bias'], torch.Tensor)
     test = {key: opt[key] for key in ('name', 'model_type', 'num_gpu', 'manual_seed', 'val')}
     data = {**opt['datasets']['val'], 'name': 'rated_test', 'phase': 'test'}
     test |= {'datasets': {'test_1': data}, 'path': {'pretrain_network': None}}
     test['network'] = {'type': 'AMHP', 'pretrained_model_path': str(best)}
-    (tmp_path / 'test.yml').write_text(yaml.safe_dump(test))
-    assert amhp('test', '-opt', tmp_path / 'test.yml')[0] == 0
+    run_test(write_options(tmp_path / 'test.yml', test), [], tmp_path)
     results = tmp_path / 'results' / 'tiny'
     assert set(pd.read_csv(results / 'rated_test.csv')['note']) == {NOTE}
     assert json.loads((results / 'rated_test.json').read_text())['note'] == NOTE
