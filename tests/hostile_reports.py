@@ -132,6 +132,7 @@ def _(world):
             splits=dict.fromkeys(('train', 'val', 'test'), 1),
             sources=dict.fromkeys(('train', 'val', 'test'), 1),
             comments=dict.fromkeys(('attribute', 'praise', 'none'), 1), seed=0, seconds=1.0,
+            encoder=EVIL, note=EVIL,
         ),
     )  # fmt: skip
     return shown(page.read_text(), EVIL)

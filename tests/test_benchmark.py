@@ -332,7 +332,7 @@ def test_an_option_of_the_command_takes_several_values(
     table = (tmp_path / 'out' / 'results.csv').read_text('utf-8')
     rows = list(csv.DictReader(table.splitlines()))
     assert [row['method'] for row in rows[:2]] == ['amhp (tiny.pth)', 'entropy']
-    assert {row['kind'] for row in rows[2:]} == {'published'} and len(rows) == 2 + 12 + 6
+    assert {row['kind'] for row in rows[2:]} == {'published'} and len(rows) == 2 + 12 + 10
     assert 'levels are not those of the ratings' in rows[0]['emd1_reason']
     for suffix in ('csv', 'md', 'tex', 'html'):
         assert (tmp_path / 'out' / f'results.{suffix}').is_file()

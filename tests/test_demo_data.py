@@ -294,6 +294,13 @@ def test_comments_mention_the_edits_of_the_image(attribute, strengths, word, abs
     assert plain(absent_word) not in text
 
 
+def test_no_comment_is_about_the_colours_of_a_grey_photograph(demo):
+    _, table = demo
+    grey = [source.name for source in SOURCES if source.grey]
+    texts = table.text[table.source.isin(grey) & (table.comment_kind == 'attribute')]
+    assert len(texts) and not any(named_levels(text, 'color') for text in texts)
+
+
 def test_comments_mention_what_is_unusual():
     comments = comments_on({'focus': 1}, blur=2.0)
     assert all(named_levels(text, 'focus') == [1] for text in comments)

@@ -1,5 +1,7 @@
 """The demo's images: crops and edits do what their strengths state."""
 
+from importlib.util import find_spec
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -34,19 +36,27 @@ def test_no_source_file_is_used_twice():
     assert len({source.file for source in SOURCES}) == len(SOURCES)
 
 
-def test_a_missing_scikit_image_is_an_error_that_names_the_extra(monkeypatch):
-    monkeypatch.setattr(photos, 'find_spec', lambda name: None)
-    with pytest.raises(AMHPError, match=r"scikit-image.*pip install 'pyiqa-amhp\[demo\]'"):
+@pytest.mark.parametrize(
+    ('package', 'name'), [('skimage', 'scikit-image'), ('matplotlib', 'matplotlib')]
+)
+def test_a_missing_package_is_an_error_that_names_the_extra(monkeypatch, package, name):
+    monkeypatch.setattr(photos, 'find_spec', lambda n: None if n == package else find_spec(n))
+    with pytest.raises(AMHPError, match=rf"{name}.*pip install 'pyiqa-amhp\[demo\]'"):
         load_sources()
 
 
 def test_a_missing_source_photograph_is_an_error(tmp_path, monkeypatch):
     class Spec:
-        submodule_search_locations = (str(tmp_path),)
+        submodule_search_locations = (str(tmp_path / 'skimage'),)
 
     monkeypatch.setattr(photos, 'find_spec', lambda name: Spec)
     with pytest.raises(AMHPError, match=r'astronaut\.png: not there'):
         load_sources()
+
+
+def test_grey_photographs_are_named_as_such():
+    for source in SOURCES:
+        assert source.grey == (colorfulness(np.asarray(load_sources()[source.name]) / 255) < 1e-6)
 
 
 def test_strengths_are_in_the_ranges_of_the_edits():
@@ -188,6 +198,8 @@ def test_the_table_has_the_true_tilt_and_offset(tmp_path):
     table = make_photos(tmp_path, seed=3, n_per_source=4, size=32)
     drawn = sample_strengths(len(table), seed=3)
     assert len(table) == 4 * len(SOURCES)
+    is_grey = table.source.isin([source.name for source in SOURCES if source.grey])
+    drawn.loc[is_grey, 'saturation'] = photos.GREY_SATURATION
     pd.testing.assert_frame_equal(
         table[list(EDITS)].drop(columns='offset'), drawn.drop(columns='offset')
     )

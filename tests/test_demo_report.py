@@ -77,6 +77,8 @@ def report(example):
         comments={'attribute': 250, 'praise': 31, 'none': 22},
         seed=17,
         seconds=98.7,
+        encoder='a small CLIP',
+        note='Simulated raters.',
     )
 
 
@@ -187,6 +189,21 @@ def test_the_page_states_data_seed_and_duration(html):
         'Seed 17 · 99 seconds',
     ):
         assert words in text
+
+
+def test_the_page_and_its_end_say_the_note_and_the_page_the_encoders(html):
+    words = ' '.join(Outline(html).words)
+    assert words.count('Simulated raters.') == 2 and 'Encoders: a small CLIP.' in words
+
+
+def test_the_card_has_a_line_for_the_note(example, tmp_path):
+    plain, noted = (
+        Image.open(write_card(tmp_path / f'{note}.png', [example], LEVELS, note))
+        for note in ('', 'Simulated raters.')
+    )
+    assert noted.height == plain.height + 40
+    line = np.asarray(noted.convert('L'))[-40:]
+    assert line.min() < 150
 
 
 def test_the_page_shows_caption_comment_and_scores_of_the_examples(html):

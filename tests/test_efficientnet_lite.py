@@ -6,7 +6,7 @@ from importlib import resources
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms.functional import to_tensor
 
@@ -88,6 +88,7 @@ def tokenizers():
     return byte_pair_tokenizer(SMALL), byte_pair_tokenizer(49_408)
 
 
+@settings(deadline=None)  # the first example builds the tokenizers
 @given(st.text(max_size=40))
 def test_a_smaller_vocabulary_writes_the_same_text(text):
     small, full = tokenizers()
@@ -127,6 +128,93 @@ def test_an_explanation_has_the_effects_of_words(net, images):
     explanation = net.explain(images[:1], TEXTS[0])
     assert [effect.word for effect in explanation.words] == TEXTS[0].split()
     assert explanation.relevance is None  # no patches
+
+
+# What `freeze` names, and what is then trained.
+FREEZE = {
+    'none': {'trunk', 'projection', 'text'},
+    'image': {'text'},
+    'trunk': {'projection', 'text'},
+    'text': {'trunk', 'projection'},
+    'both': set(),
+}
+
+
+@pytest.mark.parametrize('freeze', FREEZE)
+def test_a_training_step_with_frozen_parts(build, loader, tmp_path, freeze):
+    network = {'backbone': LITE, 'clip_weights': None}
+    train = {'freeze': freeze, 'feature_cache': str(tmp_path / 'features')}
+    model = build(network=network, train=train)
+    torch.nn.init.normal_(model.net.fc.weight, std=0.02)
+    data = {} if freeze in ('none', 'text') else {'freeze': freeze, 'augment': None}
+    before = {name: p.detach().clone() for name, p in model.net.named_parameters()}
+    model.feed_data(next(iter(loader(**data))))
+    model.optimize_parameters(1)
+    moved = {name for name, p in model.net.named_parameters() if not torch.equal(p, before[name])}
+    parts = {'visual.trunk': 'trunk', 'visual.head': 'projection'}
+    found = {
+        next((part for start, part in parts.items() if start in name), 'text')
+        for name in moved
+        if name.startswith('backbone.')
+    }
+    assert found == FREEZE[freeze]
+    assert 'fc.weight' in moved
+
+
+def test_a_page_shows_it(net, app_photos):
+    pytest.importorskip('gradio')
+    from pyiqa_amhp.app import render
+    from pyiqa_amhp.app.limits import Limits
+    from pyiqa_amhp.app.photos import PhotoScorer
+    from pyiqa_amhp.app.uploads import Upload
+
+    scorer = PhotoScorer(net, Limits())
+    photo = scorer.explain(Upload(str(app_photos / 'photo0.png'), 'photo0.png'), TEXTS[0])
+    assert photo.score_without_text is not None
+    assert 'no relevance map' in render.explanation_panel(photo)
+    assert not render.relevance_picture(photo)
+
+
+def test_it_is_stored_and_shared_with_what_it_started_from(net, amhp, tmp_path, monkeypatch):
+    from pyiqa_amhp.sharing.card import model_card
+    from pyiqa_amhp.sharing.evidence import Evidence
+    from pyiqa_amhp.weights.hub import HubId
+
+    file = save_checkpoint(tmp_path / 'lite.pth', net.state_dict())
+    assert amhp('weights', 'add', file, '--as', 'ava')[0] == 0
+    monkeypatch.setitem(sys.modules, LITE_PACKAGE, None)
+    assert AMHP().config == net.config
+    training = {'network': {'backbone': LITE, 'pretrained': 'clip'}}
+    evidence = Evidence(training=training, iteration=None, measured=(), notes=())
+    card = str(model_card(HubId('me/lite'), net.config, evidence, 1, None))
+    assert 'ImageNet weights of the image encoder, and random ones of the text encoder' in card
+    assert "CLIP's own weights" not in card and 'base_model' not in card
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ('options', 'tolerance'),
+    [
+        ({'engine': 'onnxruntime'}, 1e-3),
+        ({'engine': 'onnxruntime', 'precision': 'int8'}, 0.1),
+        ({'precision': 'bf16'}, 0.1),
+    ],
+)
+def test_other_engines_and_precisions_give_nearly_the_same(
+    net, images, tmp_path, options, tolerance
+):
+    file = save_checkpoint(tmp_path / 'net.pth', net.state_dict())
+    other = AMHP(pretrained_model_path=str(file), **options).eval()
+    with torch.inference_mode():
+        assert (net(images, text=TEXTS) - other(images, text=TEXTS)).abs().max() < tolerance
+
+
+@pytest.mark.slow
+def test_an_export_gives_the_same_scores(net, tmp_path):
+    from pyiqa_amhp.model.export import TOLERANCE, export_onnx
+
+    exported = export_onnx(net, tmp_path / 'lite.onnx')
+    assert len(exported.files) == 2 and exported.difference < TOLERANCE
 
 
 @pytest.mark.slow

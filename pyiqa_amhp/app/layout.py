@@ -91,7 +91,8 @@ class Page:
         """Score photographs, with the texts of a CSV if there is one."""
 
         def score_all() -> list[dict[str, Any]]:
-            return [photo.to_dict() for photo in self.scorer.score_many(photos, texts)]
+            scored = self.scorer.score_many(photos, texts)
+            return [{**photo.to_dict(), **self.scorer.note} for photo in scored]
 
         return self._answer(request, [*(photos or ()), texts], score_all)
 

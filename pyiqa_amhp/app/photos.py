@@ -76,6 +76,7 @@ class PhotoScorer:
         net: the AMHP in it.
         scale: the ends of its scale.
         reads_text: whether a comment can change a score.
+        note: the weights' ``note`` for JSON, see ``AMHPConfig``; empty without one.
 
     Raises:
         AMHPError: the metric is not an AMHP.
@@ -87,6 +88,7 @@ class PhotoScorer:
             raise AMHPError(f'the page needs an AMHP, got {type(self.scorer.net).__name__}')
         self.net, self.scale = self.scorer.amhp, self.scorer.scale
         self.reads_text = self.scorer.reads_text
+        self.note = {'note': self.scorer.note} if self.scorer.note else {}
         self._lock = threading.Lock()
 
     def score(self, photo: Upload | None, text: str | None = None) -> dict[str, Any]:
@@ -99,7 +101,7 @@ class PhotoScorer:
         (result,) = self._results([_required(photo)], [self.limits.check_text(text)])
         if result.error:
             raise ImageReadError(result.error)
-        return {**_to_dict(result), 'scale': list(self.scale)}
+        return {**_to_dict(result), 'scale': list(self.scale), **self.note}
 
     def explain(self, photo: Upload | None, text: str | None = None) -> ExplainedPhoto:
         """Explain the score of a photograph, and score it without the comment.
@@ -156,7 +158,7 @@ class PhotoScorer:
 
     def to_csv(self, results: Iterable[ScoreResult]) -> str:
         """Format results as the table that ``amhp score --out FILE.csv`` writes."""
-        return writer.to_csv(results, self.scorer.levels)
+        return writer.to_csv(results, self.scorer.levels, self.scorer.note)
 
     def _texts(self, photos: list[Upload], table: Upload | None) -> list[str]:
         if table is None:

@@ -26,11 +26,13 @@ class WeightsNotice:
         kind: ``trained``, ``zero-shot`` or ``random``.
         title: the name or kind of the weights.
         line: their scale and limits.
+        note: note of the weights, see ``AMHPConfig``; '' for none.
     """
 
     kind: str
     title: str
     line: str
+    note: str = ''
 
 
 def weights_notice(scorer: PhotoScorer, name: str | None = None) -> WeightsNotice:
@@ -61,7 +63,7 @@ def weights_notice(scorer: PhotoScorer, name: str | None = None) -> WeightsNotic
         line = f'The scores have no meaning; they only show that the page works. {scale}.'
     if not scorer.reads_text:
         line += ' Comments do not change a score.'
-    return WeightsNotice(kind, title, line)
+    return WeightsNotice(kind, title, line, config.note)
 
 
 def head() -> str:
@@ -177,6 +179,7 @@ def many_panel(scorer: PhotoScorer, photos: list[ScoredPhoto]) -> str:
         share=lambda score: 100 * _share(score, *scorer.scale),
         score_digits=threshold.digits + 1,
         csv=bytes_uri('text/csv;charset=utf-8', table.encode()),
+        note=scorer.scorer.note,
         with_text=sum(photo.result.prompt_source == 'given' for _, photo in ranked),
     )
 

@@ -76,6 +76,7 @@ def _terminal_card(name: str, explanation: 'Explanation') -> Panel:
     )
     parts: list[RenderableType] = [
         head,
+        *([RichText(explanation.note, 'yellow')] if explanation.note else []),
         *_text(explanation),
         RichText(),
         _levels(explanation),

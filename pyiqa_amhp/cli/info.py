@@ -77,7 +77,7 @@ def _weights() -> dict[str, str]:
 
     clip = cached_tag('ViT-B-16', 'openai')
     stored = {
-        f'store: {name}': f'{path} ({_tanet(path)})' if name == 'tanet' else str(path)
+        f'store: {name}': f'{path} ({_tanet(path)})' if name == 'tanet' else f'{path}{_note(path)}'
         for name, path in store.stored().items()
     }
     return {
@@ -89,6 +89,19 @@ def _weights() -> dict[str, str]:
         'HF_ENDPOINT': huggingface_hub.constants.ENDPOINT,
         'HF_HUB_OFFLINE': str(huggingface_hub.constants.HF_HUB_OFFLINE),
     }
+
+
+def _note(path: str | Path) -> str:
+    """Return the note of an AMHP's weights in brackets; '' for none, and for other files."""
+    from pyiqa_amhp.errors import AMHPError
+    from pyiqa_amhp.model.config import complete_checkpoint
+    from pyiqa_amhp.weights.checkpoint import read_checkpoint
+
+    try:
+        note = complete_checkpoint(read_checkpoint(path)).config.get('note')
+    except AMHPError:
+        return ''
+    return f' ({note})' if note else ''
 
 
 def _tanet(path: Path) -> str:
@@ -111,7 +124,7 @@ def _describe(weights: str | None) -> str:
     if not weights:
         return 'not set'
     if not hub.is_hub_id(weights):
-        return weights
+        return f'{weights}{_note(weights)}'
     try:
         file = hub.cached_model(hub.hub_id(weights))
     except AMHPError as error:

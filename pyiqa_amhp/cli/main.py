@@ -85,11 +85,19 @@ def demo(
     seed: Annotated[
         int, typer.Option(help='Random seed; the same seed gives the same numbers.')
     ] = 0,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            help='EfficientNet-Lite0 (ImageNet weights, extra lite), or scratch (a small CLIP from '
+            'random weights).',
+            show_default='EfficientNet-Lite0 if the extra lite is installed',
+        ),
+    ] = None,
 ) -> None:
-    """Train and test a small AMHP offline, on photographs and ratings that are generated."""
+    """Train and test a small AMHP offline, on generated photographs and simulated ratings."""
     from pyiqa_amhp.demo.run import run_demo
 
-    run_demo(out, seed)
+    run_demo(out, seed, encoder=encoder)
 
 
 app.command()(score)

@@ -219,9 +219,10 @@ def score_locally(options: ScoreOptions, resume: bool) -> None:
     shown = options.top or (10 if file is not None else None)
     summary = summarise(results, shown, scorer.lower_better)
     if file is not None:
-        file.finish(scorer.levels)
+        file.finish(scorer.levels, scorer.note)
     task = f', task {scorer.task}' if scorer.task else ''
-    _print_scores(summary.best, f'{options.metric}{task}, scale {scorer.scale_text}')
+    title = f'{options.metric}{task}, scale {scorer.scale_text}'
+    _print_scores(summary.best, title, scorer.note)
     if file is not None:
         console.print(f'{summary.count} rows written to {escape(str(options.out))}')
     _report_failures(summary)
@@ -262,7 +263,7 @@ def score_on_ray(options: ScoreOptions, ray: RayOptions) -> None:
         raise
     for warning in report.warnings:
         error_console.print(escape(warning), soft_wrap=True)
-    _print_scores(report.summary.best, f'{options.metric}, scale {report.scale}')
+    _print_scores(report.summary.best, f'{options.metric}, scale {report.scale}', report.note)
     before = f', {report.shards_before} of them from an earlier run' if report.shards_before else ''
     console.print(
         f'{report.summary.count} rows in {report.shards} parts{before}: {escape(report.folder)}',
@@ -292,8 +293,10 @@ def _append_all(file: 'ScoreFile', results: Iterable['ScoreResult']) -> Iterator
     return file.results()
 
 
-def _print_scores(results: Iterable['ScoreResult'], title: str) -> None:
+def _print_scores(results: Iterable['ScoreResult'], title: str, note: str = '') -> None:
     table = Table(title=title, title_justify='left')
+    if note:
+        table.caption, table.caption_justify = f'[yellow]{escape(note)}[/]', 'left'
     table.add_column('score', justify='right')
     table.add_column('text')
     table.add_column('image', overflow='fold')

@@ -17,15 +17,19 @@ weights_app = typer.Typer(
 @weights_app.command('list')
 def weights_list() -> None:
     """List the weights in the store."""
+    from pyiqa_amhp.model.config import complete_checkpoint
     from pyiqa_amhp.weights import store
     from pyiqa_amhp.weights.checkpoint import read_checkpoint
 
     table = Table('name', 'scale', 'variant', 'protocol', 'backbone', 'file')
+    notes = {}
     for name, path in store.stored().items():
         if name == store.TANET:
             table.add_row(name, '1..10', '', '', 'TANet', str(path))
             continue
-        config = read_checkpoint(path).config
+        config = complete_checkpoint(read_checkpoint(path)).config
+        if config.get('note'):
+            notes[name] = config['note']
         values = config['level_values']
         backbone = config['backbone']
         table.add_row(
@@ -38,6 +42,8 @@ def weights_list() -> None:
         )
     if table.row_count:
         console.print(table)
+        for name, note in notes.items():
+            console.print(f'[yellow]{name}:[/] {escape(note)}', soft_wrap=True)
     else:
         console.print(f'no weights in {store.store_path()}; add some: amhp weights add FILE')
 
@@ -73,6 +79,8 @@ def weights_add(
     else:
         checkpoint = complete_checkpoint(read_checkpoint(file, newest=True))
         stored = store.add_to_store(checkpoint, name or 'ava')
+        if note := checkpoint.config.get('note'):
+            error_console.print(f'[yellow]{escape(note)}[/]', soft_wrap=True)
     console.print(f'stored: {escape(str(stored))}')
 
 

@@ -8,12 +8,14 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from pyiqa_amhp.demo.photos import SOURCES
 from pyiqa_amhp.demo.raters import ATTRIBUTES, WEIGHTS
 
 PHRASES: dict[str, Any] = yaml.safe_load(
     Path(__file__).with_name('phrases.yml').read_text(encoding='utf-8')
 )
 PRAISE_SHARE, NONE_SHARE = 0.10, 0.08
+GREY = {source.name for source in SOURCES if source.grey}  # nobody writes about their colours
 TYPICAL_LEVEL = 4.0  # people write about what differs from the usual
 
 
@@ -22,7 +24,7 @@ def write_comments(df: pd.DataFrame, seed: int) -> list[str]:
 
     Args:
         df: table with ``attr_<name>`` for each of raters.ATTRIBUTES (whole numbers 1..5), the
-            columns of photos.EDITS, and ``comment_kind`` (see comment_kinds).
+            columns of photos.EDITS, ``source``, and ``comment_kind`` (see comment_kinds).
         seed: seed of the choice of attributes and phrases.
 
     Returns:
@@ -65,6 +67,8 @@ def _attribute_comment(levels: np.ndarray, row: pd.Series, rng: np.random.Genera
     """Write about the two to five attributes that stand out most, in random order."""
     weights = np.array(list(WEIGHTS.values()))
     salience = weights * np.abs(levels - TYPICAL_LEVEL) + rng.uniform(0, 0.08, len(levels))
+    if row.get('source') in GREY:
+        salience[ATTRIBUTES.index('color')] = -1
     chosen = np.argsort(salience)[::-1][: rng.choice([2, 3, 4, 5], p=[0.05, 0.2, 0.4, 0.35])]
     rng.shuffle(chosen)
     parts = []

@@ -17,7 +17,7 @@ from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.utils.files import write_atomically
 
 CSV_NAME = 'meta_info_demo.csv'
-IMAGES_PER_SOURCE = {'train': 200, 'val': 120, 'test': 150}
+IMAGES_PER_SOURCE = {'train': 140, 'val': 60, 'test': 43}
 
 
 def make_demo_data(out: Path, seed: int = 0, scale: float = 1.0) -> pd.DataFrame:
@@ -27,7 +27,7 @@ def make_demo_data(out: Path, seed: int = 0, scale: float = 1.0) -> pd.DataFrame
         out: folder of the data; it is made if needed, and other files in it are kept.
         seed: seed of everything random. The same seed gives the same bytes (with the same
             versions of the libraries).
-        scale: number of images relative to the full 1,420.
+        scale: number of images relative to the full 1,401.
 
     Returns:
         The table in the CSV: ``img_name, MOS, c1..c10, std, text, comment_kind, source``,
@@ -35,7 +35,7 @@ def make_demo_data(out: Path, seed: int = 0, scale: float = 1.0) -> pd.DataFrame
         in 1..10; ``text`` is '' for an image without a comment (an empty field in the CSV).
 
     Raises:
-        AMHPError: the scale is not positive, or scikit-image is missing.
+        AMHPError: the scale is not positive, or scikit-image or matplotlib is missing.
     """
     if not scale > 0:
         raise AMHPError(f'scale must be positive, got {scale}')

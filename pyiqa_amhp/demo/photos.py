@@ -1,7 +1,7 @@
 """Images of the demo: crops of a few photographs, edited with known strengths.
 
-The sources are the colour photographs in scikit-image's wheel (no download). The crops, the edits
-and the split of the photographs are our choice.
+The sources are photographs in the wheels of scikit-image and matplotlib (no download). The crops,
+the edits and the split of the photographs are our choice.
 """
 
 from dataclasses import dataclass
@@ -23,10 +23,11 @@ class Source:
 
     Attributes:
         name: name of the photograph, as in the column ``source``.
-        file: name of its file in scikit-image's folder ``data``.
+        file: path of its file in the wheel, after the name of the package.
         split: train, val or test; all crops of a photograph are in one split.
         subject: x and y of its subject, in pixels of the file.
         views: smallest and largest side of a square crop, in pixels of the file.
+        grey: whether it has no colours.
     """
 
     name: str
@@ -34,19 +35,38 @@ class Source:
     split: str
     subject: tuple[float, float]
     views: tuple[float, float]
+    grey: bool = False
+
+    @property
+    def package(self) -> str:
+        """Package that ships the photograph."""
+        return self.file.partition('/')[0]
 
 
+# As many for testing as the report has examples, so that each of them shows another photograph.
 # The left and right views of the motorcycle are one photograph; only the left one is used.
 SOURCES = (
-    Source('astronaut', 'astronaut.png', 'train', (222, 160), (220, 400)),
-    Source('coffee', 'coffee.png', 'train', (310, 185), (220, 390)),
-    Source('rocket', 'rocket.jpg', 'train', (322, 250), (230, 420)),
-    Source('galaxies', 'hubble_deep_field.jpg', 'train', (700, 610), (200, 450)),
-    Source('tissue', 'ihc.png', 'train', (330, 360), (200, 400)),
-    Source('retina', 'retina.jpg', 'val', (700, 690), (600, 1200)),
-    Source('cat', 'chelsea.png', 'test', (222, 130), (190, 300)),
-    Source('motorcycle', 'motorcycle_left.png', 'test', (345, 265), (270, 470)),
-)
+    Source('astronaut', 'skimage/data/astronaut.png', 'train', (222, 160), (220, 400)),
+    Source(
+        'officer', 'matplotlib/mpl-data/sample_data/grace_hopper.jpg', 'train',
+        (265, 200), (260, 450),
+    ),
+    Source('photographer', 'skimage/data/camera.png', 'train', (240, 150), (240, 420), grey=True),
+    Source('tissue', 'skimage/data/ihc.png', 'train', (330, 360), (200, 400)),
+    Source('moon', 'skimage/data/moon.png', 'train', (120, 85), (150, 300), grey=True),
+    Source('grass', 'skimage/data/grass.png', 'train', (256, 256), (200, 360), grey=True),
+    Source('gravel', 'skimage/data/gravel.png', 'train', (256, 256), (200, 360), grey=True),
+    Source('retina', 'skimage/data/retina.jpg', 'val', (700, 690), (600, 1200)),
+    Source('clock', 'skimage/data/clock_motion.png', 'val', (210, 155), (150, 250), grey=True),
+    Source('cat', 'skimage/data/chelsea.png', 'test', (222, 130), (190, 300)),
+    Source('motorcycle', 'skimage/data/motorcycle_left.png', 'test', (345, 265), (270, 470)),
+    Source('coffee', 'skimage/data/coffee.png', 'test', (310, 185), (220, 390)),
+    Source('rocket', 'skimage/data/rocket.jpg', 'test', (322, 250), (230, 420)),
+    Source('galaxies', 'skimage/data/hubble_deep_field.jpg', 'test', (700, 610), (200, 450)),
+    Source('coins', 'skimage/data/coins.png', 'test', (200, 150), (140, 260), grey=True),
+    Source('bricks', 'skimage/data/brick.png', 'test', (256, 256), (200, 360), grey=True),
+)  # fmt: skip
+GREY_SATURATION = 0.15  # which raters like best: grey photographs show no change of saturation
 
 # Edits of an image. Units: exposure in stops; contrast, cast, saturation as fractions of the full
 # effect; warmth is the direction of the cast (-1 blue, 1 orange); blur (its sigma) and motion (its
@@ -63,21 +83,21 @@ def load_sources() -> dict[str, Image.Image]:
     """Load the source photographs as RGB, by name.
 
     Raises:
-        AMHPError: scikit-image is not installed, or one of its photographs is missing.
+        AMHPError: scikit-image or matplotlib is not installed, or a photograph is missing.
     """
-    spec = find_spec('skimage')
-    if spec is None or not spec.submodule_search_locations:
-        raise AMHPError(
-            "the demo's photographs come with scikit-image, which is not installed: "
-            "pip install 'pyiqa-amhp[demo]'"
-        )
-    folder = Path(spec.submodule_search_locations[0]) / 'data'
     photos = {}
     for source in SOURCES:
-        path = folder / source.file
+        spec = find_spec(source.package)
+        if spec is None or not spec.submodule_search_locations:
+            name = {'skimage': 'scikit-image'}.get(source.package, source.package)
+            raise AMHPError(
+                f"the demo's photographs come with {name}, which is not installed: "
+                "pip install 'pyiqa-amhp[demo]'"
+            )
+        path = Path(spec.submodule_search_locations[0]).parent / source.file
         if not path.is_file():
             raise AMHPError(
-                f'{path}: not there, though scikit-image ships it: '
+                f'{path}: not there, though {source.package} ships it: '
                 "pip install --force-reinstall 'pyiqa-amhp[demo]'"
             )
         with Image.open(path) as image:
@@ -225,15 +245,16 @@ def make_photos(
         seed: seed of everything random. The same seed gives the same bytes (with the same
             versions of the libraries).
         n_per_source: number of images from each source, or from each source of a split
-            (``{'train': 200, 'val': 120, 'test': 150}``).
+            (``{'train': 140, 'val': 60, 'test': 43}``).
         size: width and height of the images, in pixels.
 
     Returns:
         A table with one row for each image: ``img_name``, ``source``, one column for each of
-        EDITS, ``split``. ``tilt`` and ``offset`` are the true ones of the crop.
+        EDITS, ``split``. ``tilt`` and ``offset`` are the true ones of the crop; ``saturation`` of a
+        grey photograph is the usual one.
 
     Raises:
-        AMHPError: scikit-image, or one of its photographs, is missing.
+        AMHPError: scikit-image, matplotlib or one of the photographs is missing.
     """
     photos = load_sources()
     counts = {
@@ -246,6 +267,8 @@ def make_photos(
     for index, (source, number) in enumerate(crops):
         rng = np.random.default_rng((seed, index))
         row = strengths.iloc[index].copy()
+        if source.grey:
+            row['saturation'] = GREY_SATURATION
         image, row['offset'] = crop(photos[source.name], source, row.tilt, row.offset, size, rng)
         name = f'{source.name}_{number:04d}.jpg'
         _write_jpeg(Path(out) / name, edit(image, row, rng))

@@ -90,6 +90,8 @@ class Report:
         comments: number of test images by kind of comment: ``attribute``, ``praise``, ``none``.
         seed: seed of the run.
         seconds: duration of the run.
+        encoder: the encoders, in words.
+        note: note of the models, see ``AMHPConfig``.
     """
 
     models: dict[str, ModelResult]
@@ -100,6 +102,8 @@ class Report:
     comments: dict[str, int]
     seed: int
     seconds: float
+    encoder: str
+    note: str
 
 
 def write_report(path: Path, report: Report) -> Path:
@@ -124,8 +128,16 @@ def write_report(path: Path, report: Report) -> Path:
     return write_text(path, page)
 
 
-def write_card(path: Path, examples: Sequence[Example], levels: Sequence[str]) -> Path:
+def write_card(
+    path: Path, examples: Sequence[Example], levels: Sequence[str], note: str = ''
+) -> Path:
     """Draw examples side by side as PNG, CARD_COLUMN pixels wide each.
+
+    Args:
+        path: the file to write.
+        examples: the examples.
+        levels: level words, worst first.
+        note: a line below them; '' for none.
 
     Raises:
         AMHPError: matplotlib is missing, there is no example, an image cannot be read, or a
@@ -136,7 +148,7 @@ def write_card(path: Path, examples: Sequence[Example], levels: Sequence[str]) -
     _check_examples(examples, levels)
     comments = [_comment_lines(example.text) for example in examples]
     bars_top = CARD_COLUMN + 44 + LINE_HEIGHT * max(len(lines) for lines in comments)
-    height = bars_top + 150
+    height = bars_top + 150 + 40 * bool(note)
     with drawing() as new_figure:
         figure = new_figure(
             figsize=(CARD_COLUMN * len(examples) / CARD_DPI, height / CARD_DPI), dpi=CARD_DPI
@@ -145,6 +157,9 @@ def write_card(path: Path, examples: Sequence[Example], levels: Sequence[str]) -
             left = CARD_COLUMN * column
             _draw_example(figure, left, example, lines)
             _draw_bars(figure, left, bars_top, example, levels, _tallest(examples))
+        if note:
+            place = _box(figure, MARGIN, height - 40, 0, 0)[:2]
+            figure.text(*place, note, va='top', fontsize=13, color=MUTED, parse_math=False)
         return save_png(figure, path, CARD_DPI)
 
 

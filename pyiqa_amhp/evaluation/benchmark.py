@@ -250,7 +250,7 @@ def _measure_with(
     ignores_text = scorer.takes_text and not scorer.reads_text
     texts = 'predicted' if source == 'predicted' else rated.text_source
     text_source = texts if any(s.text for s in scores) and not ignores_text else 'none'
-    notes = _failure_notes(scores)
+    notes = [scorer.note] * bool(scorer.note) + _failure_notes(scores)
     notes += ['lower is better: correlations are those of negated scores'] * scorer.lower_better
     notes += [f'asked for the task {scorer.task!r}'] * bool(scorer.task)
     notes += ['zero-shot: texts do not change the scores'] * ignores_text

@@ -50,7 +50,7 @@ def draw_card(path: Path, name: str, image: Image.Image, explanation: Explanatio
     notes = [line for note in explanation.notes for line in textwrap.wrap(note, 150)]
     width = 5.3 if explanation.relevance else 11.0  # inches that the photograph may take
     heights = (  # inches of the parts, from the top
-        1.1,
+        1.4 if explanation.note else 1.1,
         max(1.0, min(5.2, width * image.height / image.width)) + 0.7,
         0.46 * max(6, len(explanation.attributes)) + 0.8,
         0.44 * len(lines) + 0.6 if lines else 0.1,
@@ -60,7 +60,7 @@ def draw_card(path: Path, name: str, image: Image.Image, explanation: Explanatio
         warnings.filterwarnings('ignore', 'Glyph .* missing')  # a box is drawn, the page has it
         figure = new_figure(figsize=(WIDTH / DPI, sum(heights)))
         head, pictures, bars, text, foot = figure.subfigures(5, 1, height_ratios=heights)
-        _draw_head(head, name, explanation)
+        _draw_head(head, name, explanation, heights[0])
         _draw_pictures(pictures, image, explanation, heights[1])
         _draw_bars(bars, explanation, heights[2])
         if lines:
@@ -76,12 +76,20 @@ def _write(part, x: float, y: float, text: str, size: float, color: str = INK, *
     part.text(x, y, text, fontsize=size, color=color, **style)
 
 
-def _draw_head(part, name: str, explanation: Explanation) -> None:
+def _draw_head(part, name: str, explanation: Explanation, height: float) -> None:
+    def place(inches: float) -> float:
+        return 1 - inches / height
+
     name = _shorten(name, 55)
-    _write(part, LEFT, 0.7, name, 16, family=MONOSPACE, weight='bold')
-    _write(part, LEFT, 0.36, source_line(explanation), 12, MUTED)
-    _write(part, RIGHT, 0.85, format_score(explanation), 32, PREDICTED, weight='bold', ha='right')
-    _write(part, RIGHT, 0.32, scale_line(explanation), 12, MUTED, ha='right')
+    _write(part, LEFT, place(0.33), name, 16, family=MONOSPACE, weight='bold')
+    _write(part, LEFT, place(0.704), source_line(explanation), 12, MUTED)
+    _write(
+        part, RIGHT, place(0.165), format_score(explanation), 32, PREDICTED,
+        weight='bold', ha='right',
+    )  # fmt: skip
+    _write(part, RIGHT, place(0.748), scale_line(explanation), 12, MUTED, ha='right')
+    if explanation.note:
+        _write(part, LEFT, place(1.02), _shorten(explanation.note, 130), 12, LOWERS, weight='bold')
 
 
 def _draw_pictures(part, image: Image.Image, explanation: Explanation, height: float) -> None:

@@ -77,6 +77,7 @@ class Explanation:
         region: the part of the image that the map covers, ``(left, top, right, bottom)`` as
             shares of its width and height.
         notes: limits of this model and of this explanation.
+        note: note of the weights, see ``AMHPConfig``; '' for none.
     """
 
     score: float
@@ -91,6 +92,7 @@ class Explanation:
     relevance: tuple[tuple[float, ...], ...] | None
     region: tuple[float, float, float, float]
     notes: tuple[str, ...]
+    note: str = ''
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to values for JSON: dicts, lists, strings, numbers and None."""
@@ -165,6 +167,7 @@ def _explain(net: AMHP, attribution: Attribution, text: str, image: torch.Tensor
         relevance=relevance,
         region=net.preprocess.seen_region(image.shape[-2], image.shape[-1], mirrored),
         notes=(),
+        note=net.config.note,
     )
     notes = _notes(net, explanation, text, scorer.reads_text, attributes_cut=cut)
     return dataclasses.replace(explanation, notes=tuple(notes))

@@ -152,6 +152,9 @@ def write_folder(out: Path, entries: list[Entry], title: str) -> list[Path]:
     page = render_page(
         Path(__file__).with_name('page.html'),
         title=title,
+        notes=dict.fromkeys(
+            e.explanation.note for e in entries if e.explanation and e.explanation.note
+        ),
         entries=best_first,
         failed=sum(entry.explanation is None for entry in entries),
         with_map=any(e.explanation and e.explanation.relevance for e in entries),

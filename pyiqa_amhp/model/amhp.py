@@ -22,7 +22,7 @@ from pyiqa_amhp.model.prompt_predictor import build_predictor
 from pyiqa_amhp.model.prompts import image_texts, level_sentences
 from pyiqa_amhp.model.runtime import Runner
 from pyiqa_amhp.model.start import find_start, load_into
-from pyiqa_amhp.weights.store import warn_zero_shot
+from pyiqa_amhp.weights.store import warn_note, warn_zero_shot
 
 
 def fuse(Fx: torch.Tensor, Ft: torch.Tensor, fc: nn.Module) -> torch.Tensor:
@@ -127,6 +127,7 @@ class AMHP(ReadsImages, PromptFeatures):
         self.zero_shot = bool(pretrained) and not start.checkpoint
         if start.checkpoint:
             load_into(self, start.checkpoint)
+            warn_note(start.checkpoint.name, config.note)
         elif start.zero_shot:
             warn_zero_shot(config)
 

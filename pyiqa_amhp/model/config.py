@@ -16,6 +16,7 @@ import torch
 from pyiqa_amhp.datasets.attributes import TEMPLATE
 from pyiqa_amhp.datasets.ratings import LEVELS, REFERENCE_PARA_LEVEL_VALUES, SCALES
 from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.utils.text import printable
 from pyiqa_amhp.weights.checkpoint import Checkpoint, config_to_tensor
 
 logger = logging.getLogger('pyiqa_amhp')
@@ -61,9 +62,10 @@ OPTIONAL = ('fc_init', 'crop', 'prompt_source')  # may be None
 # Option names of earlier versions, which are still read.
 RENAMED = {'text_source': 'prompt_source'}
 # The name of a scale and of a bundle of options, and what only the start of training reads.
-NOT_IN_SCORES = ('dataset', 'protocol', 'clip_weights', 'tau', 'fc_init')
+NOT_IN_SCORES = ('dataset', 'protocol', 'clip_weights', 'tau', 'fc_init', 'note')
 LITE, IMAGENET = 'EfficientNet-Lite0', 'imagenet'  # a backbone, and its clip_weights
 MAX_RESIZE = 10_000  # pixels of resize_size (our choice)
+MAX_NOTE = 200  # characters of a note (our choice)
 SET_LATER: Any = None  # default of options that ``__post_init__`` sets
 
 
@@ -119,6 +121,9 @@ class AMHPConfig:
         predicted_text: what ``predictor='levels'`` returns: ``sentences``: the feature of the
             likeliest levels' sentences; ``expectation``: the mean of the levels' features under
             their probabilities.
+        note: warning about what the weights learned from, which is shown with every score (our
+            addition); '' (default) for none. A training writes the note of its own options, not
+            that of the weights that it starts from.
     """
 
     dataset: str = 'ava'
@@ -145,6 +150,7 @@ class AMHPConfig:
     attributes: tuple[str, ...] = ATTRIBUTES
     attribute_template: str = TEMPLATE
     predicted_text: str = 'sentences'
+    note: str = ''
 
     @classmethod
     def from_options(
@@ -206,6 +212,9 @@ class AMHPConfig:
         self._check_levels()
         self._check_numbers()
         self._check_predictor()
+        if not isinstance(self.note, str):
+            raise self._invalid('note', 'a text')
+        self._set('note', printable(' '.join(self.note.split()))[:MAX_NOTE])
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
@@ -346,7 +355,12 @@ class AMHPConfig:
 
     def to_tensor(self) -> torch.Tensor:
         """Pack the configuration into a tensor, for checkpoints."""
-        return config_to_tensor(dataclasses.asdict(self))
+        return config_to_tensor(self.to_dict())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the options by name; without an empty note, so that digests stay the same."""
+        values = dataclasses.asdict(self)
+        return values if self.note else {k: v for k, v in values.items() if k != 'note'}
 
 
 def _with_new_names(options: dict[str, Any]) -> dict[str, Any]:
@@ -374,4 +388,4 @@ def complete_checkpoint(checkpoint: Checkpoint) -> Checkpoint:
         AMHPError: a configuration that this version does not accept.
     """
     config = AMHPConfig.from_options({}, checkpoint.config)
-    return dataclasses.replace(checkpoint, config=dataclasses.asdict(config))
+    return dataclasses.replace(checkpoint, config=config.to_dict())

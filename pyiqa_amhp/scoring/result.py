@@ -58,21 +58,28 @@ class ScoreResult:
         return result if valid else None
 
 
-def table_columns(levels: Iterable[str]) -> list[str]:
-    """List the columns of a table of scores, with ``p_<level>`` for each quality level."""
-    return ['path', 'score', 'prompt_source', *(f'p_{level}' for level in levels), 'error']
+def table_columns(levels: Iterable[str], note: str = '') -> list[str]:
+    """List the columns of a table of scores.
+
+    Args:
+        levels: words of the quality levels, for the columns ``p_<level>``.
+        note: note of the weights, for the column ``note``; '' for no such column.
+    """
+    columns = ['path', 'score', 'prompt_source', *(f'p_{level}' for level in levels)]
+    return [*columns, *['note'] * bool(note), 'error']
 
 
-def to_record(result: ScoreResult) -> dict[str, Any]:
-    """Convert a result to a row: ``path, score, prompt_source, p_<level> .., error``.
+def to_record(result: ScoreResult, note: str = '') -> dict[str, Any]:
+    """Convert a result to a row: ``path, score, prompt_source, p_<level> .., note, error``.
 
-    Names are written as ``writable`` says.
+    Names are written as ``writable`` says. Without a note there is no such column.
     """
     return {
         'path': writable(result.path),
         'score': result.score,
         'prompt_source': result.prompt_source,
         **{f'p_{level}': p for level, p in result.levels.items()},
+        **({'note': note} if note else {}),
         'error': writable(result.error),
     }
 

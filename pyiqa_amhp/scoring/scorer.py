@@ -149,6 +149,11 @@ class Scorer:
         return self.amhp.config.level_values if self.amhp else None
 
     @property
+    def note(self) -> str:
+        """Note of AMHP's weights, see ``AMHPConfig``; '' for other metrics."""
+        return self.amhp.config.note if self.amhp else ''
+
+    @property
     def scale(self) -> tuple[float, float] | None:
         """Lowest and highest score; None if an end is open or not stated.
 

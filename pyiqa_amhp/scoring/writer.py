@@ -170,21 +170,23 @@ class ScoreFile:
             if result is not None:
                 yield result
 
-    def finish(self, levels: Iterable[str]) -> Path:
+    def finish(self, levels: Iterable[str], note: str = '') -> Path:
         """Write the table atomically, and delete the partial file.
 
         Args:
             levels: words of the quality levels, for the columns ``p_<level>``; empty for metrics
                 other than AMHP.
+            note: note of the weights, for the column ``note``; '' for no such column.
         """
         write = WRITERS[self.path.suffix.lower()]
-        columns = table_columns(levels)
-        write_atomically(self.path, lambda file: write(self._records(columns), columns, file))
+        columns = table_columns(levels, note)
+        write_atomically(self.path, lambda file: write(self._records(columns, note), columns, file))
         self.discard()
         return self.path
 
-    def _records(self, columns: list[str]) -> Iterator[dict[str, Any]]:
-        for record in map(to_record, self.results()):
+    def _records(self, columns: list[str], note: str) -> Iterator[dict[str, Any]]:
+        for result in self.results():
+            record = to_record(result, note)
             if other := record.keys() - set(columns):
                 raise AMHPError(
                     f'{self.partial}: the result of {record["path"]} has {min(other)!r}, which is '
@@ -203,10 +205,11 @@ def _is_line(value: Any) -> bool:
 Records = Iterator[dict[str, Any]]
 
 
-def to_csv(results: Iterable[ScoreResult], levels: Iterable[str]) -> str:
+def to_csv(results: Iterable[ScoreResult], levels: Iterable[str], note: str = '') -> str:
     """Format results as the table that ``amhp score --out FILE.csv`` writes."""
     file = io.StringIO(newline='')
-    _write_rows(map(to_record, results), table_columns(levels), file)
+    records = (to_record(result, note) for result in results)
+    _write_rows(records, table_columns(levels, note), file)
     return file.getvalue()
 
 
@@ -246,7 +249,7 @@ def table_schema(columns: Iterable[str]):
     """Return the schema of a table of scores for pyarrow."""
     import pyarrow as pa
 
-    words = ('path', 'prompt_source', 'error')
+    words = ('path', 'prompt_source', 'note', 'error')
     return pa.schema([(name, pa.string() if name in words else pa.float64()) for name in columns])
 
 

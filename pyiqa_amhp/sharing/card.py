@@ -11,7 +11,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from pyiqa_amhp.datasets.ratings import SCALES
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model.clip_weights import repository_of
-from pyiqa_amhp.model.config import AMHPConfig
+from pyiqa_amhp.model.config import LITE, AMHPConfig
 from pyiqa_amhp.sharing.evidence import Evidence
 from pyiqa_amhp.utils.text import printable
 from pyiqa_amhp.weights.hub import HubId
@@ -33,8 +33,8 @@ MAX_LENGTH = 200  # characters of a name or a value in the card (our choice)
 
 CARD = """# {title}
 
-An [AMHP](#citation) that scores the aesthetics of a photograph on a scale from {low:g} to {high:g},
-from the image{and_text}. **Independent implementation**: made with pyiqa-amhp, not by the
+{note}An [AMHP](#citation) that scores the aesthetics of a photograph on a scale from {low:g} to
+{high:g}, from the image{and_text}. **Independent implementation**: made with pyiqa-amhp, not by the
 paper's authors.
 
 ## Use
@@ -119,6 +119,7 @@ def model_card(
         id=model,
         metric=METRICS.get(config.dataset, 'amhp'),
         store=config.dataset,
+        note=f'**Note:** {_code(config.note)}\n\n' if config.note else '',
         low=ends[0],
         high=ends[-1],
         and_text=' and comments on it' if config.uses_attributes else ' alone',
@@ -281,6 +282,8 @@ def _started_from(record: dict[str, Any]) -> str:
     network = _section(record, 'network')
     if record.get('continued_from'):
         return _code(record['continued_from'])
+    if network.get('pretrained') == 'clip' and network.get('backbone') == LITE:
+        return 'ImageNet weights of the image encoder, and random ones of the text encoder'
     if network.get('pretrained') == 'clip':
         return f"CLIP's own weights ({_code(network.get('clip_weights') or 'openai')})"
     return 'random weights' if network.get('pretrained') is False else UNKNOWN
@@ -301,7 +304,7 @@ def _limits(config: AMHPConfig, evidence: Evidence) -> Iterable[str]:
             )
         if not any('none' in _section(row, 'by_prompt_source') for row in evidence.measured):
             yield f'The accuracy for photographs without any text is {UNKNOWN}.'
-        yield "Texts longer than CLIP's 77 tokens are cut."
+        yield 'Texts longer than 77 tokens are cut.'
     else:
         yield 'It reads no text about a photograph.'
     if config.test_flip or config.crop == 'corner':
@@ -309,7 +312,8 @@ def _limits(config: AMHPConfig, evidence: Evidence) -> Iterable[str]:
             "Protocol `reference` has slips of the authors' code: in testing every other image is "
             'mirrored, or only the top-left corner is scored.'
         )
-    yield "The errors and biases of CLIP's encoders are those of this model too."
+    origin = 'the ImageNet weights' if config.backbone == LITE else "CLIP's encoders"
+    yield f'The errors and biases of {origin} are those of this model too.'
 
 
 def _licence(licence: str | None) -> str:

@@ -354,10 +354,13 @@ class EvalModel(GeneralIQAModel):
         """
         folder = Path(self.opt['path']['results_root'])
         table = table.assign(img_path=table['img_path'].map(writable))
-        write_atomically(folder / f'{name}.csv', lambda file: table.to_csv(file, index=False))
         results: dict[str, Any] = {'images': len(table), **finite(self.metric_results)}
         if by_source:
             results['prompt_source'] = {source: finite(x) for source, x in by_source.items()}
+        net = self.get_bare_model(self.net)
+        if isinstance(net, AMHP) and net.config.note:
+            table['note'] = results['note'] = net.config.note
+        write_atomically(folder / f'{name}.csv', lambda file: table.to_csv(file, index=False))
         write_text(folder / f'{name}.json', json.dumps(results, indent=2) + '\n')
 
     def _update_best(self, dataset_name: str, current_iter: int) -> bool:

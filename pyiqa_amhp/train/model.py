@@ -75,6 +75,8 @@ class AMHPModel(EvalModel):
         self.epochs_ended = 0
         self.options = options_of(opt)  # pyiqa removes some after reading them
         self.data_digests: dict[str, str] = {}
+        if opt['is_train'] and opt['network']['type'] == 'AMHP':
+            opt['network'].setdefault('note', '')  # not that of weights that it starts from
         super().__init__(opt)
 
     def model_to_device(self, net: nn.Module) -> nn.Module:

@@ -126,6 +126,13 @@ def warn_zero_shot(config) -> None:
         )
 
 
+def warn_note(name: str, note: str) -> None:
+    """Warn once per process what the weights ``name`` learned from, if they have a note."""
+    if note and ('note', name, note) not in _warned:
+        _warned.add(('note', name, note))
+        logger.warning('%s: %s', name, note)
+
+
 def warn_unread_text() -> None:
     """Warn once per process that a text was given to weights that read none."""
     if 'unread text' not in _warned:

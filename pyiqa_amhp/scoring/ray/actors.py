@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # torch is imported by the actors only
 
 METADATA = b'pyiqa_amhp'
 """Key in a part file's metadata of a JSON object with ``rows``, ``failed``, ``scale``,
-``lower_better`` and the ``warnings`` of the process that wrote it."""
+``lower_better``, ``note`` and the ``warnings`` of the process that wrote it."""
 
 MAX_WARNINGS = 10  # of a process, different ones
 
@@ -169,12 +169,14 @@ class ShardScorer:
             'failed': sum(result.score is None for result in results),
             'scale': scorer.scale_text,
             'lower_better': scorer.lower_better,
+            'note': scorer.note,
             'warnings': self.actor.warnings.messages,
         }
-        schema = table_schema(table_columns(scorer.levels))
+        schema = table_schema(table_columns(scorer.levels, scorer.note))
         schema = schema.with_metadata({METADATA: json.dumps(metadata).encode()})
         buffer = io.BytesIO()
-        pq.write_table(pa.Table.from_pylist([to_record(r) for r in results], schema), buffer)
+        records = [to_record(result, scorer.note) for result in results]
+        pq.write_table(pa.Table.from_pylist(records, schema), buffer)
         return buffer.getvalue()
 
 
@@ -193,8 +195,9 @@ class BatchScorer:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Return the batch without its images and with the columns of its scores."""
-        results = [to_record(result) for result in self.actor.score(self._images(batch))]
-        columns = [name for name in table_columns(self.actor.scorer.levels) if name != 'path']
+        note = self.actor.scorer.note
+        results = [to_record(result, note) for result in self.actor.score(self._images(batch))]
+        columns = [name for name in table_columns(self.actor.scorer.levels, note) if name != 'path']
         scores = pa.Table.from_pylist(results, table_schema(columns))
         if self.image != 'path':
             batch = batch.drop_columns([self.image])

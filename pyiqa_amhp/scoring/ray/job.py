@@ -42,6 +42,7 @@ class Report:
         folder: the folder of the part files, without what is secret in its address.
         summary: counts and best results of all images.
         scale: the metric's scale in words.
+        note: note of the weights, see ``AMHPConfig``; '' for none.
         shards: number of shards.
         shards_before: how many of them an earlier run had written.
         warnings: what the actors logged.
@@ -53,6 +54,7 @@ class Report:
     shards: int
     shards_before: int
     warnings: list[str] = field(default_factory=list)
+    note: str = ''
 
 
 def score_folder(
@@ -291,6 +293,7 @@ def _finish(storage: Storage, plan: ShardPlan, top: int | None, shards_before: i
             yield from (ScoreResult(**record) for record in part.table.to_pylist())
 
     scale, lower_better = first.metadata['scale'], first.metadata['lower_better']
+    note = first.metadata.get('note', '')  # version 0.1.0 wrote none
     summary = summarise(results(), top, lower_better)
     if summary.count != plan.rows:
         raise AMHPError(
@@ -299,12 +302,13 @@ def _finish(storage: Storage, plan: ShardPlan, top: int | None, shards_before: i
     manifest = {
         'settings': plan.settings,
         'scale': scale,
+        **({'note': note} if note else {}),
         'rows': summary.count,
         'failed': summary.failed,
         'parts': entries,
     }
     storage.write(f'{plan.folder}/{MANIFEST}', json.dumps(manifest, indent=1).encode())
-    return Report(plan.folder, summary, scale, plan.shards, shards_before, list(warnings))
+    return Report(plan.folder, summary, scale, plan.shards, shards_before, list(warnings), note)
 
 
 @dataclass
