@@ -13,7 +13,7 @@ attribute labels, as the paper does for PARA and AADB.
 
 ``--para`` trains three models on real photographs by ``options/train_amhp_para_lite.yml``, with the
 small encoder: image and levels; all without a predictor; all with ``predictor: levels``.
-The CSV has the columns of ``amhp prepare para``. The best epoch by validation SRCC with given prompts
+The CSV has the columns of ``amhp prepare para``. The best epoch by validation SRCC (given prompts)
 is tested.
 """
 
