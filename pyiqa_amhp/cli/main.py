@@ -11,6 +11,7 @@ import typer
 from pyiqa_amhp.cli.app import app as serve_page
 from pyiqa_amhp.cli.benchmark import benchmark, reproduce
 from pyiqa_amhp.cli.explain import explain
+from pyiqa_amhp.cli.fit import fit
 from pyiqa_amhp.cli.info import info
 from pyiqa_amhp.cli.options import (
     AMHPMetric,
@@ -105,6 +106,7 @@ app.command()(explain)
 app.command('app')(serve_page)
 app.command(cls=MultiValueCommand)(benchmark)
 app.command(cls=MultiValueCommand)(reproduce)
+app.command()(fit)
 app.command()(prepare)
 
 

@@ -10,12 +10,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pyiqa_amhp.datasets.ratings import default_level_values
+from pyiqa_amhp.errors import AMHPError
 
 # The largest difference between the free parts of the scale at its two ends, from so many images
 # on. Of random sets of 40 images of AVA 1 in 200 is refused; of OASIS (522 images, rated 1..7), on
 # AVA's levels, the whole set and 9 of 10 sets of 40. A difference of 1/2 puts all in one half.
 MAX_SKEW = {10: 1 / 2, 40: 1 / 4}
 MIN_SPREAD = 1 / 10  # the smallest part of the scale that the ratings of 10 images or more take up
+NEAR_END = 0.15  # of the scale; ratings as near to both ends leave no doubt about it
 SCALES_IN_USE = ((0, 1), (1, 5), (1, 7), (0, 10), (1, 10), (0, 100))  # those that messages propose
 
 
@@ -72,3 +74,65 @@ def fitting_levels(ratings: ArrayLike, images: int, k: int) -> tuple[float, ...]
     """Propose values of ``k`` levels whose scale fits the ratings of so many images."""
     ends = fitting_scale(ratings, images)
     return default_level_values(ends, k) if k > 2 else ends
+
+
+def infer_scale(ratings: ArrayLike, images: int) -> tuple[float, float]:
+    """Find the ends of the scale that ratings were given on.
+
+    It is the smallest of ``SCALES_IN_USE`` that holds them, if they nearly reach both of its ends
+    (``NEAR_END``), or if no other one of them fits.
+
+    Args:
+        ratings: mean scores.
+        images: the number of images with these ratings.
+
+    Raises:
+        AMHPError: several scales are possible, or none; the message names them.
+    """
+    values = np.asarray(ratings, np.float64)
+    low, high = float(values.min()), float(values.max())
+    fitting = [
+        scale
+        for scale in sorted(SCALES_IN_USE, key=lambda scale: scale[1] - scale[0])
+        if scale[0] <= low
+        and high <= scale[1]
+        and not narrow_problem(values, np.array(scale, np.float64), images)
+    ]
+    found = f'the ratings lie between {low:g} and {high:g}'
+    if not fitting:
+        ends = fitting_scale(values, images)
+        raise AMHPError(
+            f'{found}, and none of the usual scales fits them '
+            f'({", ".join(map(scale_text, SCALES_IN_USE))}); give their scale, such as --scale '
+            f'{scale_text(ends)}'
+        )
+    first = fitting[0]
+    margin = NEAR_END * (first[1] - first[0])
+    is_clear = low - first[0] <= margin and first[1] - high <= margin
+    if len(fitting) > 1 and not is_clear:
+        raise AMHPError(
+            f'{found}, which fits several scales: {", ".join(map(scale_text, fitting))}; give the '
+            f'one that they were given on, such as --scale {scale_text(first)}'
+        )
+    return first
+
+
+def scale_text(scale: tuple[float, float]) -> str:
+    """Write the ends of a scale as ``1..7``."""
+    return f'{scale[0]:g}..{scale[1]:g}'
+
+
+def parse_scale(text: str) -> tuple[float, float]:
+    """Read the ends of a scale that are written as ``1..7``.
+
+    Raises:
+        AMHPError: another text, or ends that do not rise.
+    """
+    low, dots, high = text.partition('..')
+    try:
+        ends = float(low), float(high)
+    except ValueError:
+        ends = np.nan, np.nan
+    if not (dots and np.isfinite(ends).all() and ends[0] < ends[1]):
+        raise AMHPError(f'--scale {text}: expected LOW..HIGH, such as 1..5 or 0..100')
+    return ends

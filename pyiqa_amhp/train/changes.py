@@ -12,7 +12,9 @@ from pyiqa_amhp.utils.options import flag
 IN_STATE = ('train:optim:', 'train:scheduler:', 'train:schedule_by', 'train:freeze', 'network:')
 # Options that do not change what is trained, only extend it, or are compared in another way.
 FREE = {
-    'train': {'total_epoch', 'total_iter', 'feature_cache', 'nonfinite', 'changed_data'},
+    'train': {
+        'total_epoch', 'total_iter', 'patience', 'feature_cache', 'nonfinite', 'changed_data',
+    },
     'network': {'clip_weights', 'pretrained_model_path'},  # only the start; folders may move
     'data': {
         'name', 'phase', 'meta_info_file', 'dataroot_target', 'comments_file', 'skip_bad_images',

@@ -9,7 +9,8 @@ import datetime
 import logging
 import math
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -64,13 +65,42 @@ class Data:
     digests: dict[str, str]
 
 
-def train(root: Path, opt: dict[str, Any], file: str | Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class TrainProgress:
+    """Progress of a training after one batch.
+
+    Attributes:
+        iteration, iterations: the number of batches done, and of all batches.
+        epoch, epochs: the number of this epoch, from 1, and of all epochs.
+        ends_epoch: whether this batch is the last one of its epoch.
+        losses: the losses of the batch, by name.
+        metrics: the latest results of the validation, by metric; empty before the first one.
+        is_best: whether the latest validation is the best one so far.
+    """
+
+    iteration: int
+    iterations: int
+    epoch: int
+    epochs: int
+    ends_epoch: bool
+    losses: dict[str, float]
+    metrics: dict[str, float] = field(default_factory=dict)
+    is_best: bool = False
+
+
+Report = Callable[[TrainProgress], object]
+
+
+def train(
+    root: Path, opt: dict[str, Any], file: str | Path, report: Report | None = None
+) -> dict[str, Any]:
     """Train by options.
 
     Args:
         root: the folder that gets ``experiments/<name>`` and ``tb_logger/<name>``.
         opt: the options, as pyiqa has parsed them.
         file: the option file, of which a copy is kept.
+        report: called after each batch.
 
     Returns:
         The best validation results, by data set and metric.
@@ -82,7 +112,7 @@ def train(root: Path, opt: dict[str, Any], file: str | Path) -> dict[str, Any]:
     opt['rank'], opt['world_size'] = init_processes(opt['num_gpu'])
     opt['dist'] = opt['world_size'] > 1
     try:
-        return _train(opt, file)
+        return _train(opt, file, report)
     except Exception as error:
         cause = cause_of(error)
         if cause is error:
@@ -92,7 +122,7 @@ def train(root: Path, opt: dict[str, Any], file: str | Path) -> dict[str, Any]:
         end_processes()
 
 
-def _train(opt: dict[str, Any], file: str | Path) -> dict[str, Any]:
+def _train(opt: dict[str, Any], file: str | Path, report: Report | None) -> dict[str, Any]:
     state, gpus = _state_to_resume(opt), opt['num_gpu']
     opt['num_gpu'] = min(gpus, 1)  # each process has one
     is_first = opt['rank'] == 0
@@ -122,7 +152,7 @@ def _train(opt: dict[str, Any], file: str | Path) -> dict[str, Any]:
         logger.info(f'Resuming training from epoch: {state["epoch"]}, iter: {start}.')
     tensorboard = _open_tensorboard(opt, start) if is_first else None
     try:
-        Training(opt, data, model, tensorboard, start).run()
+        Training(opt, data, model, tensorboard, start, report).run()
     finally:
         if tensorboard is not None:
             tensorboard.close()
@@ -141,16 +171,26 @@ class Training:
         model: the model to train.
         tensorboard: a ``SummaryWriter``, or None.
         start: the number of iterations done before.
+        report: called after each batch.
 
     Attributes:
         iteration: the number of iterations done.
     """
 
-    def __init__(self, opt: dict[str, Any], data: Data, model: AMHPModel, tensorboard, start: int):
+    def __init__(
+        self,
+        opt: dict[str, Any],
+        data: Data,
+        model: AMHPModel,
+        tensorboard,
+        start: int,
+        report: Report | None = None,
+    ):
         self.opt, self.data, self.model, self.tensorboard = opt, data, model, tensorboard
-        self.iteration = start
+        self.iteration, self.report = start, report
         self.message_logger = MessageLogger(opt, start, tensorboard)
         self.per_epoch = len(data.batches)
+        self.patience = opt['train'].get('patience')
         self._is_state_due = False
 
     def run(self) -> None:
@@ -160,6 +200,9 @@ class Training:
         if self.model.epochs_ended < first_epoch:  # pyiqa's loop saves before it ends an epoch
             self.model.update_learning_rate(first_epoch + 1, self._warmup())
         for epoch in range(first_epoch, self.data.epochs):
+            if self._has_stalled():
+                logger.info(f'No better validation in {self.patience} epochs: training ends.')
+                break
             self._run_epoch(epoch)
             if self._ends_debugging():
                 break
@@ -193,10 +236,41 @@ class Training:
             if ends_epoch:
                 self.model.update_learning_rate(epoch + 2, self._warmup())
             self._save(epoch + ends_epoch, ends_epoch)
+            if self.report is not None:
+                self.report(self._progress(epoch, ends_epoch))
             if self._ends_debugging():
                 break
             data_timer.start()
             timer.start()
+
+    def _best_iterations(self) -> list[int]:
+        """List the iteration of the best validation, by data set and metric that decides."""
+        key = (self.opt.get('val') or {}).get('key_metric')
+        best = [
+            result
+            for results in self.model.best_metric_results.values()
+            for metric, result in results.items()
+            if key in (None, metric)
+        ]
+        return [result['iter'] for result in best if result['iter'] is not None]
+
+    def _has_stalled(self) -> bool:
+        """Whether no validation was the best one for ``patience`` epochs."""
+        best = self._best_iterations()
+        since = self.iteration - max(0, *best) if best else 0
+        return self.patience is not None and since >= self.patience * self.per_epoch
+
+    def _progress(self, epoch: int, ends_epoch: bool) -> TrainProgress:
+        return TrainProgress(
+            self.iteration,
+            self.data.epochs * self.per_epoch,
+            epoch + 1,
+            self.data.epochs,
+            ends_epoch,
+            dict(self.model.get_current_log()),
+            dict(getattr(self.model, 'metric_results', None) or {}),
+            self.iteration in self._best_iterations(),
+        )
 
     def _log(self, epoch: int, seconds: float, data_seconds: float) -> None:
         log = {

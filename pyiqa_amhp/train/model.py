@@ -54,6 +54,8 @@ class AMHPModel(EvalModel):
         feature_cache: the folder of these features; default: a folder in the user's cache.
         changed_data: true resumes with other images, ratings or texts than those of the training
             state, which is an error otherwise.
+        patience: epochs without a better validation after which a training ends (our choice;
+            default: it runs to its end). Our own loop reads it, pyiqa's does not.
         predictor_prompts, predicted_weight, predictor_weight, text_dropout: see ``predictor.py``.
         schedule_by: whether the scheduler and ``warmup_iter`` count epochs (``epoch``, the
             default; authors' code) or steps (``step``). With steps, the default of ``T_max`` is

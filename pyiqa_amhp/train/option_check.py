@@ -179,6 +179,7 @@ def _check_train(train: Mapping[str, Any], known: frozenset[str]) -> None:
     if train.get('total_epoch') is None and train.get('total_iter') is None:
         raise AMHPError('train: neither total_epoch nor total_iter; give one of them')
     _check(train, 'train', 'warmup_iter', whole_from(-1), 'a whole number, or -1 for no warm-up')
+    _check(train, 'train', 'patience', whole_from(1), 'a whole number of epochs from 1')
     for name in ('mos_loss_opt', 'metric_loss_opt'):
         if _section(train, 'train: ', name):
             _check_call(f'train: {name}', train[name], LOSS_REGISTRY)

@@ -4,27 +4,34 @@ The results go to a folder of the user's choice; pyiqa's own commands write besi
 """
 
 import argparse
+import io
 import logging
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from pyiqa_amhp.train.options import read_options
 from pyiqa_amhp.utils.files import write_text
 
+if TYPE_CHECKING:
+    from pyiqa_amhp.train.loop import Report
 
-def run_train(opt: str | Path, arguments: list[str], root: str | Path) -> dict[str, Any]:
+
+def run_train(
+    opt: str | Path, arguments: list[str], root: str | Path, report: 'Report | None' = None
+) -> dict[str, Any]:
     """Train with our loop by an option file.
 
     Args:
         opt: the option file.
         arguments: further arguments of pyiqa (``--force_yml``, ``--auto_resume``, ``--debug`` ...).
         root: the folder that gets ``experiments/<name>`` and ``tb_logger/<name>``.
+        report: called after each batch with a ``TrainProgress``.
 
     Returns:
         The best validation results, by data set and metric.
@@ -37,9 +44,10 @@ def run_train(opt: str | Path, arguments: list[str], root: str | Path) -> dict[s
 
         from pyiqa_amhp.train.loop import train
 
-        options, _ = parse_options(str(root), is_train=True)
+        with redirect_stdout(sys.stdout if report is None else io.StringIO()):
+            options, _ = parse_options(str(root), is_train=True)  # prints "Disable distributed."
         sys.argv[1:] = ['-opt', str(opt), *arguments]  # as typed, for the copy of the option file
-        return train(Path(root), options, opt)
+        return train(Path(root), options, opt, report)
 
 
 def run_test(opt: str | Path, arguments: list[str], root: str | Path) -> None:
@@ -138,6 +146,25 @@ def read_curve(root: Path, name: str, tag: str) -> list[tuple[int, float]]:
     events = EventAccumulator(str(root / 'tb_logger' / name))
     events.Reload()
     return [(event.step, event.value) for event in events.Scalars(tag)]
+
+
+@contextmanager
+def log_to(file: Path) -> Iterator[None]:
+    """Write pyiqa's log to a file, and nothing of it to the terminal."""
+    logger = logging.getLogger('pyiqa')
+    handler = logging.FileHandler(file, encoding='utf-8', errors='backslashreplace')
+    handler.setFormatter(logging.Formatter('%(asctime)s %(levelname)s: %(message)s'))
+
+    def keep(record: logging.LogRecord) -> bool:
+        handler.handle(record)
+        return False  # no other handler gets it
+
+    logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keep)
+        handler.close()
 
 
 @contextmanager
