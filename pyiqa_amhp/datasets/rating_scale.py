@@ -79,8 +79,8 @@ def fitting_levels(ratings: ArrayLike, images: int, k: int) -> tuple[float, ...]
 def infer_scale(ratings: ArrayLike, images: int) -> tuple[float, float]:
     """Find the ends of the scale that ratings were given on.
 
-    It is the smallest of ``SCALES_IN_USE`` that holds them, if they nearly reach both of its ends
-    (``NEAR_END``), or if no other one of them fits.
+    It is the smallest of ``SCALES_IN_USE`` that fits them, if they nearly reach both of its ends
+    (``NEAR_END``), or if no other one of them holds them.
 
     Args:
         ratings: mean scores.
@@ -91,13 +91,9 @@ def infer_scale(ratings: ArrayLike, images: int) -> tuple[float, float]:
     """
     values = np.asarray(ratings, np.float64)
     low, high = float(values.min()), float(values.max())
-    fitting = [
-        scale
-        for scale in sorted(SCALES_IN_USE, key=lambda scale: scale[1] - scale[0])
-        if scale[0] <= low
-        and high <= scale[1]
-        and not narrow_problem(values, np.array(scale, np.float64), images)
-    ]
+    known = sorted(SCALES_IN_USE, key=lambda scale: scale[1] - scale[0])
+    holding = [scale for scale in known if scale[0] <= low and high <= scale[1]]
+    fitting = [s for s in holding if not narrow_problem(values, np.array(s, np.float64), images)]
     found = f'the ratings lie between {low:g} and {high:g}'
     if not fitting:
         ends = fitting_scale(values, images)
@@ -109,10 +105,10 @@ def infer_scale(ratings: ArrayLike, images: int) -> tuple[float, float]:
     first = fitting[0]
     margin = NEAR_END * (first[1] - first[0])
     is_clear = low - first[0] <= margin and first[1] - high <= margin
-    if len(fitting) > 1 and not is_clear:
+    if len(holding) > 1 and not is_clear:
         raise AMHPError(
-            f'{found}, which fits several scales: {", ".join(map(scale_text, fitting))}; give the '
-            f'one that they were given on, such as --scale {scale_text(first)}'
+            f'{found}, and may be on several scales: {", ".join(map(scale_text, holding))}; give '
+            f'the one that they were given on, such as --scale {scale_text(first)}'
         )
     return first
 

@@ -14,6 +14,7 @@ from pyiqa_amhp.errors import AMHPError
 
 SHARES = {'test': 0.2, 'val': 0.15}  # of the images; the others are for training
 LEAST = {'train': 10, 'val': 4, 'test': 4}  # images of each part, without which nothing is measured
+MAX_GROUP = 0.2  # of the images; a larger group of near-duplicates is a sign of alike features
 BLOCK = 1024  # rows of features that are compared at once
 
 
@@ -44,7 +45,31 @@ def near_duplicates(features: np.ndarray, threshold: float) -> np.ndarray:
     return np.array([root(i) for i in range(len(unit))], int)
 
 
-def make_split(groups: Sequence | np.ndarray, seed: int, given: np.ndarray | None = None):
+def group_near_duplicates(features: np.ndarray, threshold: float) -> tuple[np.ndarray, float]:
+    """Group near-duplicates, by a higher threshold where one group would be too large.
+
+    Encoders differ in how alike their features are, and photographs too: those of one place, say.
+    The distance of the threshold to 1 is halved until no group has more than ``MAX_GROUP`` of the
+    images, five times at most; otherwise no images are grouped.
+
+    Args:
+        features: image features ``(N, w)``.
+        threshold: the least cosine of near-duplicates to begin with.
+
+    Returns:
+        The number of each image's group, ``(N,)``, and the threshold.
+    """
+    for _ in range(6):
+        groups = near_duplicates(features, threshold)
+        if np.bincount(groups).max() <= max(2, MAX_GROUP * len(groups)):
+            return groups, threshold
+        threshold = (1 + threshold) / 2
+    return np.arange(len(features)), 1.0
+
+
+def make_split(
+    groups: Sequence | np.ndarray, seed: int, given: np.ndarray | None = None
+) -> np.ndarray:
     """Choose the part of each image at random; a group is in one part.
 
     Args:

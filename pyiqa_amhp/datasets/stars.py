@@ -9,6 +9,7 @@ XMP knows two more values (Adobe, "XMP Specification Part 2", xmp:Rating): -1 is
 photograph may be a beautiful one of which there is a better copy.
 """
 
+import codecs
 import math
 import os
 from collections.abc import Iterable
@@ -93,7 +94,8 @@ def rating_in_xmp(packet: bytes, name: str) -> float | None:
     if b'<!DOCTYPE' in plain or b'<!ENTITY' in plain:
         raise AMHPError(f'{name}: XMP with a document type, which is not read')
     try:
-        root = ElementTree.fromstring(packet.strip(b'\0 \t\r\n'))
+        is_wide = packet.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        root = ElementTree.fromstring(packet if is_wide else packet.strip(b'\0 \t\r\n'))
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         raise AMHPError(f'{name}: damaged XMP ({error})') from None
     for description in root.iter(DESCRIPTION):

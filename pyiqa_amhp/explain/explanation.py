@@ -15,6 +15,7 @@ import torch
 from pyiqa_amhp.explain.relevance import Attribution, attribute_scores, eval_fp32
 from pyiqa_amhp.model.amhp import AMHP
 from pyiqa_amhp.model.clip import Backbone
+from pyiqa_amhp.model.config import IMAGENET
 from pyiqa_amhp.model.inputs import ImageInput
 from pyiqa_amhp.model.preprocess import check_images, should_mirror
 from pyiqa_amhp.model.prompt_predictor import LevelPredictor
@@ -283,7 +284,12 @@ def _notes(
     elif text and explanation.prompt_source != 'given':
         source = net.config.prompt_source
         yield f'The given text was not read: the model has prompt_source={source!r}.'
-    if explanation.attributes_from == 'zero-shot':
+    if explanation.attributes_from == 'zero-shot' and net.config.clip_weights == IMAGENET:
+        yield (
+            'The levels of the attributes mean nothing: the text encoder had no pretrained '
+            'weights, and the model learned from no labels.'
+        )
+    elif explanation.attributes_from == 'zero-shot':
         yield (
             'The levels of the attributes are predicted zero-shot: the model did not learn them '
             'from labels.'

@@ -20,7 +20,7 @@ from pyiqa_amhp.datasets.csv import get_column
 from pyiqa_amhp.datasets.dataset import FREEZE, IMAGE_PARTS
 from pyiqa_amhp.datasets.rated_images import read_table
 from pyiqa_amhp.datasets.raw import SPLIT_NAMES
-from pyiqa_amhp.datasets.splitting import check_parts, make_split, near_duplicates
+from pyiqa_amhp.datasets.splitting import check_parts, group_near_duplicates, make_split
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.fit.plan import NEAR_DUPLICATES, FitSettings, Plan, make_plan, train_options
 from pyiqa_amhp.fit.ratings import SPLIT, Ratings, read_ratings, read_star_ratings
@@ -195,9 +195,12 @@ class _Run:
             else:
                 assert features is not None
                 part = settings.image_part or self._default_part()
-                groups = near_duplicates(features, NEAR_DUPLICATES[part])
+                groups, least = group_near_duplicates(features, NEAR_DUPLICATES[part])
                 count = len(groups) - len(np.unique(groups))
-                by = f'at random, {count:,} near-duplicates on the side of their originals'
+                by = (
+                    f'at random; {count:,} near-duplicates, by a cosine of {least:.3g}, are on the '
+                    'side of their originals'
+                )
             split = make_split(groups, settings.seed)
         else:
             groups = np.arange(len(ratings.split)) if groups is None else groups
@@ -306,11 +309,11 @@ class _Run:
         rated = read_table({**self.data, 'narrow_ratings': True}).of_phase('test', SPLIT)
         kinds = (True, False) if self._has_texts else (False,)
         tested = [test_scores(self.best, rated, texts, self.bar) for texts in kinds]
-        self.tell(f'epoch {self.best_epoch} is kept. Held-out photographs:')
+        self.tell(f'epoch {self.best_epoch} is kept. Held-out photographs, with 95% intervals:')
         for result in tested:
             title = '' if not self._has_texts else ' with texts' if result.texts else ' no texts'
             words = '  '.join(measure_text(result.evaluation))
-            self.tell(f'{len(result.table):,}{title}: {words}, 95% intervals')
+            self.tell(f'{len(result.table):,}{title}: {words}')
         return tested
 
     def write(self, folder: Path, tested: list[Tested]) -> list[Path]:
