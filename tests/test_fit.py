@@ -1,7 +1,6 @@
 """``amhp fit``: from ratings to a checkpoint, on small synthetic photographs and a tiny CLIP."""
 
 import json
-import os
 import shutil
 from types import SimpleNamespace
 
@@ -68,9 +67,12 @@ def fitted(world, tmp_path_factory):
     world.table.to_csv(folder / 'ratings.csv', index=False)
     lines = []
     settings = FitSettings(**world.settings, group='day', epochs=10, batch_size=5)
-    result = fit(folder / 'ratings.csv', world.photos, folder / 'mine.pth', settings, False,
-                 lines.append)  # fmt: skip
-    home = os.environ['PYIQA_AMHP_HOME']  # with the features
+    home = str(folder / 'home')  # with the features
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('PYIQA_AMHP_HOME', home)
+        patch.setattr('pyiqa_amhp.train.frozen.TIME_STEP', 0)  # photographs written just now
+        csv, out = folder / 'ratings.csv', folder / 'mine.pth'
+        result = fit(csv, world.photos, out, settings, tell=lines.append)
     return SimpleNamespace(result=result, lines=lines, folder=folder, home=home)
 
 
