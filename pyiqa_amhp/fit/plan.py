@@ -168,7 +168,7 @@ def make_plan(settings: FitSettings, train_images: int, has_texts: bool) -> Plan
         freeze=freeze,
         variant='all' if has_texts else 'image',
         epochs=epochs,
-        patience=max(4, epochs // 3),
+        patience=min(10, max(4, epochs // 3)),
         batch_size=batch_size,
         optim={'type': 'AdamW', **optim},
         warmup=min(10, steps),
