@@ -303,6 +303,10 @@ def test_the_command_line_says_what_does_not_fit_together(world, amhp, write, tm
     assert (
         'expected one of none, image, trunk' in amhp('fit', write(), '--freeze', 'all', *images)[2]
     )
+    assert 'no such file; expected a CSV' in amhp('fit', tmp_path / 'x.csv', *images)[2]
+    assert "no column 'place'" in amhp('fit', write(), '--group', 'place', *images)[2]
+    nowhere = ('--images', tmp_path / 'nowhere', '--out', tmp_path / 'out.pth')
+    assert 'no such folder; --images' in ' '.join(amhp('fit', write(), *nowhere)[2].split())
     wrong = ('--images', world.photos, '--out', tmp_path / 'out.txt')
     assert 'expected a name that ends in .pth, .safetensors' in amhp('fit', write(), *wrong)[2]
     assert '0 photographs with stars, expected 20' in ' '.join(

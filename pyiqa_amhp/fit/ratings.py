@@ -111,8 +111,6 @@ def read_star_ratings(images: Path) -> Ratings:
     Raises:
         AMHPError: no photographs, or too few with stars.
     """
-    if not images.is_dir():
-        raise AMHPError(f'--images {images}: no such folder')
     paths = find_images([images])
     found = read_stars(paths)
     names = [path.relative_to(images).as_posix() for path in found.stars]

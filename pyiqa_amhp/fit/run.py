@@ -103,6 +103,10 @@ def fit(
     folder = out.with_name(f'{out.stem}_fit')
     if existing := [str(path) for path in (out, folder) if path.exists() and not overwrite]:
         raise AMHPError(f'{" and ".join(existing)}: exists already; --overwrite replaces it')
+    if not images.is_dir():
+        raise AMHPError(f'{images}: no such folder; --images is the folder of the photographs')
+    if ratings is not None and not Path(ratings).expanduser().is_file():
+        raise AMHPError(f'{ratings}: no such file; expected a CSV of ratings')
     if ratings is None:
         rated = read_star_ratings(images)
     else:
@@ -187,6 +191,7 @@ class _Run:
     def split(self) -> None:
         """Split the photographs, and write the CSV."""
         ratings, settings = self.ratings, self.settings
+        self._groups()  # a column that does not exist is an error before the encoder runs
         features, groups = self._features(), self._groups()
         by = 'your split column'
         if ratings.split is None:
