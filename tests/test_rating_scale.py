@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from pyiqa_amhp.datasets.rated_images import read_table
-from pyiqa_amhp.datasets.rating_scale import narrow_problem
+from pyiqa_amhp.datasets.rating_scale import infer_scale, narrow_problem, parse_scale, scale_text
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.evaluation.rated_set import load_rated
 
@@ -113,3 +113,25 @@ def test_a_benchmark_refuses_them_too(write):
 def test_levels_that_are_no_list_of_numbers(write, levels):
     with pytest.raises(AMHPError, match=r'level_values .*: expected at least two finite numbers'):
         read_table(write(MOS=[1, 2]) | {'level_values': levels})
+
+
+@pytest.mark.parametrize(
+    ('low', 'high', 'scale'),
+    [(1.85, 6.83, (1, 7)), (1, 5, (1, 5)), (0.03, 0.96, (0, 1)), (2, 97, (0, 100)),
+     (0.4, 9.7, (0, 10)), (20, 80, (0, 100))],
+)  # fmt: skip
+def test_a_scale_is_inferred_where_the_ratings_nearly_reach_its_ends(low, high, scale):
+    assert infer_scale(evenly(low, high), 40) == scale
+
+
+@pytest.mark.parametrize(('low', 'high'), [(2.5, 4.4), (1.8, 8.6), (2, 5)])
+def test_an_ambiguous_scale_is_an_error_that_names_the_candidates(low, high):
+    with pytest.raises(AMHPError, match=r'several scales: .*1\.\.10.*such as --scale '):
+        infer_scale(evenly(low, high), 40)
+
+
+@pytest.mark.parametrize('text', ['5', '1-5', '5..1', 'a..b', '1..nan', '1..'])
+def test_the_ends_of_a_scale_are_two_rising_numbers(text):
+    assert parse_scale('0..0.5') == (0, 0.5) and scale_text((1, 7)) == '1..7'
+    with pytest.raises(AMHPError, match=r'expected LOW\.\.HIGH'):
+        parse_scale(text)
