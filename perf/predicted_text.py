@@ -14,7 +14,11 @@ attribute labels, as the paper does for PARA and AADB.
 ``--para`` trains three models on real photographs by ``options/train_amhp_para_lite.yml``, with the
 small encoder: image and levels; all without a predictor; all with ``predictor: levels``.
 The CSV has the columns of ``amhp prepare para``. The best epoch by validation SRCC (given prompts)
-is tested.
+is tested. ``--label-with`` gives other photographs, such as OASIS, the attributes that a model with
+``predictor: levels`` predicts, and maps their ratings from ``--scale`` to PARA's:
+
+    python perf/predicted_text.py --para ../shared/data/oasis/ratings.csv --images \
+        ../shared/data/oasis/images --freeze trunk --label-with para.pth --scale 1 7
 """
 
 import argparse
@@ -23,9 +27,14 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from common import Claim, machine, table
+from explanations import read
+from PIL import Image
+from tqdm import tqdm
 
+from pyiqa_amhp.datasets.para import RANGES, SCALE
 from pyiqa_amhp.demo import training
 from pyiqa_amhp.demo.data import CSV_NAME, make_demo_data
 from pyiqa_amhp.demo.raters import ATTRIBUTES
@@ -139,6 +148,32 @@ def measure_para(seed: int, ratings: Path, images: Path, freeze: str | None, epo
     ]
 
 
+def label(ratings: Path, images: Path, weights: Path, scale: tuple[float, float], out: Path):
+    """Write ratings with the mean levels of attributes that a model predicts, on PARA's scales.
+
+    Args:
+        ratings: CSV of photographs with ``MOS``, and ``std`` perhaps.
+        images: folder of the photographs.
+        weights: checkpoint of a model with ``predictor: levels``.
+        scale: ends of the scale of ``MOS``.
+        out: the CSV to write.
+    """
+    import pyiqa
+
+    net = pyiqa.create_metric('amhp', pretrained_model_path=str(weights), device='cpu').net
+    rated = pd.read_csv(ratings)
+    files = [images / name for name in rated['img_name']]
+    levels = np.concatenate([read(net, [Image.open(file)]).levels for file in tqdm(files)])
+    for name, column in zip(net.config.attributes, levels.T, strict=True):
+        low, high = RANGES[name]
+        rated[f'attr_{name}'] = low + (column - 1) * (high - low) / (len(net.config.levels) - 1)
+    factor = (SCALE[1] - SCALE[0]) / (scale[1] - scale[0])
+    rated['MOS'] = SCALE[0] + (rated['MOS'] - scale[0]) * factor
+    if 'std' in rated:
+        rated['std'] *= factor
+    rated.to_csv(out, index=False)
+
+
 def over_seeds(claims: tuple[Claim, ...]) -> Claim:
     """Average one claim over the seeds, with its range."""
     values = [claim.value for claim in claims]
@@ -158,11 +193,20 @@ def main() -> None:
     parser.add_argument('--images', type=Path, help='folder of these photographs')
     parser.add_argument('--freeze', help='with --para: what is not trained, trunk for example')
     parser.add_argument('--epochs', type=int, help='with --para')
+    parser.add_argument(
+        '--label-with', type=Path, help='with --para: a model that gives attributes'
+    )
+    parser.add_argument('--scale', type=float, nargs=2, default=SCALE, help='ends of the ratings')
     arguments = parser.parse_args()
     if arguments.oasis and arguments.predictor == 'levels':
         parser.error('OASIS has no attribute labels: --predictor feature')
     if arguments.para and not arguments.images:
         parser.error('--para needs --images DIR')
+    if arguments.label_with:
+        folder = Path(tempfile.mkdtemp())
+        of = arguments.para, arguments.images, arguments.label_with, arguments.scale
+        label(*of, folder / 'labelled.csv')
+        arguments.para = folder / 'labelled.csv'
     claims, by_seed = [], []
     for seed in arguments.seeds:
         if arguments.para:
