@@ -35,7 +35,7 @@ def trained(training_options, rated_images, tmp_path, monkeypatch):
 
     def options(batch_size):
         opt = training_options(Path(rated_images.name))
-        opt['train'].update(total_epoch=3)
+        opt['train'].update(total_epoch=3, predictor_prompts='dropout')
         # AdamW would make whole steps of gradients that are rounding alone.
         opt['train']['optim'].update(eps=1e-4)
         opt['network'].update(fc_init='default', predictor='feature')
@@ -161,13 +161,8 @@ def test_two_processes_give_the_result_of_one(trained):
     far = torch.cat([(a[key].double() - b[key].double()).abs().flatten() > 1e-4 for key in a])
     assert far.double().mean() < 0.05
     assert '(2 processes)' in logs[1]
-    metrics = [re.findall(r'# (srcc|mse): (\S+)', log) for log in logs]
-    names, values = ([[pair[i] for pair in found] for found in metrics] for i in (0, 1))
-    assert names[0] == names[1] and names[0]
-    one, two = ([float(value) for value in of_run] for of_run in values)
-    assert two == pytest.approx(
-        one, abs=2e-4
-    )  # the log has four decimals; gradients add up in turn
+    metrics = [re.findall(r'# (?:srcc|mse): \S+', log) for log in logs]
+    assert metrics[0] == metrics[1] and metrics[0]
     assert 'unreadable.txt' in logs[1]
     files = [len(list(root.rglob('*.pth'))) + len(list(root.rglob('*.log'))) for root in trained]
     assert files[0] == files[1]  # one process writes
