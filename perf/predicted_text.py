@@ -109,17 +109,13 @@ def measure(seed: int, predictor: str, dropout: float, oasis: bool) -> list[Clai
     ]
 
 
-def measure_para(seed: int, ratings: Path, images: Path, freeze: str | None, epochs: int | None):
+def measure_para(seed: int, changes: Changes) -> list[Claim]:
     """Train three models on PARA with one seed, and measure SRCC on its test photographs.
 
     Args:
         seed: seed of the trainings.
-        ratings: CSV with attributes and a split.
-        images: folder of the photographs.
-        freeze: what is not trained.
-        epochs: number of epochs; None: as the option file says.
+        changes: the data, and what replaces the option file's own.
     """
-    changes = Changes(LITE, freeze, 'para', ratings, images, epochs)
     srcc, models = {}, {'levels': 'image+levels', 'all': 'all', 'predictor': 'all'}
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
@@ -148,7 +144,9 @@ def measure_para(seed: int, ratings: Path, images: Path, freeze: str | None, epo
     ]
 
 
-def label(ratings: Path, images: Path, weights: Path, scale: tuple[float, float], out: Path):
+def label(
+    ratings: Path, images: Path, weights: Path, scale: tuple[float, float], out: Path
+) -> None:
     """Write ratings with the mean levels of attributes that a model predicts, on PARA's scales.
 
     Args:
@@ -202,19 +200,22 @@ def main() -> None:
         parser.error('OASIS has no attribute labels: --predictor feature')
     if arguments.para and not arguments.images:
         parser.error('--para needs --images DIR')
-    if arguments.label_with:
-        folder = Path(tempfile.mkdtemp())
-        of = arguments.para, arguments.images, arguments.label_with, arguments.scale
-        label(*of, folder / 'labelled.csv')
-        arguments.para = folder / 'labelled.csv'
-    claims, by_seed = [], []
-    for seed in arguments.seeds:
-        if arguments.para:
-            of_para = (arguments.para, arguments.images, arguments.freeze, arguments.epochs)
-            by_seed.append(measure_para(seed, *of_para))
-        else:
-            by_seed.append(measure(seed, arguments.predictor, arguments.dropout, arguments.oasis))
-        claims += by_seed[-1]
+    with tempfile.TemporaryDirectory() as folder:
+        ratings = arguments.para
+        if arguments.label_with:
+            ratings = Path(folder, 'labelled.csv')
+            of = arguments.para, arguments.images, arguments.label_with, arguments.scale
+            label(*of, ratings)
+        changes = Changes(
+            LITE, arguments.freeze, 'para', ratings, arguments.images, arguments.epochs
+        )
+        by_seed = [
+            measure_para(seed, changes)
+            if ratings
+            else measure(seed, arguments.predictor, arguments.dropout, arguments.oasis)
+            for seed in arguments.seeds
+        ]
+    claims = [claim for of_seed in by_seed for claim in of_seed]
     if len(by_seed) > 1:
         claims += [over_seeds(same) for same in zip(*by_seed, strict=True)]
     print(f'{machine()}\n\n{table(claims)}')

@@ -5,10 +5,8 @@ from typing import Annotated
 
 import typer
 
-from pyiqa_amhp.cli.output import console, escape
+from pyiqa_amhp.cli.output import INTERRUPTED, console, escape
 from pyiqa_amhp.errors import AMHPError
-
-INTERRUPTED = 130  # exit code after Ctrl-C, as in a shell
 
 
 def fit(

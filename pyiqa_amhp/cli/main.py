@@ -22,6 +22,7 @@ from pyiqa_amhp.cli.options import (
     Weights,
 )  # fmt: skip
 from pyiqa_amhp.cli.output import (
+    INTERRUPTED,
     console,
     error_console,
     escape,
@@ -35,7 +36,6 @@ from pyiqa_amhp.cli.weights import weights_app
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.utils.environment import limit_thread_spin
 
-INTERRUPTED = 130  # exit code after Ctrl-C, as in a shell
 DEBUG_VARIABLE = 'PYIQA_AMHP_DEBUG'
 PASS_ON = {'allow_extra_args': True, 'ignore_unknown_options': True}
 OptionFile = Annotated[Path, typer.Option('-opt', '--opt', help='Option file of pyiqa (YAML).')]

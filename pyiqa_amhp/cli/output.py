@@ -9,6 +9,7 @@ from pyiqa_amhp.utils.text import printable
 
 console, error_console = Console(), Console(stderr=True)
 MAX_LISTED = 5
+INTERRUPTED = 130  # exit code after Ctrl-C, as in a shell
 Item = TypeVar('Item')
 
 

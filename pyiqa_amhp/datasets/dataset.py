@@ -2,7 +2,7 @@
 
 import os
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -142,7 +142,7 @@ class AMHPDataset(BaseIQADataset):
         self.img_range = opt.get('img_range', 1.0)
         self.skip_bad_images = flag(opt, 'skip_bad_images')
         self.color_profiles = check_option(opt.get('color_profiles'))
-        self.reads_images = IMAGE_PARTS.isdisjoint(frozen_encoders(opt.get('freeze')))
+        self.reads_images = not frozen_image_part(frozen_encoders(opt.get('freeze')))
         if opt.get('augment') and not self.reads_images:
             self.logger.info(
                 f'{opt.get("name")}: freeze={opt["freeze"]}: augment does not apply; features are '
@@ -267,7 +267,6 @@ FREEZE = {
     'text': ('text',),
     'both': ('image', 'text'),
 }
-IMAGE_PARTS = {'image', 'trunk'}  # with one of them frozen, no image is opened in training
 
 
 def frozen_encoders(freeze: str | None) -> tuple[str, ...]:
@@ -280,6 +279,17 @@ def frozen_encoders(freeze: str | None) -> tuple[str, ...]:
         return FREEZE['none' if freeze is None else freeze]
     except (KeyError, TypeError):
         raise AMHPError(f'freeze={freeze!r}: expected one of {", ".join(FREEZE)}') from None
+
+
+def frozen_image_part(frozen: Iterable[str]) -> str:
+    """Return what is frozen of the image encoder: ``image``, ``trunk`` or ''.
+
+    If anything is, training reads its features from disk and opens no image.
+
+    Args:
+        frozen: what ``frozen_encoders`` returned.
+    """
+    return next((part for part in frozen if part in ('image', 'trunk')), '')
 
 
 @contextmanager

@@ -8,6 +8,8 @@ do so too, which only a column of the user's can tell (``--group``).
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from pyiqa_amhp.datasets.raw import SPLIT_NAMES
 from pyiqa_amhp.errors import AMHPError
@@ -26,23 +28,18 @@ def near_duplicates(features: np.ndarray, threshold: float) -> np.ndarray:
         threshold: the least cosine of near-duplicates.
 
     Returns:
-        The number of each image's group, ``(N,)``.
+        The number of the first image of each image's group, ``(N,)``.
     """
     norms = np.linalg.norm(features, axis=1, keepdims=True)
     unit = (features / np.maximum(norms, 1e-12)).astype(np.float32)
-    parent = np.arange(len(unit))
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = int(parent[i])
-        return i
-
+    pairs = [np.empty((0, 2), int)]
     for start in range(0, len(unit), BLOCK):
         close = unit[start : start + BLOCK] @ unit[start:].T >= threshold
-        for row, column in np.argwhere(np.triu(close, 1)):
-            parent[root(start + int(column))] = root(start + int(row))
-    return np.array([root(i) for i in range(len(unit))], int)
+        pairs.append(np.argwhere(np.triu(close, 1)) + start)
+    rows, columns = np.concatenate(pairs).T
+    graph = coo_array((np.ones(len(rows), bool), (rows, columns)), shape=(len(unit), len(unit)))
+    groups = connected_components(graph, directed=False)[1]
+    return np.unique(groups, return_index=True)[1][groups]
 
 
 def group_near_duplicates(features: np.ndarray, threshold: float) -> tuple[np.ndarray, float]:

@@ -23,7 +23,7 @@ from pyiqa_amhp.demo.training import (
     test_options,
     train_options,
 )
-from pyiqa_amhp.train.pipeline import read_curve, train_and_test
+from pyiqa_amhp.train.pipeline import best_checkpoint, read_curve, train_and_test
 from pyiqa_amhp.utils.files import check_folder, write_atomically, write_text
 
 # Variants to train: the full model, and the image alone (last and first row of Table 4).
@@ -79,7 +79,7 @@ def run_demo(
     metrics = {name: result.metrics for name, result in results.items()}
     write_text(out / 'metrics.json', json.dumps(metrics, indent=2) + '\n')
     console.rule('4 of 4: scores through pyiqa.create_metric, and the report')
-    best = out / 'experiments' / 'demo_full' / 'models' / 'net_best.pth'
+    best = best_checkpoint(out, 'demo_full')
     write_atomically(out / 'amhp_demo.pth', lambda file: file.write_bytes(best.read_bytes()))
     examples = pick_examples(out, data)
     score_examples(out, examples, console)

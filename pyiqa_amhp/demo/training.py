@@ -10,6 +10,7 @@ from pyiqa_amhp.demo.data import CSV_NAME
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model.clip_weights import LITE_PACKAGE
 from pyiqa_amhp.model.config import LITE
+from pyiqa_amhp.train.pipeline import best_checkpoint
 
 NOTE = 'Simulated raters (amhp demo): the scores say nothing about what people like.'
 # CLIP's architecture, small enough to train from scratch on two cores within a minute. The first
@@ -203,14 +204,13 @@ def test_options(
         encoder: key of ENCODERS.
         **data: further options of the data set.
     """
-    best = out / 'experiments' / name / 'models' / 'net_best.pth'
     return {
         'name': name,
         'model_type': 'AMHPModel',
         'num_gpu': 0,
         'manual_seed': seed,
         'datasets': {'test_1': data_options(out, 'test', encoder, **data)},
-        'network': {'type': 'AMHP', 'pretrained_model_path': str(best)},
+        'network': {'type': 'AMHP', 'pretrained_model_path': str(best_checkpoint(out, name))},
         'path': {'pretrain_network': None},
         'val': {'save_img': False, 'metrics': copy.deepcopy(METRICS)},
     }

@@ -1,6 +1,7 @@
 """Models behind the paper's Tables 1 to 5 and Figures 3 and 4, and their option files."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from pyiqa_amhp.datasets.csv import parse_csv
 from pyiqa_amhp.datasets.raw import TRAIN
 from pyiqa_amhp.demo import training as demo
 from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.model.config import LITE
+from pyiqa_amhp.train.pipeline import best_checkpoint
 
 ALL_METRICS = ('acc', 'srcc', 'plcc', 'mse', 'emd1', 'emd2')
 # PARA's attributes in the order of Table 5, each with the closest attribute of the demo's data.
@@ -22,7 +25,6 @@ DEMO_ATTRIBUTES = {
     'object_emphasis': 'steadiness',
 }
 DEMO_LABELS = {'text_source': 'labels', 'attr_range': [1, 5]}
-LITE = 'EfficientNet-Lite0'  # the encoder of the option files *_lite.yml
 SPLITS = ('official_split', 'split')  # columns, in this order
 WITHOUT_ATTRIBUTES = {'all': 'image+levels', 'image+attributes': 'image'}
 
@@ -135,14 +137,16 @@ class Changes:
             raise AMHPError(f'data set {self.dataset!r}: expected {", ".join(AMHP)}')
         datasets = {model.dataset for model in plan.models}
         if len(datasets) > 1 and (self.dataset or self.ratings):
-            raise AMHPError(f'{plan.title}: has models of {", ".join(sorted(datasets))}; give none')
-        columns = self._columns()
+            found = ', '.join(sorted(datasets))
+            raise AMHPError(
+                f'{plan.title}: has models of {found}; leave out the data set and the ratings'
+            )
         models = []
         for model in plan.models:
             if self.dataset and self.dataset != model.dataset:
                 key = model.key.replace(model.dataset, self.dataset)
                 model = replace(model, key=key, dataset=self.dataset)
-            if columns and not any(name.startswith('attr_') for name in columns):
+            if not self._has_attributes:
                 model = replace(model, variant=WITHOUT_ATTRIBUTES.get(model.variant, model.variant))
             models.append(model)
         title = plan.title
@@ -152,12 +156,11 @@ class Changes:
 
     def apply(self, opt: dict[str, Any]) -> None:
         """Change the options of a training or a test in place."""
-        columns = self._columns()
         for data in opt['datasets'].values():
             if self.ratings:
                 data['meta_info_file'] = str(self.ratings.resolve())
-                data['split_index'] = next(name for name in SPLITS if name in columns)
-                if not any(name.startswith('attr_') for name in columns):
+                data['split_index'] = self._split_column
+                if not self._has_attributes:
                     data['text_source'] = 'none'
             if self.images:
                 data['dataroot_target'] = str(self.images.resolve())
@@ -172,13 +175,22 @@ class Changes:
         if self.epochs:
             opt['train']['total_epoch'] = self.epochs
 
+    @cached_property
     def _columns(self) -> list[str]:
-        if self.ratings is None:
-            return []
-        columns = list(parse_csv(self.ratings, nrows=0).columns)
-        if not set(SPLITS) & set(columns):
-            raise AMHPError(f'{self.ratings}: expected a column {" or ".join(SPLITS)}')
-        return columns
+        """Columns of the ratings; it is read once for all models."""
+        return list(parse_csv(self.ratings, nrows=0).columns) if self.ratings else []
+
+    @property
+    def _split_column(self) -> str:
+        for name in SPLITS:
+            if name in self._columns:
+                return name
+        raise AMHPError(f'{self.ratings}: expected a column {" or ".join(SPLITS)}')
+
+    @property
+    def _has_attributes(self) -> bool:
+        """Whether models can read attributes: they can with the shipped files' own data."""
+        return not self.ratings or any(name.startswith('attr_') for name in self._columns)
 
 
 NO_CHANGES = Changes()
@@ -267,8 +279,7 @@ def full_options(
     elif changes.ratings:  # few images: at least one validation an epoch
         steps = _steps_in_epoch(train['datasets']['train'])
         train['val']['val_freq'] = min(steps, train['val']['val_freq'])
-    best = out / 'experiments' / model.key / 'models' / 'net_best.pth'
-    test['network']['pretrained_model_path'] = str(best)
+    test['network']['pretrained_model_path'] = str(best_checkpoint(out, model.key))
     return train, test
 
 

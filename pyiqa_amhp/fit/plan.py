@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from pyiqa_amhp.datasets.dataset import FREEZE, IMAGE_PARTS
+from pyiqa_amhp.datasets.dataset import FREEZE, frozen_encoders, frozen_image_part
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.fit.ratings import SPLIT
 from pyiqa_amhp.model.clip_weights import LITE_PACKAGE
@@ -91,11 +91,6 @@ class FitSettings:
         """Name of the encoder, for the screen."""
         return self.encoder if isinstance(self.encoder, str) else 'own encoder'
 
-    @property
-    def image_part(self) -> str:
-        """The part of the image encoder that is frozen, if any is; its features are stored."""
-        return next((part for part in FREEZE.get(self.freeze or '', ()) if part in IMAGE_PARTS), '')
-
     def network(self) -> dict[str, Any]:
         """Return the options of the encoders in the section ``network``."""
         options = {
@@ -144,7 +139,7 @@ def make_plan(settings: FitSettings, train_images: int, has_texts: bool) -> Plan
         trains_all = train_images >= MANY_IMAGES and (settings.is_lite or on_gpu)
         few = 'trunk' if settings.is_lite else 'both' if has_texts else 'image'
         freeze = 'none' if trains_all else few
-    is_frozen = not IMAGE_PARTS.isdisjoint(FREEZE[freeze])
+    is_frozen = bool(frozen_image_part(frozen_encoders(freeze)))
     batch_size = min(settings.batch_size or (32 if is_frozen else 64), train_images)
     steps = max(1, train_images // batch_size)
     if is_frozen:
@@ -192,7 +187,7 @@ def train_options(
         data: options of the data sets: the CSV, the folder, the levels, the texts.
         train_images: number of images to train on.
     """
-    levels, is_frozen = data['level_values'], not IMAGE_PARTS.isdisjoint(FREEZE[plan.freeze])
+    is_frozen = bool(frozen_image_part(frozen_encoders(plan.freeze)))
     workers = 0 if is_frozen else min(4, os.cpu_count() or 1)
     phases = {}
     for phase in ('train', 'val'):
@@ -218,7 +213,7 @@ def train_options(
         'pretrained': 'clip',
         **settings.network(),
         'variant': plan.variant,
-        'level_values': levels,
+        'level_values': data['level_values'],
     }
     if settings.is_lite:
         network['tau'] = 0.5  # OASIS; 0.07 makes the untrained levels too sharp

@@ -1,21 +1,66 @@
-"""Results of ``fit`` on the held-out photographs: measures, their table, a scatter plot."""
+"""What ``fit`` shows: a line for each epoch; measures and a plot of held-out photographs."""
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from pyiqa_amhp.datasets.rated_images import RatedImages
 from pyiqa_amhp.datasets.raw import Progress
 from pyiqa_amhp.evaluation.measures import Evaluation, evaluate
 from pyiqa_amhp.scoring.files import score_images
 from pyiqa_amhp.scoring.scorer import Scorer, create_metric
+from pyiqa_amhp.train.loop import TrainProgress
 from pyiqa_amhp.utils.plotting import LINE, PREDICTED, drawing, save_png
 
-SHOWN = ('srcc', 'plcc', 'acc')  # measures on the screen and in the plot
+VALIDATED = ('srcc', 'plcc')  # measures of the validation in the line of an epoch
+SHOWN = ('srcc', 'plcc', 'acc')  # measures of the test, on the screen and in the plot
 DPI = 130
+
+Tell = Callable[[str], object]
+"""Prints a line."""
+
+
+class EpochLines:
+    """Advances a bar with each batch, and prints a line for each epoch.
+
+    Args:
+        bar: the bar, of any length.
+        tell: prints a line.
+
+    Attributes:
+        epoch: the number of epochs done.
+        best_epoch: the best epoch so far, from 1; 0: none yet.
+    """
+
+    def __init__(self, bar: tqdm, tell: Tell):
+        self.bar, self.tell = bar, tell
+        self.losses: list[float] = []
+        self.epoch = self.best_epoch = 0
+
+    def __call__(self, progress: TrainProgress) -> None:
+        self.bar.total = progress.iterations
+        self.bar.update(progress.iteration - self.bar.n)
+        self.losses.append(sum(progress.losses.values()))
+        if not progress.ends_epoch:
+            return
+        self.epoch = progress.epoch
+        if progress.is_best:
+            self.best_epoch = progress.epoch
+        loss, self.losses = float(np.mean(self.losses)), []
+        validation = ''.join(
+            f'   {name.upper()} {"none" if math.isnan(value) else f"{value:.3f}"}'
+            for name, value in progress.metrics.items()
+            if name in VALIDATED
+        )
+        self.tell(
+            f'epoch {progress.epoch:>{len(str(progress.epochs))}} of {progress.epochs}   loss '
+            f'{loss:.4f}   val{validation}{"   best" if progress.is_best else ""}'
+        )
 
 
 @dataclass(frozen=True)

@@ -17,16 +17,23 @@ import yaml
 from tqdm import tqdm
 
 from pyiqa_amhp.datasets.csv import get_column
-from pyiqa_amhp.datasets.dataset import FREEZE, IMAGE_PARTS
+from pyiqa_amhp.datasets.dataset import frozen_encoders, frozen_image_part
 from pyiqa_amhp.datasets.rated_images import read_table
 from pyiqa_amhp.datasets.raw import SPLIT_NAMES
-from pyiqa_amhp.datasets.splitting import check_parts, group_near_duplicates, make_split
+from pyiqa_amhp.datasets.splitting import group_near_duplicates, make_split
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.fit.plan import NEAR_DUPLICATES, FitSettings, Plan, make_plan, train_options
 from pyiqa_amhp.fit.ratings import SPLIT, Ratings, read_ratings, read_star_ratings
-from pyiqa_amhp.fit.results import SHOWN, Tested, draw_scatter, measure_text, test_scores
-from pyiqa_amhp.fit.screen import EpochLines, Tell
-from pyiqa_amhp.train.pipeline import log_to, run_train
+from pyiqa_amhp.fit.results import (
+    SHOWN,
+    EpochLines,
+    Tell,
+    Tested,
+    draw_scatter,
+    measure_text,
+    test_scores,
+)
+from pyiqa_amhp.train.pipeline import best_checkpoint, log_to, run_train
 from pyiqa_amhp.train.record import TRAINING
 from pyiqa_amhp.utils.files import check_output, write_atomically, write_text
 from pyiqa_amhp.weights.checkpoint import read_tensors, save_checkpoint
@@ -176,7 +183,7 @@ class _Run:
 
     @property
     def best(self) -> Path:
-        return self.root / 'experiments' / self.name / 'models' / 'net_best.pth'
+        return best_checkpoint(self.root, self.name)
 
     @property
     def data(self) -> dict[str, Any]:
@@ -199,8 +206,8 @@ class _Run:
                 by = f'one side for all photographs with the same {settings.group}'
             else:
                 assert features is not None
-                part = settings.image_part or self._default_part()
-                groups, least = group_near_duplicates(features, NEAR_DUPLICATES[part])
+                least = NEAR_DUPLICATES[self._image_part]
+                groups, least = group_near_duplicates(features, least)
                 count = len(groups) - len(np.unique(groups))
                 by = (
                     f'at random; {count:,} near-duplicates, by a cosine of {least:.3g}, are on the '
@@ -213,7 +220,6 @@ class _Run:
             if missing := [name for name in ('val', 'test') if name not in parts]:
                 by += f'; it has no {" and no ".join(missing)}, taken out of train'
             split = make_split(groups, settings.seed, ratings.split)
-        check_parts(split)
         table = ratings.table.assign(**{SPLIT: split})
         write_atomically(self.csv, lambda file: table.to_csv(file, index=False))
         self.counts = {name: int((split == name).sum()) for name in SPLIT_NAMES.values()}
@@ -232,8 +238,11 @@ class _Run:
             return np.array([str(PurePosixPath(name).parent) for name in table['img_name']])
         return None if group is None else get_column(table, group, 'ratings').to_numpy()
 
-    def _default_part(self) -> str:
-        return 'trunk' if self.settings.is_lite else 'image'
+    @property
+    def _image_part(self) -> str:
+        """What is frozen of the image encoder, or would be: near-duplicates have like features."""
+        frozen = frozen_image_part(frozen_encoders(self.settings.freeze))
+        return frozen or ('trunk' if self.settings.is_lite else 'image')
 
     def _features(self) -> np.ndarray | None:
         """Compute the features of the frozen image encoder, which training reads from disk.
@@ -242,17 +251,15 @@ class _Run:
         split, there are none.
         """
         plan = make_plan(self.settings, len(self.ratings.table), self._has_texts)
-        frozen = [part for part in FREEZE[plan.freeze] if part in IMAGE_PARTS]
         is_split = self.ratings.split is not None or self.settings.group is not None
-        if is_split and not frozen:
+        if is_split and not frozen_image_part(frozen_encoders(plan.freeze)):
             return None
         from pyiqa_amhp.model.amhp import AMHP
         from pyiqa_amhp.train.frozen import FrozenEncoders
 
-        part = frozen[0] if frozen else self._default_part()
         device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
         net = AMHP(pretrained='clip', variant='image', **self.settings.network()).to(device)
-        encoders = FrozenEncoders(net, (part,))
+        encoders = FrozenEncoders(net, (self._image_part,))
         names = self.ratings.table['img_name'].tolist()
         paths = [str(_absolute(self.ratings) / name) for name in names]
         blocks, errors = [], []

@@ -17,7 +17,7 @@ from pyiqa.utils import get_root_logger
 from torch import nn
 from torchvision.transforms import functional as TF
 
-from pyiqa_amhp.datasets.dataset import IMAGE_PARTS
+from pyiqa_amhp.datasets.dataset import frozen_image_part
 from pyiqa_amhp.datasets.images import read_image
 from pyiqa_amhp.errors import AMHPError, ImageReadError
 from pyiqa_amhp.model.amhp import AMHP
@@ -56,7 +56,7 @@ class FrozenEncoders:
         folder: the folder of the cache; None: ``default_folder``.
 
     Attributes:
-        image_part: what is frozen of the image encoder, ``image`` or ``trunk``; None: nothing.
+        image_part: what is frozen of the image encoder, ``image`` or ``trunk``; '': nothing.
 
     Raises:
         AMHPError: the network is no AMHP, or ``trunk`` for an encoder that has none.
@@ -69,7 +69,7 @@ class FrozenEncoders:
                 f'{type(net).__name__}; remove the option'
             )
         self.net, self.encoders = net, encoders
-        self.image_part = next((part for part in encoders if part in IMAGE_PARTS), None)
+        self.image_part = frozen_image_part(encoders)
         self.folder = default_folder() if folder is None else Path(folder).expanduser()
         # By encoder: the state of its weights, and the cache of the features they give.
         self._caches: dict[str, tuple[list, FeatureCache]] = {}
@@ -93,7 +93,7 @@ class FrozenEncoders:
             The features, ``(N, w)``, zeros for a file that cannot be read; and the error of each
             file, ``''`` if there is none.
         """
-        assert self.image_part is not None, 'no part of the image encoder is frozen'
+        assert self.image_part, 'no part of the image encoder is frozen'
         cache = self._cache(self.image_part)
         keys = {path: _file_key(path, _stat(path), reading) for path in paths}
         cached = cache.read(key for key in keys.values() if key)

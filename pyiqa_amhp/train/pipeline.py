@@ -130,6 +130,16 @@ def train_and_test(train: dict[str, Any], test: dict[str, Any], root: Path) -> P
     return root / 'results' / test['name']
 
 
+def best_checkpoint(root: Path, name: str) -> Path:
+    """Return the path of the best checkpoint of a training.
+
+    Args:
+        root: the folder that the training writes in.
+        name: the name of the training.
+    """
+    return root / 'experiments' / name / 'models' / 'net_best.pth'
+
+
 def read_curve(root: Path, name: str, tag: str) -> list[tuple[int, float]]:
     """Read a curve that a training wrote to TensorBoard.
 
