@@ -39,19 +39,17 @@ class EpochLines:
 
     def __init__(self, bar: tqdm, tell: Tell):
         self.bar, self.tell = bar, tell
-        self.losses: list[float] = []
         self.epoch = self.best_epoch = 0
 
     def __call__(self, progress: TrainProgress) -> None:
         self.bar.total = progress.iterations
         self.bar.update(progress.iteration - self.bar.n)
-        self.losses.append(sum(progress.losses.values()))
         if not progress.ends_epoch:
             return
         self.epoch = progress.epoch
         if progress.is_best:
             self.best_epoch = progress.epoch
-        loss, self.losses = float(np.mean(self.losses)), []
+        loss = sum(progress.losses.values())
         validation = ''.join(
             f'   {name.upper()} {"none" if math.isnan(value) else f"{value:.3f}"}'
             for name, value in progress.metrics.items()

@@ -11,8 +11,9 @@ import logging
 import math
 import tempfile
 import threading
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import open_clip
 import torch
@@ -24,6 +25,7 @@ from pyiqa_amhp.model.runtime import Runner
 
 MAX_LAYERS = 1000  # of an encoder; the largest have about fifty (our choice)
 CLIP_VOCABULARY = 49_408  # tokens of CLIP's tokenizer
+CONTEXT_LENGTH = 77  # tokens of a text, unless an architecture says otherwise (CLIP)
 UNTRAINED_LOGIT_SCALE = math.log(1 / 0.07)  # CLIP's initial value
 
 logger = logging.getLogger('pyiqa_amhp')
@@ -72,6 +74,44 @@ def check_architecture(source: ClipSource, path: Path) -> None:
         )
 
 
+class Tokens(NamedTuple):
+    """Token ids of N texts, on the CPU.
+
+    Attributes:
+        ids: the ids, ``(N, L)``, zero after the end of a text.
+        length: the number of tokens of the longest text, with those of its start and end.
+        cut: the number of texts that were longer than ``L`` tokens and were cut there.
+    """
+
+    ids: torch.Tensor
+    length: int
+    cut: int
+
+
+@dataclass(frozen=True)
+class TextTokenizer:
+    """Turns texts into token ids, without the text encoder: also in another process.
+
+    Attributes:
+        text_cfg: the text encoder's part of open_clip's model file, as JSON.
+        end: the id of the end token; None: the largest id of a text, as in CLIP.
+    """
+
+    text_cfg: str
+    end: int | None
+
+    def __call__(self, texts: list[str]) -> Tokens:
+        """Tokenize N texts; a text that is too long keeps its first tokens and an end token."""
+        tokenizer = _tokenizer(self.text_cfg)
+        with _tokenizer_lock:
+            ids = tokenizer(texts)
+            ends, longest = _end_positions(ids, self.end).tolist(), ids.shape[1]
+            full = [text for text, at in zip(texts, ends, strict=True) if at == longest - 1]
+            encode = getattr(tokenizer, 'encode', None)  # absent in Hugging Face's wrapper
+            cut = sum(encode is None or len(encode(text)) + 2 > longest for text in full)
+        return Tokens(ids, max(ends) + 1, cut)
+
+
 class Backbone(nn.Module):
     """Image encoder and text encoder of Eq. 1.
 
@@ -108,6 +148,7 @@ class Backbone(nn.Module):
         # AMHP has its own scale, and an unused parameter hinders distributed training.
         self.clip.logit_scale = None
         self._text_cfg = json.dumps(text_cfg)
+        self.text_tokenizer = TextTokenizer(self._text_cfg, _end_token(_text_encoder(self.clip)))
         _ = self.tokenizer  # a missing one is an error now, not at the first text
         self.truncated_texts = 0
         self.frozen: set[str] = set()
@@ -192,7 +233,7 @@ class Backbone(nn.Module):
         ``truncated_texts``; the first time, a warning is logged.
         """
         unique = list(dict.fromkeys(texts))
-        features = self.runner(encode_tokens, self.clip, self.tokenize(unique))
+        features = self.encode_ids(self.tokenize(unique))
         if len(unique) == len(texts):
             return features
         row = {text: i for i, text in enumerate(unique)}
@@ -203,23 +244,22 @@ class Backbone(nn.Module):
 
         Texts that are too long are cut and counted, see ``encode_text``.
         """
-        encoder = _text_encoder(self.clip)
-        with _tokenizer_lock:
-            tokens = self.tokenizer(texts)
-            end = _end_positions(tokens, encoder)
-            self._count_truncated(texts, end.tolist(), tokens.shape[1])
-        length = int(end.max()) + 1  # still on the CPU, so it does not wait for a GPU
-        return tokens[:, :length].to(encoder.positional_embedding.device)
+        tokens = self.text_tokenizer(texts)
+        self.count_cut(tokens.cut)
+        device = _text_encoder(self.clip).positional_embedding.device
+        return tokens.ids[:, : tokens.length].to(device)
 
-    def _count_truncated(self, texts: list[str], end: list[int], longest: int) -> None:
-        """Count the texts whose tokens end at the last place because they were cut there."""
-        full = [text for text, at in zip(texts, end, strict=True) if at == longest - 1]
-        encode = getattr(self.tokenizer, 'encode', None)  # absent in Hugging Face's wrapper
-        cut = sum(encode is None or len(encode(text)) + 2 > longest for text in full)
+    def encode_ids(self, ids: torch.Tensor) -> torch.Tensor:
+        """Compute ``Ft (N, n)`` of token ids ``(N, L)`` on the encoder's device."""
+        return self.runner(encode_tokens, self.clip, ids)
+
+    def count_cut(self, cut: int) -> None:
+        """Count texts that were cut, and warn the first time."""
         if cut and not self.truncated_texts:
+            context = json.loads(self._text_cfg).get('context_length', CONTEXT_LENGTH)
             logger.warning(
                 'A text is longer than %d tokens and was cut there; more of them are only counted.',
-                longest,
+                context,
             )
         self.truncated_texts += cut
 
@@ -251,7 +291,7 @@ def encode_tokens(clip: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
     x = encoder.token_embedding(tokens).to(dtype) + encoder.positional_embedding[:length].to(dtype)
     x = encoder.transformer(x, attn_mask=encoder.attn_mask[:length, :length])
     rows = torch.arange(tokens.shape[0], device=tokens.device)
-    x = encoder.ln_final(x[rows, _end_positions(tokens, encoder)])
+    x = encoder.ln_final(x[rows, _end_positions(tokens, _end_token(encoder))])
     projection = encoder.text_projection
     return projection(x) if isinstance(projection, nn.Linear) else x @ projection
 
@@ -267,13 +307,17 @@ def _text_encoder(clip: nn.Module) -> Any:
     return getattr(clip, 'text', clip)
 
 
-def _end_positions(tokens: torch.Tensor, encoder: Any) -> torch.Tensor:
-    """Find the end token of each row, ``(N,)``, by open_clip's two rules."""
+def _end_token(encoder: Any) -> int | None:
+    """Return the id of a text encoder's end token; None: the largest id of a text."""
     pool = encoder.text_pool_type if hasattr(encoder, 'text_pool_type') else encoder.pool_type
     if pool == 'argmax':
-        return tokens.argmax(dim=-1)
-    eos = encoder.text_eos_id if hasattr(encoder, 'text_eos_id') else encoder.eos_id
-    return tokens.eq(eos).int().argmax(dim=-1)
+        return None
+    return encoder.text_eos_id if hasattr(encoder, 'text_eos_id') else encoder.eos_id
+
+
+def _end_positions(ids: torch.Tensor, end: int | None) -> torch.Tensor:
+    """Find the end token of each row, ``(N,)``, by open_clip's two rules."""
+    return ids.argmax(dim=-1) if end is None else ids.eq(end).int().argmax(dim=-1)
 
 
 @functools.cache
@@ -284,7 +328,8 @@ def _tokenizer(text_cfg: str) -> Any:
         text_cfg: the text encoder's part of open_clip's model file, as JSON.
     """
     options = json.loads(text_cfg)
-    length, kwargs = options.get('context_length', 77), options.get('tokenizer_kwargs') or {}
+    length = options.get('context_length', CONTEXT_LENGTH)
+    kwargs = options.get('tokenizer_kwargs') or {}
     name = options.get('hf_tokenizer_name')
     if not name:
         size = options.get('vocab_size', CLIP_VOCABULARY)

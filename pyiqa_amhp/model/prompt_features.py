@@ -42,6 +42,7 @@ class PromptFeatures(nn.Module):
         # Versions of the text encoder's weights and features ``(M, n)``, by how the encoder runs
         # and M sentences.
         self._sentence_cache: dict[tuple, tuple[list, torch.Tensor]] = {}
+        self._sentence_ids: dict[tuple, torch.Tensor] = {}  # by device and M sentences
 
     @property
     def reads_text(self) -> bool:
@@ -154,7 +155,10 @@ class PromptFeatures(nn.Module):
         parameters = self.backbone.text_parameters()
         learns = any(p.requires_grad for p in parameters)
         if learns and (self.training or torch.is_grad_enabled()):
-            return self.backbone.encode_text(sentences)
+            key = (parameters[0].device, *sentences)
+            if key not in self._sentence_ids:
+                self._sentence_ids[key] = self.backbone.tokenize(sentences)
+            return self.backbone.encode_ids(self._sentence_ids[key])
         state, runner = tensor_versions(parameters), self.backbone.runner
         key = (runner.engine, runner.precision, *sentences)
         cached = self._sentence_cache.get(key)

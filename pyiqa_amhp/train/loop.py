@@ -38,6 +38,7 @@ from pyiqa_amhp.train.distributed import (
     init_processes,
 )
 from pyiqa_amhp.train.model import AMHPModel
+from pyiqa_amhp.train.optim import torch_settings_kept
 from pyiqa_amhp.train.sampler import EpochBatches, test_loader, train_loader
 from pyiqa_amhp.train.state import newest_state, read_state, remove_temporary_files
 from pyiqa_amhp.utils.files import write_text
@@ -73,7 +74,7 @@ class TrainProgress:
         iteration, iterations: the number of batches done, and of all batches.
         epoch, epochs: the number of this epoch, from 1, and of all epochs.
         ends_epoch: whether this batch is the last one of its epoch.
-        losses: the losses of the batch, by name.
+        losses: the mean losses of the epoch, by name; empty before its last batch.
         metrics: the latest results of the validation, by metric; empty before the first one.
         is_best: whether the latest validation is the best one so far.
     """
@@ -112,7 +113,8 @@ def train(
     opt['rank'], opt['world_size'] = init_processes(opt['num_gpu'])
     opt['dist'] = opt['world_size'] > 1
     try:
-        return _train(opt, file, report)
+        with torch_settings_kept():
+            return _train(opt, file, report)
     except Exception as error:
         cause = cause_of(error)
         if cause is error:
@@ -143,6 +145,8 @@ def _train(opt: dict[str, Any], file: str | Path, report: Report | None) -> dict
     model = build_model(opt)
     for loader in data.val:
         model.check_validation(loader.dataset)
+    if model.fixed is not None:
+        data.train.collate_fn = model.fixed.padder  # texts are tokenized where images are read
     model.data_digests = data.digests
     model.record.add_training_data(data.train.dataset, len(data.batches))
     start = 0
@@ -267,7 +271,7 @@ class Training:
             epoch + 1,
             self.data.epochs,
             ends_epoch,
-            dict(self.model.get_current_log()),
+            dict(self.model.epoch_log()) if ends_epoch else {},
             dict(getattr(self.model, 'metric_results', None) or {}),
             self.iteration in self._best_iterations(),
         )

@@ -27,6 +27,7 @@ from pyiqa_amhp.train.option_check import CLOSE, check_options
 from pyiqa_amhp.train.options import one_of
 from pyiqa_amhp.train.predictor import PredictorTraining
 from pyiqa_amhp.train.state import random_states, set_random_states, write_state
+from pyiqa_amhp.train.step import FixedStep, Texts, obstacle
 from pyiqa_amhp.utils.options import nearest
 from pyiqa_amhp.weights.checkpoint import CONFIG_KEY, check_keys, read_tensors, save_checkpoint
 from pyiqa_amhp.weights.hub import fetch_model, hub_id, is_hub_id
@@ -74,7 +75,10 @@ class AMHPModel(EvalModel):
     def __init__(self, opt: dict[str, Any]):
         check_options(opt, opt['is_train'])
         self.predictor: PredictorTraining | None = None
+        self.fixed: FixedStep | None = None
         self.epochs_ended = 0
+        self._sums: dict[str, Any] = {}  # of the losses of this epoch
+        self._sum_images = 0
         self.options = options_of(opt)  # pyiqa removes some after reading them
         self.data_digests: dict[str, str] = {}
         if opt['is_train'] and opt['network']['type'] == 'AMHP':
@@ -137,6 +141,13 @@ class AMHPModel(EvalModel):
         size = self.opt['datasets']['train']['batch_size_per_gpu']
         net = self.get_bare_model(self.net)
         self.stepper = OptimizerStepper(net, self.optimizer, self.opt['train'], size)
+        if not (reason := obstacle(self)):
+            self.fixed = FixedStep(net, self.cri_mos, self.stepper)
+        elif self.device.type != 'cpu':
+            get_root_logger().info(
+                f'The training step is launched kernel by kernel, since {reason}; see '
+                'docs/training.md, "On a GPU"'
+            )
 
     def setup_optimizers(self) -> None:
         """Build the optimizer as pyiqa, but with the weight decay in ``lr_<part>`` groups too."""
@@ -199,6 +210,14 @@ class AMHPModel(EvalModel):
             linear = LinearLR(self.optimizer, 1 / (warmup + 1), total_iters=warmup)
             self.schedulers[:] = [SequentialLR(self.optimizer, [linear, main], [warmup])]
 
+    def feed_data(self, data: dict[str, Any]) -> None:
+        """Keep a batch, and its texts if the loader has tokenized them (see ``TextPadder``)."""
+        super().feed_data(data)
+        is_whole = 'text_ids' in data and len(self.text) == len(data['text_given'])
+        self.texts = None
+        if is_whole:
+            self.texts = Texts(data['text_ids'], data['text_given'], int(data['text_cut']))
+
     def optimize_parameters(self, current_iter: int) -> None:
         """Compute the losses of the batch that was fed, and make a step if one is due."""
         self.record.iteration = current_iter
@@ -208,11 +227,34 @@ class AMHPModel(EvalModel):
             if world_size() == 1:
                 return
             self._use_dummy_batch()
+        pixels: Any = self.img_input
+        if self.fixed is not None and self.fixed.fits(pixels):
+            texts = self.texts or self.fixed.padder.pad(self.text)
+            losses['l_mos'] = self.fixed(pixels, texts, self.gt_mos_dist, self.img_path)
+            is_made = True
+        else:
+            loss = self._compute_losses(losses, current_iter)
+            is_made = self.stepper.add(loss, images, self.img_path)
+            for name in losses:  # no later step may find the graph of this one
+                losses[name] = losses[name].detach()
+            self.output_score, self.output_dist = (
+                self.output_score.detach(),
+                self.output_dist.detach(),
+            )
+        self._images = images
+        for name, loss in losses.items():
+            self._sums[name] = self._sums.get(name, 0) + loss * images
+        self._sum_images += images
+        if is_made and self.by_step:
+            self._step_schedulers()
+
+    def _compute_losses(self, losses: dict[str, torch.Tensor], iteration: int) -> torch.Tensor:
+        """Compute the losses of the batch, by name, and return their sum."""
         options: dict[str, Any] = {}
         if self.predictor is not None:
             options = {'return_prompt': True, 'both_prompts': self.predictor.uses_both}
             if not self.predictor.uses_both:
-                dropped = self.predictor.drop_texts(self.text, self.img_path, current_iter)
+                dropped = self.predictor.drop_texts(self.text, self.img_path, iteration)
                 options['predicted'] = dropped
         self.output_score, self.output_dist, *more = self.net_forward(self.net, **options)
         if self.cri_mos:
@@ -226,10 +268,7 @@ class AMHPModel(EvalModel):
             losses['l_predictor'] = self.predictor.loss(more[-1], self.attr_levels)
         if not losses:
             raise AMHPError('train: no loss; give mos_loss_opt: {type: AMHPEMDLoss}')
-        self._images = images
-        loss = sum(losses.values(), torch.zeros((), device=self.device))
-        if self.stepper.add(loss, images, self.img_path) and self.by_step:
-            self._step_schedulers()
+        return sum(losses.values(), torch.zeros((), device=self.device))
 
     def _use_dummy_batch(self) -> None:
         """Replace the batch by one black image of weight 0.
@@ -247,10 +286,26 @@ class AMHPModel(EvalModel):
 
     def get_current_log(self) -> OrderedDict[str, float]:
         """Return the losses of the last batch: the means over the images of all processes."""
-        names = list(self._losses)
-        values = [loss.item() * self._images for loss in self._losses.values()]
-        *sums, images = all_reduce_sum([*values, self._images if names else 0.0], self.device)
-        return OrderedDict((name, s / max(images, 1)) for name, s in zip(names, sums, strict=True))
+        self.stepper.check()
+        sums = {name: loss * self._images for name, loss in self._losses.items()}
+        return self._means(sums, self._images if sums else 0)
+
+    def epoch_log(self) -> OrderedDict[str, float]:
+        """Return the mean losses of the batches since the last call of this method.
+
+        They are summed on the device, which nothing has to wait for until then.
+        """
+        means = self._means(self._sums, self._sum_images)
+        self._sums, self._sum_images = {}, 0
+        return means
+
+    def _means(self, sums: dict[str, Any], images: int) -> OrderedDict[str, float]:
+        values = [float(value) for value in sums.values()]
+        *sums_of_all, images_of_all = all_reduce_sum([*values, float(images)], self.device)
+        return OrderedDict(
+            (name, value / max(images_of_all, 1))
+            for name, value in zip(sums, sums_of_all, strict=True)
+        )
 
     def _step_schedulers(self) -> None:
         for scheduler in self.schedulers:
@@ -263,6 +318,7 @@ class AMHPModel(EvalModel):
             AMHPError: nothing was trained in the first epoch.
         """
         stepper = self.stepper
+        stepper.check()
         if stepper.pending and stepper.finish() and self.by_step:
             self._step_schedulers()
         if not (stepper.steps or stepper.overflows or stepper.skipped):
@@ -281,6 +337,8 @@ class AMHPModel(EvalModel):
 
     def eval_net(self) -> nn.Module:
         """Return the network to validate and save: the averaged one, if there is an average."""
+        if self.is_train:
+            self.stepper.check()
         return (self.stepper.average if self.is_train else None) or super().eval_net()
 
     def save(self, epoch: int, current_iter: int) -> None:

@@ -3,9 +3,10 @@
 Options of the section ``train`` (all our choice; the paper trains in single precision with none
 of them):
 
-    precision: the precision of the encoders: ``fp32`` (default), ``bf16`` or ``fp16``. The rest of
-        the network is always computed in fp32. With fp16 gradients are scaled; steps that
-        overflow are left out and counted.
+    precision: the precision of the encoders: ``fp32`` (default), ``tf32``, ``bf16`` or ``fp16``, or
+        ``auto``: bf16 on a GPU that computes in it, otherwise fp32. The rest of the network is
+        always computed in fp32. With tf32 a GPU rounds what it multiplies to ten bits; elsewhere it
+        is fp32. With fp16 gradients are scaled; steps that overflow are left out and counted.
     accumulate: the number of batches for one step (default 1). The gradient is that of one batch
         with all their images. Not for losses that compare the images of a batch with each other.
     clip_grad_norm: the limit of the gradient's norm; default: no limit.
@@ -14,8 +15,15 @@ of them):
     gradient_checkpointing: compute the activations of the encoders twice to save memory.
     nonfinite: what to do if a loss is NaN or infinite: ``stop`` (default), or ``skip`` to leave
         the batch out and count it.
+    cuda_graph: false launches the kernels of a step one by one, see ``step.py``.
+    deterministic: true makes a GPU give the same weights each time, where torch has such kernels;
+        it warns where it has none. On a CPU that is always so.
 """
 
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -28,9 +36,11 @@ from pyiqa_amhp.model.amhp import AMHP
 from pyiqa_amhp.model.runtime import Runner
 from pyiqa_amhp.train.distributed import all_reduce_sum, world_size
 from pyiqa_amhp.train.options import number, one_of
+from pyiqa_amhp.utils.options import flag
 
-PRECISIONS = ('fp32', 'bf16', 'fp16')
+PRECISIONS = ('fp32', 'auto', 'tf32', 'bf16', 'fp16')
 NONFINITE = ('stop', 'skip')
+MAX_UNCHECKED = 200  # steps whose losses may wait on the device to be checked
 
 
 class OptimizerStepper:
@@ -80,6 +90,7 @@ class OptimizerStepper:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=fp16)
         self.steps = self.overflows = self.skipped = self.pending = 0
         self._images = 0.0
+        self._unchecked: list[tuple[torch.Tensor, list[str]]] = []  # losses, paths
 
     @property
     def average(self) -> nn.Module | None:
@@ -103,7 +114,7 @@ class OptimizerStepper:
         bad = not torch.isfinite(loss)
         all_images, all_bad = all_reduce_sum([float(images), float(bad)], self.device)
         if all_bad:
-            self._handle_nonfinite(loss, paths if bad else [])
+            self._handle_nonfinite(loss.item(), paths if bad else [])
             all_images = 0.0
         elif all_images:
             self.scaler.scale(loss * (images / self.batch_size)).backward()
@@ -137,10 +148,63 @@ class OptimizerStepper:
             self._average.update_parameters(self.net)
         return True
 
-    def _handle_nonfinite(self, loss: torch.Tensor, paths: list[str]) -> None:
+    def update(self, loss: torch.Tensor, hold: torch.Tensor) -> None:
+        """Make a step of a full batch without waiting for the device; ``made`` then counts it.
+
+        The weights stay as they are if the loss is not finite. Only for fused Adam and AdamW, which
+        read that from the device.
+
+        Args:
+            loss: the mean loss of the images.
+            hold: 1 if the weights are to stay as they are in any case, otherwise 0.
+        """
+        optimizer: Any = self.optimizer
+        loss.backward()
+        if self.clip_norm:
+            nn.utils.clip_grad_norm_(self.net.parameters(), self.clip_norm)
+        optimizer.found_inf = torch.maximum((~torch.isfinite(loss.detach())).float(), hold)
+        try:
+            optimizer.step()
+        finally:
+            del optimizer.found_inf
+        optimizer.zero_grad(set_to_none=True)
+
+    def made(self, loss: torch.Tensor, paths: list[str]) -> None:
+        """Count a step that ``update`` made; ``check`` looks at its loss later.
+
+        Args:
+            loss: its loss, on the device.
+            paths: the paths of its images, for messages.
+        """
+        self.steps += 1
+        self._unchecked.append((loss, paths))
+        if self._average:
+            self._average.update_parameters(self.net)
+        if len(self._unchecked) >= MAX_UNCHECKED:
+            self.check()
+
+    def check(self) -> None:
+        """Check the losses of the steps since the last check, which waits for the device.
+
+        Raises:
+            AMHPError: one of them is not finite, with ``nonfinite: stop``. Weights were not changed
+                by that step.
+        """
+        if not self._unchecked:
+            return
+        unchecked, self._unchecked = self._unchecked, []
+        losses = torch.stack([loss for loss, _ in unchecked])
+        self.steps -= len(unchecked)
+        for loss, (_, paths) in zip(losses.tolist(), unchecked, strict=True):
+            if math.isfinite(loss):
+                self.steps += 1
+            else:
+                self._handle_nonfinite(loss, paths)
+
+    def _handle_nonfinite(self, loss: float, paths: list[str]) -> None:
         """Stop, or warn that the batch is left out; no paths: it is one of another process."""
         batch = f'its images: {", ".join(paths)}' if paths else 'a batch of another process'
-        problem = f'the loss is {loss.item():g} after {self.steps} steps; {batch}'
+        problem = f'the loss is {loss:g} after {self.steps} steps; {batch}'
         if self.nonfinite == 'stop':
             raise AMHPError(
                 f'train: {problem}. Lower the learning rate, limit gradients (clip_grad_norm: 1), '
@@ -151,6 +215,7 @@ class OptimizerStepper:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counters, the scale of the gradient and the averaged weights."""
+        self.check()
         return {
             'batch': self.batch_size * world_size(),
             'steps': self.steps,
@@ -179,15 +244,23 @@ class OptimizerStepper:
 
 
 def set_precision(net: nn.Module, train: dict[str, Any]) -> str:
-    """Apply ``precision`` and ``gradient_checkpointing`` to the encoders of a network.
+    """Apply ``precision``, ``deterministic`` and ``gradient_checkpointing`` to a network.
 
     Returns:
         The precision of the encoders.
 
     Raises:
-        AMHPError: the network is no AMHP, and one of the two options is set.
+        AMHPError: the network is no AMHP, and an option for its encoders is set.
     """
     precision = one_of(train, 'precision', PRECISIONS)
+    device = next(net.parameters()).device
+    if precision == 'auto':
+        has_bf16 = device.type == 'cuda' and torch.cuda.is_bf16_supported()
+        precision = 'bf16' if has_bf16 else 'fp32'
+        get_root_logger().info(f'precision: auto is {precision} on {device.type}')
+    if flag(train, 'deterministic'):
+        os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # asked for by cuBLAS
+        torch.use_deterministic_algorithms(True, warn_only=True)
     checkpointing = bool(train.get('gradient_checkpointing'))
     if not isinstance(net, AMHP):
         if precision != 'fp32' or checkpointing:
@@ -196,12 +269,29 @@ def set_precision(net: nn.Module, train: dict[str, Any]) -> str:
                 f'{type(net).__name__}'
             )
         return precision
+    if precision == 'tf32':
+        precision = 'fp32'
+        if device.type == 'cuda':
+            torch.set_float32_matmul_precision('high')
     backbone = net.backbone
     if train.get('precision'):
         backbone.runner = Runner(precision, backbone.runner.compile)
     if checkpointing:
         backbone.clip.set_grad_checkpointing(True)
     return backbone.runner.precision
+
+
+@contextmanager
+def torch_settings_kept() -> Iterator[None]:
+    """Restore the settings of torch's process that ``set_precision`` may change."""
+    precision = torch.get_float32_matmul_precision()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
 
 
 def _compares_images(train: dict[str, Any]) -> bool:
