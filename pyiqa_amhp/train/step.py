@@ -192,8 +192,9 @@ class FixedStep:
         """Let the optimizer read its learning rates from the device, where they can be changed."""
         groups = self.stepper.optimizer.param_groups
         saved = [(group['lr'], group['capturable']) for group in groups]
+        capturing = self._device.type == 'cuda' and torch.cuda.is_current_stream_capturing()
         for group, rate in zip(groups, self._rates, strict=True):
-            group['lr'], group['capturable'] = rate, self._device.type == 'cuda'
+            group['lr'], group['capturable'] = rate, capturing
         try:
             yield
         finally:
