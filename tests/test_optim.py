@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.train.optim import set_precision, torch_settings_kept
 
 
 @pytest.fixture
@@ -99,6 +100,45 @@ def test_the_norm_of_the_gradient_is_clipped(build, batches, keep_gradients):
         feed(model, batches[0][0])
         norms.append(math.sqrt(sum(g.square().sum() for g in gradients(model).values())))
     assert norms[0] > 0.02 and norms[1] == pytest.approx(0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize('precision', ['auto', 'tf32'])
+def test_what_only_a_gpu_has_is_fp32_on_a_cpu(build, batches, precision):
+    losses = []
+    for name in ('fp32', precision):
+        model = build(train={'precision': name})
+        assert model.net.backbone.runner.precision == 'fp32'
+        assert model.record.content['train']['precision'] == 'fp32'
+        for number, batch in enumerate(batches[0]):
+            feed(model, batch, number + 1)
+        losses.append(model.get_current_log()['l_mos'])
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize(('has_bf16', 'expected'), [(True, 'bf16'), (False, 'fp32')])
+def test_auto_is_bf16_on_a_gpu_that_computes_in_it(make_amhp, monkeypatch, has_bf16, expected):
+    net = make_amhp()
+    monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda: has_bf16)
+    on_gpu = type('Parameter', (), {'device': torch.device('cuda')})
+    monkeypatch.setattr(net, 'parameters', lambda: iter([on_gpu()]))
+    assert set_precision(net, {'precision': 'auto'}) == expected
+
+
+def test_settings_of_torch_are_restored_after_a_training():
+    before = torch.get_float32_matmul_precision()
+    with torch_settings_kept():
+        torch.set_float32_matmul_precision('high')
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    assert torch.get_float32_matmul_precision() == before
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_deterministic_uses_torchs_deterministic_algorithms(build):
+    with torch_settings_kept():
+        build(train={'deterministic': True})
+        assert torch.are_deterministic_algorithms_enabled()
+    with pytest.raises(AMHPError, match="deterministic='yes': expected true or false"):
+        build(train={'deterministic': 'yes'})
 
 
 @pytest.mark.parametrize('precision', ['bf16', 'fp16'])

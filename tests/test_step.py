@@ -246,6 +246,29 @@ def test_texts_are_padded_to_one_of_three_lengths(make_amhp):
     assert texts.ids[0].tolist() == start + [0] * (77 - len(start))
 
 
+def test_compile_compiles_nothing_anew_for_texts_of_other_lengths(
+    fixed, build, batches, monkeypatch
+):
+    from torch._dynamo.utils import counters
+
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, 'compile', lambda f: compile_(f, backend='eager'))
+    torch._dynamo.reset()
+    plain, compiled = build(), build(network={'compile': True})
+    texts = [' '.join(['soft'] * n) for n in (1, 5, 20, 35, 60, 90)]
+    compiled_graphs = []
+    for number, text in enumerate(texts):
+        for model in (plain, compiled):
+            model.feed_data({**batches[number % 3], 'text': [text] * 4})
+            model.optimize_parameters(number + 1)
+        assert compiled.get_current_log()['l_mos'] == pytest.approx(
+            plain.get_current_log()['l_mos'], abs=1e-5
+        )
+        compiled_graphs.append(counters['stats']['unique_graphs'])
+    assert compiled_graphs[0] == compiled_graphs[2]  # padded to 32 tokens
+    assert compiled_graphs[3] == compiled_graphs[-1]  # padded to 77
+
+
 # Trainings
 
 

@@ -228,6 +228,7 @@ def train_options(
         'path': {'pretrain_network': None, 'resume_state': None},
         'train': {
             'freeze': plan.freeze,
+            'precision': 'auto',
             'optim': dict(plan.optim),
             'scheduler': {'type': 'CosineAnnealingLR'},
             'schedule_by': 'step',

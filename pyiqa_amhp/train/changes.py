@@ -14,6 +14,7 @@ IN_STATE = ('train:optim:', 'train:scheduler:', 'train:schedule_by', 'train:free
 FREE = {
     'train': {
         'total_epoch', 'total_iter', 'patience', 'feature_cache', 'nonfinite', 'changed_data',
+        'cuda_graph', 'deterministic',
     },
     'network': {'clip_weights', 'pretrained_model_path'},  # only the start; folders may move
     'data': {
