@@ -1,0 +1,222 @@
+"""What only a GPU does: the captured step, precision, resume, a process of torchrun, scoring.
+
+All other tests run on a GPU's machine too, on its processor.
+"""
+
+import copy
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+from pyiqa.models import build_model
+from train_helpers import load_weights, read_log, same_weights, write_options
+
+from pyiqa_amhp.scoring import Scorer, score_images
+from pyiqa_amhp.train.pipeline import run_train
+from pyiqa_amhp.weights.checkpoint import save_checkpoint
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU here')
+
+GPU = 'cuda'
+STEPS = 20
+
+
+@pytest.fixture
+def build_on_gpu(training_options, shared_rated_images, tmp_path):
+    """A function that builds an ``AMHPModel`` on the GPU, with changed options."""
+    start = {}
+
+    def build(**sections):
+        torch.manual_seed(0)
+        opt = training_options(shared_rated_images)
+        opt.update(num_gpu=1, is_train=True, dist=False, rank=0, world_size=1)
+        opt['train']['precision'] = 'fp32'
+        opt['train']['optim'].update(lr=1e-3, eps=1e-5)
+        for name, options in sections.items():
+            opt[name].update(options)
+        opt['path'].update(models=str(tmp_path), training_states=str(tmp_path))
+        model = build_model(opt)
+        start.setdefault(str(opt['network']), copy.deepcopy(model.net.state_dict()))
+        model.net.load_state_dict(start[str(opt['network'])])  # all start from the same weights
+        return model
+
+    return build
+
+
+@pytest.fixture
+def batches(loader):
+    """Batches of four images each; texts of different lengths, some missing."""
+    batches = list(loader(augment={'resize': [32, 32]}, use_shuffle=False))
+    batches[0]['text'] = ['warm light', '', 'a red sky over hills', ' ']
+    batches[1]['text'] = [''] * 4
+    batches[2]['text'] = ['word ' * 40, 'soft', 'word ' * 120, 'deep shadows, little detail']
+    return batches
+
+
+def losses_of(model, batches, steps=STEPS):
+    losses = []
+    for number in range(steps):
+        model.feed_data(batches[number % len(batches)])
+        model.optimize_parameters(number + 1)
+        losses.append(model.get_current_log()['l_mos'])
+    return losses
+
+
+def largest_difference(a, b):
+    a, b = a.net.state_dict(), b.net.state_dict()
+    return max(float((a[k] - b[k]).abs().max()) for k in a if a[k].is_floating_point())
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        {},
+        {'network': {'variant': 'image'}},
+        {'train': {'clip_grad_norm': 0.01, 'ema_decay': 0.9}},
+        {'train': {'schedule_by': 'step', 'total_iter': STEPS, 'warmup_iter': 5}},
+        {'train': {'precision': 'bf16'}},
+    ],
+    ids=str,
+)
+def test_the_captured_step_gives_the_losses_of_the_plain_one(build_on_gpu, batches, options):
+    plain_options = copy.deepcopy(options)
+    plain_options['train'] = {**options.get('train', {}), 'cuda_graph': False}
+    plain, captured = build_on_gpu(**plain_options), build_on_gpu(**copy.deepcopy(options))
+    assert plain.fixed is None and captured.fixed is not None
+    losses = losses_of(plain, batches), losses_of(captured, batches)
+    precise = options.get('train', {}).get('precision') != 'bf16'
+    assert losses[1] == pytest.approx(losses[0], abs=1e-5 if precise else 2e-2)
+    assert largest_difference(plain, captured) < (1e-4 if precise else 2e-2)
+    replays = captured.fixed._runs.values()
+    assert all(run.__name__ == 'replay' for run in replays)
+    assert len(replays) == (1 if 'network' in options else 3)  # lengths of texts
+
+
+def test_a_step_waits_for_nothing(build_on_gpu, loader, batches):
+    model = build_on_gpu()
+    dataset = loader(augment={'resize': [32, 32]}).dataset
+    batch = model.fixed.padder([dataset[i] for i in range(4)])
+    batch = {k: v.pin_memory() if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+    for number in range(2):
+        model.feed_data(batch)
+        model.optimize_parameters(number + 1)
+    torch.cuda.set_sync_debug_mode('error')
+    try:
+        for number in range(2, 6):
+            model.feed_data(batch)
+            model.optimize_parameters(number + 1)
+    finally:
+        torch.cuda.set_sync_debug_mode('default')
+    assert math.isfinite(model.get_current_log()['l_mos'])
+
+
+def test_a_loss_that_cannot_be_captured_is_computed_without(build_on_gpu, batches, pyiqa_log):
+    plain, model = build_on_gpu(train={'cuda_graph': False}), build_on_gpu()
+    loss = model.fixed.criterion
+
+    def waiting(predicted, rated):
+        assert math.isfinite(predicted.sum().item())
+        return loss(predicted, rated)
+
+    model.fixed.criterion = waiting
+    losses = losses_of(plain, batches, 6), losses_of(model, batches, 6)
+    assert losses[1] == pytest.approx(losses[0], abs=1e-5)
+    assert 'could not be captured as a CUDA graph' in pyiqa_log.text
+
+
+def test_a_batch_that_is_not_full_between_captured_ones(build_on_gpu, batches):
+    batches[1]['read_error'][2] = 'damaged'
+    plain, captured = build_on_gpu(train={'cuda_graph': False}), build_on_gpu()
+    losses = losses_of(plain, batches, 6), losses_of(captured, batches, 6)
+    assert losses[1] == pytest.approx(losses[0], abs=1e-5)
+
+
+def test_batch_statistics_are_those_of_the_steps_alone(build_on_gpu, batches):
+    """A capture is preceded by runs that must leave no trace."""
+    network = {'backbone': 'EfficientNet-Lite0', 'variant': 'image'}
+    small = [{**batch, 'img': torch.rand(4, 3, 224, 224)} for batch in batches]
+    plain = build_on_gpu(network=network, train={'cuda_graph': False})
+    captured = build_on_gpu(network=network)
+    for model in (plain, captured):
+        losses_of(model, small, 3)
+    counts = [
+        {int(b) for name, b in model.net.named_buffers() if name.endswith('num_batches_tracked')}
+        for model in (plain, captured)
+    ]
+    assert counts == [{3}, {3}]
+
+
+def test_auto_is_bf16_on_this_gpu(build_on_gpu):
+    expected = 'bf16' if torch.cuda.is_bf16_supported() else 'fp32'
+    assert build_on_gpu(train={'precision': 'auto'}).net.backbone.runner.precision == expected
+
+
+@pytest.mark.slow
+def test_compiled_encoders_in_the_captured_step(build_on_gpu, batches):
+    plain, compiled = build_on_gpu(), build_on_gpu(network={'compile': True})
+    compiled.net.load_state_dict(plain.net.state_dict())
+    losses = losses_of(plain, batches, 6), losses_of(compiled, batches, 6)
+    assert losses[1] == pytest.approx(losses[0], abs=1e-4)
+
+
+# Trainings
+
+
+@pytest.fixture
+def options(training_options, shared_rated_images, tmp_path):
+    def options(name='tiny', **train):
+        opt = training_options(shared_rated_images, name)
+        opt.update(num_gpu=1)
+        opt['datasets']['train']['num_worker_per_gpu'] = 2
+        opt['train'].update(total_epoch=2, **train)
+        opt['logger'].update(use_tb_logger=False, save_latest_freq=1)
+        return write_options(tmp_path / f'{name}.yml', opt)
+
+    return options
+
+
+def weights(root):
+    return load_weights(root / 'experiments' / 'tiny' / 'models' / 'net_latest.pth')
+
+
+def test_a_deterministic_training_resumes_bit_for_bit(options, tmp_path):
+    whole, resumed = tmp_path / 'whole', tmp_path / 'resumed'
+    for root in (whole, resumed):
+        run_train(options(deterministic=True), [], root)
+    states = resumed / 'experiments' / 'tiny' / 'training_states'
+    for state in states.glob('*.state'):
+        if int(state.stem) > 5:
+            state.unlink()
+    assert list(states.glob('*.state'))
+    run_train(options(deterministic=True), ['--auto_resume'], resumed)
+    assert same_weights(weights(whole), weights(resumed))
+
+
+def test_one_process_of_torchrun(options, tmp_path):
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=1']
+    command += ['-m', 'pyiqa_amhp', 'train', '-opt', str(options())]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert 'End of training' in read_log(tmp_path)
+
+
+# Scoring
+
+
+@pytest.mark.parametrize('precision', ['fp32', 'fp16', 'bf16'])
+def test_scores_are_those_of_the_cpu(
+    make_amhp, shared_rated_images, tmp_path, monkeypatch, precision
+):
+    paths = sorted((shared_rated_images.parent / 'images').glob('*.png'))
+    texts = ['warm light', None] * len(paths)
+    net = make_amhp()
+    save_checkpoint(tmp_path / 'amhp.pth', net.state_dict())
+    on_cpu = list(score_images(paths, texts[: len(paths)], net.eval()))
+    net = type(net)(pretrained_model_path=str(tmp_path / 'amhp.pth'), precision=precision)
+    on_gpu = list(score_images(paths, texts[: len(paths)], Scorer(net.eval().to(GPU))))
+    tolerance = {'fp32': 1e-3, 'fp16': 0.03, 'bf16': 0.1}[precision]  # on 1..10
+    for a, b in zip(on_cpu, on_gpu, strict=True):
+        assert (a.path, a.prompt_source, a.error) == (b.path, b.prompt_source, b.error)
+        assert b.score == pytest.approx(a.score, abs=tolerance)
