@@ -7,14 +7,12 @@ images is no multiple of the batch size.
 
 import datetime
 import logging
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pyiqa.data import build_dataset
 from pyiqa.models import build_model
 from pyiqa.utils import (
     AvgTimer,
@@ -26,10 +24,8 @@ from pyiqa.utils import (
     mkdir_and_rename,
 )
 from pyiqa.utils.options import copy_opt_file, dict2str
-from torch.utils.data import DataLoader
 
-from pyiqa_amhp.errors import AMHPError
-from pyiqa_amhp.train.changes import data_digest
+from pyiqa_amhp.train.data import Data, read_data
 from pyiqa_amhp.train.distributed import (
     all_gather,
     barrier,
@@ -39,31 +35,11 @@ from pyiqa_amhp.train.distributed import (
 )
 from pyiqa_amhp.train.model import AMHPModel
 from pyiqa_amhp.train.optim import torch_settings_kept
-from pyiqa_amhp.train.sampler import EpochBatches, test_loader, train_loader
 from pyiqa_amhp.train.state import newest_state, read_state, remove_temporary_files
 from pyiqa_amhp.utils.files import write_text
 
 NEVER = float('inf')
 DEBUG_ITERATIONS = 8  # as in pyiqa
-
-
-@dataclass
-class Data:
-    """Data of a training.
-
-    Attributes:
-        train: the loader of the training set.
-        batches: its batches.
-        epochs: the number of epochs to train.
-        val: the loaders of the validation sets.
-        digests: what ``data_digest`` gives for all of them, by their names in the options.
-    """
-
-    train: DataLoader
-    batches: EpochBatches
-    epochs: int
-    val: list[DataLoader]
-    digests: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -141,14 +117,14 @@ def _train(opt: dict[str, Any], file: str | Path, report: Report | None) -> dict
         )
     logger.info(get_env_info())
     logger.info(dict2str(opt))
-    data = _read_data(opt, logger)
+    data = read_data(opt, logger)
     model = build_model(opt)
     for loader in data.val:
         model.check_validation(loader.dataset)
     if model.fixed is not None:
         data.train.collate_fn = model.fixed.padder  # texts are tokenized where images are read
     model.data_digests = data.digests
-    model.record.add_training_data(data.train.dataset, len(data.batches))
+    model.record.add_training_data(data.dataset, len(data.batches))
     start = 0
     if state is not None:
         model.resume_training(state)
@@ -222,8 +198,6 @@ class Training:
         """Run one epoch, or the rest of it."""
         data, timer, data_timer = self.data, AvgTimer(), AvgTimer()
         data.batches.set_epoch(epoch, self.iteration - epoch * self.per_epoch)
-        if hasattr(data.train.dataset, 'begin_epoch'):
-            data.train.dataset.begin_epoch(epoch, self.opt['manual_seed'])
         for batch in data.train:
             data_timer.record()
             self.iteration += 1
@@ -317,45 +291,6 @@ class Training:
 
     def _ends_debugging(self) -> bool:
         return 'debug' in self.opt['name'] and self.iteration >= DEBUG_ITERATIONS
-
-
-def _read_data(opt: dict[str, Any], logger: logging.Logger) -> Data:
-    """Build the data sets and their loaders, and set the option ``total_iter`` as pyiqa does."""
-    rank, world_size, val = opt['rank'], opt['world_size'], []
-    digests = {}
-    for phase, options in opt['datasets'].items():
-        dataset = build_dataset(options)
-        digests[phase] = data_digest(dataset)
-        if phase.split('_')[0] == 'val':
-            val.append(test_loader(dataset, options, rank, world_size))
-        elif phase == 'train':  # read_options checks that there is one
-            batches = EpochBatches(
-                len(dataset),
-                options['batch_size_per_gpu'],
-                rank,
-                world_size,
-                options.get('dataset_enlarge_ratio') or 1,
-                options.get('use_shuffle', True),
-            )
-            loader = train_loader(dataset, options, batches)
-        else:
-            raise AMHPError(f'datasets: {phase!r} in a training; expected train, val, val_1 ...')
-    per_epoch = len(batches)
-    if not per_epoch:
-        raise AMHPError(
-            f'train: {batches.total} images do not fill one batch of {batches.size} '
-            '(incomplete batches are left out); lower batch_size_per_gpu'
-        )
-    epochs = opt['train'].get('total_epoch') or math.ceil(
-        int(opt['train']['total_iter']) / per_epoch
-    )
-    data = Data(loader, batches, int(epochs), val, digests)
-    opt['train']['total_iter'] = data.epochs * per_epoch
-    logger.info(
-        f'Training: {batches.images} images in batches of {batches.size} '
-        f'({world_size} processes), {per_epoch} batches an epoch, {data.epochs} epochs.'
-    )
-    return data
 
 
 def _state_to_resume(opt: dict[str, Any]) -> dict[str, Any] | None:

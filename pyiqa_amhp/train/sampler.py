@@ -1,15 +1,17 @@
-"""Batches that depend only on the seed, the epoch and their number.
+"""Batches that depend only on the seed, the epoch and their number, and the loaders that read them.
 
 So a training can resume in the middle of an epoch with any number of worker processes, and several
 training processes together read the batches that one would read.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
+
+from pyiqa_amhp.utils.options import flag
 
 
 class EpochBatches(Sampler[list[int]]):
@@ -83,9 +85,71 @@ class Shard(Dataset):
         return {**self.dataset[index], 'index': index}
 
 
-def train_loader(dataset, opt: dict[str, Any], batches: EpochBatches) -> DataLoader:
-    """Build the loader of a training set."""
-    return DataLoader(dataset, batch_sampler=batches, **_loader_options(opt))
+class EpochSamples(Dataset):
+    """The samples of a data set by epoch and index.
+
+    Worker processes stay between epochs, so that the epoch has to come to them with the index. A
+    data set with a method ``begin_epoch(epoch, seed)`` gets it before the first sample of an epoch.
+
+    Args:
+        dataset: a data set.
+        seed: seed of the random parts of its samples.
+    """
+
+    def __init__(self, dataset, seed: int):
+        self.dataset, self.seed = dataset, seed
+        self.epoch: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: tuple[int, int]) -> Any:
+        epoch, index = key
+        if epoch != self.epoch and hasattr(self.dataset, 'begin_epoch'):
+            self.dataset.begin_epoch(epoch, self.seed)
+        self.epoch = epoch
+        return self.dataset[index]
+
+
+class _EpochKeys(Sampler[list[tuple[int, int]]]):
+    """The batches of ``EpochBatches``, with the epoch beside each index."""
+
+    def __init__(self, batches: EpochBatches):
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch = self.batches.epoch
+        for batch in self.batches:
+            yield [(epoch, index) for index in batch]
+
+
+def train_loader(
+    dataset,
+    opt: dict[str, Any],
+    batches: EpochBatches,
+    seed: int = 0,
+    collate: Callable[[list], Any] | None = None,
+) -> DataLoader:
+    """Build the loader of a training set.
+
+    Its workers stay between epochs (our choice), unless ``persistent_workers: false``.
+
+    Args:
+        dataset: the data set; the ``dataset`` of the loader is ``EpochSamples`` of it.
+        opt: the options of the data set.
+        batches: the batches; ``set_epoch`` before each epoch.
+        seed: seed of the random parts of the samples.
+        collate: makes a batch of a list of samples, in the workers; default: torch's.
+    """
+    options = _loader_options(opt)
+    options['persistent_workers'] = options['num_workers'] > 0 and flag(
+        opt, 'persistent_workers', True
+    )
+    samples = EpochSamples(dataset, seed)
+    return DataLoader(samples, batch_sampler=_EpochKeys(batches), collate_fn=collate, **options)
 
 
 def test_loader(dataset, opt: dict[str, Any], rank: int = 0, world_size: int = 1) -> DataLoader:
