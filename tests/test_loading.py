@@ -5,10 +5,13 @@ import os
 
 import pytest
 import torch
+from pyiqa.utils import get_root_logger
 from torch.utils.data import Dataset
 
 from pyiqa_amhp.datasets.dataset import AMHPDataset
-from pyiqa_amhp.train.sampler import EpochBatches, train_loader
+from pyiqa_amhp.train.data import read_data
+from pyiqa_amhp.train.sampler import EpochBatches, max_workers, train_loader
+from pyiqa_amhp.train.sampler import test_loader as validation_loader
 
 SEED = 7
 
@@ -98,3 +101,86 @@ def test_a_batch_is_made_by_the_function_that_is_given():
     batches = EpochBatches(12, 4)
     loader = train_loader(Drawn(), {}, batches, SEED, collate=lambda samples: len(samples))
     assert list(loader) == [4, 4, 4]
+
+
+# The number of workers, pinned memory
+
+pretended = pytest.mark.filterwarnings('ignore:This DataLoader will create')
+
+
+@pytest.fixture
+def cores(monkeypatch):
+    """Pretend that this process may use eight cores."""
+    monkeypatch.setattr('pyiqa_amhp.train.sampler.usable_cores', lambda: 8)
+    return monkeypatch
+
+
+@pretended
+@pytest.mark.parametrize(
+    ('asked', 'processes', 'workers'),
+    [(None, None, 8), (None, '2', 4), (None, '16', 1), (0, None, 0), (3, None, 3), (99, '4', 2)],
+)
+def test_there_are_as_many_workers_as_cores_unless_fewer_are_asked_for(
+    cores, asked, processes, workers
+):
+    if processes:
+        cores.setenv('LOCAL_WORLD_SIZE', processes)
+    batches = EpochBatches(120, 4)
+    loader = train_loader(Drawn(), {'num_worker_per_gpu': asked}, batches, SEED)
+    assert loader.num_workers == workers
+    assert loader.persistent_workers == (workers > 0)
+    opt = {'num_worker_per_gpu': asked, 'batch_size_per_gpu': 1}
+    assert validation_loader(Drawn(), opt).num_workers == workers
+    assert not validation_loader(Drawn(), opt).persistent_workers
+
+
+@pretended
+def test_there_are_no_more_workers_than_batches(cores):
+    assert train_loader(Drawn(), {}, EpochBatches(12, 4), SEED).num_workers == 3
+    assert validation_loader(Drawn(), {'batch_size_per_gpu': 8}).num_workers == 2
+
+
+def test_a_data_set_that_opens_no_image_has_no_workers_by_default(cores):
+    dataset = Drawn()
+    dataset.reads_images = False
+    assert train_loader(dataset, {}, EpochBatches(12, 4), SEED).num_workers == 0
+    opt = {'num_worker_per_gpu': 2}
+    assert train_loader(dataset, opt, EpochBatches(12, 4), SEED).num_workers == 2
+
+
+def test_the_cores_are_those_that_this_process_may_use():
+    if hasattr(os, 'sched_getaffinity'):
+        allowed = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, {min(allowed)})
+        try:
+            assert max_workers() == 1
+        finally:
+            os.sched_setaffinity(0, allowed)
+        assert max_workers() == len(allowed)
+
+
+@pytest.mark.parametrize(
+    ('opt', 'on_gpu', 'pinned'),
+    [({}, True, True), ({}, False, False), ({'pin_memory': False}, True, False),
+     ({'pin_memory': True}, False, True)],
+)  # fmt: skip
+def test_batches_for_a_gpu_are_pinned_unless_the_option_says_otherwise(opt, on_gpu, pinned):
+    opt = {**opt, 'num_worker_per_gpu': 1}
+    loader = train_loader(Drawn(), opt, EpochBatches(12, 4), SEED, on_gpu=on_gpu)
+    assert loader.pin_memory == pinned
+    assert loader.prefetch_factor == (4 if on_gpu else 2)
+    assert validation_loader(Drawn(), opt, on_gpu=on_gpu).pin_memory == pinned
+
+
+@pytest.mark.filterwarnings('error:This DataLoader will create')
+def test_more_workers_than_cores_are_a_line_in_the_log(
+    cores, training_options, shared_rated_images, pyiqa_log
+):
+    cores.setattr('pyiqa_amhp.train.sampler.usable_cores', lambda: 1)
+    opt = training_options(shared_rated_images)
+    opt.update(rank=0, world_size=1)
+    for phase, options in opt['datasets'].items():
+        options.update(phase=phase, num_worker_per_gpu=999)
+    data = read_data(opt, get_root_logger())
+    assert [loader.num_workers for loader in (data.train, *data.val)] == [1, 1]
+    assert pyiqa_log.text.count('num_worker_per_gpu: 999 lowered to 1') == 1

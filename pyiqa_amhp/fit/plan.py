@@ -5,7 +5,6 @@ themes within the training and validation photographs of OASIS; its test photogr
 """
 
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -18,6 +17,7 @@ from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.fit.ratings import SPLIT
 from pyiqa_amhp.model.clip_weights import LITE_PACKAGE
 from pyiqa_amhp.model.config import LITE
+from pyiqa_amhp.utils.environment import usable_cores
 
 # From so many training images on, EfficientNet-Lite0 is trained as a whole (our choice).
 MANY_IMAGES = 1000
@@ -188,7 +188,7 @@ def train_options(
         train_images: number of images to train on.
     """
     is_frozen = bool(frozen_image_part(frozen_encoders(plan.freeze)))
-    workers = 0 if is_frozen else min(4, os.cpu_count() or 1)
+    workers = None if torch.cuda.is_available() else min(4, usable_cores())  # None: all cores
     phases = {}
     for phase in ('train', 'val'):
         phases[phase] = {
@@ -201,7 +201,7 @@ def train_options(
             'skip_bad_images': True,
             'freeze': plan.freeze,
             'batch_size_per_gpu': plan.batch_size,
-            'num_worker_per_gpu': workers,
+            'num_worker_per_gpu': 0 if is_frozen else workers,
             'use_shuffle': phase == 'train',
         }
         if not is_frozen:

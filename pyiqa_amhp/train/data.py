@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.train.changes import data_digest
-from pyiqa_amhp.train.sampler import EpochBatches, test_loader, train_loader
+from pyiqa_amhp.train.sampler import EpochBatches, max_workers, test_loader, train_loader
 
 
 @dataclass
@@ -46,12 +47,13 @@ def read_data(opt: dict[str, Any], logger: logging.Logger) -> Data:
             images for one batch.
     """
     rank, world_size, val = opt['rank'], opt['world_size'], []
-    digests = {}
+    on_gpu, digests = opt['num_gpu'] > 0, {}
+    _log_lowered_workers(opt['datasets'], logger)
     for phase, options in opt['datasets'].items():
         dataset = build_dataset(options)
         digests[phase] = data_digest(dataset)
         if phase.split('_')[0] == 'val':
-            val.append(test_loader(dataset, options, rank, world_size))
+            val.append(test_loader(dataset, options, rank, world_size, on_gpu))
         elif phase == 'train':  # read_options checks that there is one
             batches = EpochBatches(
                 len(dataset),
@@ -62,7 +64,7 @@ def read_data(opt: dict[str, Any], logger: logging.Logger) -> Data:
                 options.get('use_shuffle', True),
             )
             train_set = dataset
-            loader = train_loader(dataset, options, batches, opt['manual_seed'])
+            loader = train_loader(dataset, options, batches, opt['manual_seed'], on_gpu=on_gpu)
         else:
             raise AMHPError(f'datasets: {phase!r} in a training; expected train, val, val_1 ...')
     per_epoch = len(batches)
@@ -81,3 +83,14 @@ def read_data(opt: dict[str, Any], logger: logging.Logger) -> Data:
         f'({world_size} processes), {per_epoch} batches an epoch, {data.epochs} epochs.'
     )
     return data
+
+
+def _log_lowered_workers(datasets: Mapping[str, Any], logger: logging.Logger) -> None:
+    """Say once that there are fewer workers than the options ask for."""
+    most = max_workers()
+    asked = [options.get('num_worker_per_gpu') or 0 for options in datasets.values()]
+    if max(asked, default=0) > most:
+        logger.info(
+            f'num_worker_per_gpu: {max(asked)} lowered to {most}, the cores that each process of '
+            'this training may use'
+        )

@@ -12,20 +12,17 @@ import numpy as np
 import pandas as pd
 import torch
 from pyiqa.metrics import calculate_metric
-from pyiqa.models.general_iqa_model import GeneralIQAModel
 from pyiqa.utils import get_root_logger
 from pyiqa.utils.dist_util import master_only
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from pyiqa_amhp.errors import AMHPError, ImageReadError
+from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model.amhp import AMHP
 from pyiqa_amhp.model.config import PROMPT_SOURCES
-from pyiqa_amhp.model.preprocess import prepare_mirror
-from pyiqa_amhp.model.prompts import image_texts
+from pyiqa_amhp.train.batch import BatchModel
 from pyiqa_amhp.train.distributed import all_gather
-from pyiqa_amhp.train.frozen import FrozenEncoders
 from pyiqa_amhp.train.metrics import CORRELATIONS, no_correlation
 from pyiqa_amhp.train.record import Record, finite
 from pyiqa_amhp.train.sampler import Shard
@@ -35,23 +32,18 @@ from pyiqa_amhp.utils.text import writable
 Results = dict[str, dict[str, float]]  # by the source of attribute prompts, and by metric
 
 
-class EvalModel(GeneralIQAModel):
+class EvalModel(BatchModel):
     """Predicts the scores of rated images, and computes metrics.
 
     If several processes share a data set, each predicts a shard of it, and all get all results.
 
     Attributes:
-        unreadable: the paths of images that could not be read, and what is wrong with each.
-        frozen: the frozen encoders; None if everything is trained.
         record: the record of this training or test.
     """
 
     def __init__(self, opt: dict[str, Any]):
-        self.unreadable: dict[str, str] = {}
         # By data set and metric: {better, val, iter}. Also returned without a validation.
         self.best_metric_results: dict[str, dict[str, dict[str, Any]]] = {}
-        self.frozen: FrozenEncoders | None = None
-        self._warned_of_pixels = False
         self.record = Record(opt)
         super().__init__(opt)
 
@@ -60,78 +52,6 @@ class EvalModel(GeneralIQAModel):
         """Log the type and size of the network, without pyiqa's listing of all layers."""
         count = sum(parameter.numel() for parameter in net.parameters())
         get_root_logger().info(f'Network {type(net).__name__} with {count:,} parameters')
-
-    def feed_data(self, data: dict[str, Any]) -> None:
-        """Keep a batch of ``AMHPDataset``, without the samples that could not be read.
-
-        Raises:
-            AMHPError: the levels of the data are not those of the network, or the batch has no
-                pixels and the image encoder is not frozen.
-            ImageReadError: an image cannot be read, and the data set does not skip such images.
-        """
-        self._check_levels(data)
-        features, errors = None, data.get('read_error') or [''] * len(data['img_path'])
-        if 'img' not in data:
-            features, errors = self._image_features(data)
-        elif self.frozen and self.frozen.image_part and not self._warned_of_pixels:
-            self._warned_of_pixels = True
-            get_root_logger().warning(
-                'The image encoder is frozen, but a data set gives pixels: they go through the '
-                'encoder in each epoch. Set the same `freeze` in the data sets to store the '
-                'features on disk'
-            )
-        keep = [i for i, error in enumerate(errors) if not error]
-        for path, error in zip(data['img_path'], errors, strict=True):
-            if error and path not in self.unreadable:
-                self.unreadable[path] = error
-                get_root_logger().warning(
-                    f'Left out an unreadable image ({len(self.unreadable)} so far): {error}'
-                )
-        self.img_input = data['img'][keep].to(self.device) if 'img' in data else None
-        config = getattr(self.get_bare_model(self.net), 'config', None)  # TANet has none
-        if self.img_input is not None and 'mirror' in data and config and config.test_flip:
-            self.img_input = prepare_mirror(self.img_input, data['mirror'][keep])
-        self.gt_mos = data['mos_label'][keep].to(self.device)
-        self.gt_mos_dist = data['mos_dist'][keep].to(self.device)
-        texts = image_texts(data.get('text'), len(errors))
-        self.text = [texts[i] for i in keep]
-        self.img_path = [data['img_path'][i] for i in keep]
-        self.index = data['index'][keep].tolist() if 'index' in data else [0] * len(keep)
-        labels = data.get('attr_levels') or {}
-        self.attr_levels = {name: numbers[keep] for name, numbers in labels.items()}
-        self.features, frozen = {}, self.frozen
-        if features is not None:
-            name = 'trunk' if frozen and frozen.image_part == 'trunk' else 'Fx'
-            self.features[name] = features[keep]
-        if frozen and 'text' in frozen.encoders and frozen.net.config.uses_attributes:
-            self.features['Ft'] = frozen.text_features(self.text)
-
-    def _image_features(self, data: dict[str, Any]) -> tuple[torch.Tensor, list[str]]:
-        """Get the features ``(N, w)`` of a batch without pixels, and the error of each image."""
-        if not (self.frozen and self.frozen.image_part):
-            raise AMHPError(
-                'a data set gives no pixels (its option `freeze`), but the image encoder is not '
-                'frozen; set the same in `train: freeze`, or remove it from the data set'
-            )
-        reading = {
-            'max_pixels': int(data['max_pixels'][0]) or None,
-            'color_profiles': bool(data['color_profiles'][0]),
-        }
-        features, errors = self.frozen.image_features(data['img_path'], **reading)
-        for error, skip in zip(errors, data['skip_bad_images'], strict=True):
-            if error and not skip:
-                raise ImageReadError(error)
-        return features, errors
-
-    def _check_levels(self, data: dict[str, Any]) -> None:
-        """Refuse ratings on another scale: training on them would work, with wrong results."""
-        rated = data['level_values'][0].tolist()
-        expected = self.get_bare_model(self.net).level_values.tolist()
-        if rated != expected:
-            raise AMHPError(
-                f'the ratings are on level_values {_rounded(rated)} and the network on '
-                f'{_rounded(expected)}; give both the same `level_values` (or the same `dataset`)'
-            )
 
     def net_forward(self, net: nn.Module, **options) -> list:
         """Run the network on the batch that was fed.
@@ -392,7 +312,3 @@ class EvalModel(GeneralIQAModel):
             for metric, value in self.metric_results.items():
                 self._update_metric_result(dataset_name, metric, value, current_iter)
         return is_best
-
-
-def _rounded(values: list[float]) -> list[float]:
-    return [round(value, 4) for value in values]

@@ -5,13 +5,17 @@ training processes together read the batches that one would read.
 """
 
 import math
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from pyiqa_amhp.utils.environment import usable_cores
 from pyiqa_amhp.utils.options import flag
+
+PREFETCH = 4  # batches that each worker reads ahead for a GPU (our choice)
 
 
 class EpochBatches(Sampler[list[int]]):
@@ -126,12 +130,18 @@ class _EpochKeys(Sampler[list[tuple[int, int]]]):
             yield [(epoch, index) for index in batch]
 
 
+def max_workers() -> int:
+    """Return how many workers a loader may have: cores over training processes, at least 1."""
+    return max(1, usable_cores() // int(os.environ.get('LOCAL_WORLD_SIZE') or 1))
+
+
 def train_loader(
     dataset,
     opt: dict[str, Any],
     batches: EpochBatches,
     seed: int = 0,
     collate: Callable[[list], Any] | None = None,
+    on_gpu: bool = False,
 ) -> DataLoader:
     """Build the loader of a training set.
 
@@ -143,28 +153,44 @@ def train_loader(
         batches: the batches; ``set_epoch`` before each epoch.
         seed: seed of the random parts of the samples.
         collate: makes a batch of a list of samples, in the workers; default: torch's.
+        on_gpu: whether the batches go to a GPU.
     """
-    options = _loader_options(opt)
-    options['persistent_workers'] = options['num_workers'] > 0 and flag(
-        opt, 'persistent_workers', True
-    )
+    options = _loader_options(dataset, opt, len(batches), on_gpu)
+    if options['num_workers']:
+        options['persistent_workers'] = flag(opt, 'persistent_workers', True)
     samples = EpochSamples(dataset, seed)
     return DataLoader(samples, batch_sampler=_EpochKeys(batches), collate_fn=collate, **options)
 
 
-def test_loader(dataset, opt: dict[str, Any], rank: int = 0, world_size: int = 1) -> DataLoader:
-    """Build the loader of this process's shard of a data set, in order."""
+def test_loader(
+    dataset, opt: dict[str, Any], rank: int = 0, world_size: int = 1, on_gpu: bool = False
+) -> DataLoader:
+    """Build the loader of this process's shard of a data set, in order.
+
+    Its workers end with each validation (our choice): 16 of them start in half a second, and
+    while they wait they would keep their memory beside those of the training set.
+    """
+    size = opt.get('batch_size_per_gpu') or 1
+    reads = dataset
     if world_size > 1:
         dataset = Shard(dataset, rank, world_size)
-    return DataLoader(
-        dataset, batch_size=opt.get('batch_size_per_gpu') or 1, **_loader_options(opt)
-    )
+    options = _loader_options(reads, opt, math.ceil(len(dataset) / size), on_gpu)
+    return DataLoader(dataset, batch_size=size, **options)
 
 
-def _loader_options(opt: dict[str, Any]) -> dict[str, Any]:
-    """Read what both kinds of loaders have in common from the options of a data set."""
+def _loader_options(dataset, opt: dict[str, Any], batches: int, on_gpu: bool) -> dict[str, Any]:
+    """Read what both kinds of loaders have in common from the options of a data set.
+
+    All of this is our choice. Without ``num_worker_per_gpu`` there are as many workers as cores;
+    none for a data set that opens no images (``freeze``). There are never more than batches.
+    """
+    workers, pin = opt.get('num_worker_per_gpu'), opt.get('pin_memory')
+    if workers is None:
+        workers = max_workers() if getattr(dataset, 'reads_images', True) else 0
+    workers = min(workers, max_workers(), batches)
     return {
-        'num_workers': opt.get('num_worker_per_gpu') or 0,
-        'pin_memory': bool(opt.get('pin_memory')),
+        'num_workers': workers,
+        'pin_memory': on_gpu if pin is None else bool(pin),
+        'prefetch_factor': PREFETCH if workers and on_gpu else None,  # None: torch's 2
         'generator': torch.Generator(),  # a loader leaves the global generator as it was
     }

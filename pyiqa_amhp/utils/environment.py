@@ -33,6 +33,13 @@ def import_extra(name: str, extra: str) -> ModuleType:
         raise AMHPError(f"{missing} is not installed: pip install 'pyiqa-amhp[{extra}]'") from error
 
 
+def usable_cores() -> int:
+    """Return the number of processor cores that this process may use."""
+    if hasattr(os, 'sched_getaffinity'):  # not on macOS and Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def limit_thread_spin() -> None:
     """Limit how long torch's threads spin while they wait for each other.
 
