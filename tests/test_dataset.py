@@ -87,6 +87,25 @@ def test_the_range_of_the_pixels_is_an_option(make):
     assert make(white, img_range=255)[0]['img'].max() == 255
 
 
+@pytest.mark.parametrize(
+    ('options', 'dtype'),
+    [
+        ({'augment': {'resize': [6, 6], 'hflip': True}}, torch.uint8),
+        ({}, torch.uint8),
+        ({'img_range': 255}, torch.float32),
+        ({'augment': {'totensor': True}}, torch.float32),
+    ],
+)
+def test_bytes_are_given_where_floats_follow_from_them(make, options, dtype):
+    dataset = make({'a.png': Image.effect_noise((8, 8), 90).convert('RGB')}, **options)
+    dataset.begin_epoch(0, 0)
+    floats = dataset[0]['img']
+    dataset.gives_bytes = True
+    pixels = dataset[0]['img']
+    assert pixels.dtype == dtype and pixels.shape == floats.shape
+    assert torch.equal(pixels if dtype == torch.float32 else pixels.float() / 255, floats)
+
+
 # Phases
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 from pyiqa.data.base_iqa_dataset import BaseIQADataset
 from pyiqa.data.transforms import PairedToTensor, transform_mapping
 from torchvision import transforms
+from torchvision.transforms.functional import pil_to_tensor
 
 from pyiqa_amhp.datasets.color_profiles import check_option
 from pyiqa_amhp.datasets.images import IMAGE_SUFFIXES, odd_pixel_sum, read_image
@@ -96,13 +97,18 @@ class AMHPDataset(BaseIQADataset):
             opened here, since ``AMHPModel`` reads image features from disk. ``augment`` then does
             not apply: a feature is that of the view of a metric call (our choice).
 
-    A sample has ``img`` ``(3, H, W)``, in [0, 1] times ``img_range``; ``mos_label`` ``(1,)``;
-    ``mos_dist`` and ``level_values`` ``(k,)``; ``text`` (``''`` for an image without one);
-    ``img_path``; ``read_error`` (``''`` for a readable image). With a frozen image encoder it has
-    ``skip_bad_images``, ``max_pixels`` (0: none) and ``color_profiles`` in place of ``img`` and
+    A sample has ``img`` ``(3, H, W)``, floats in [0, 1] times ``img_range``; ``mos_label``
+    ``(1,)``; ``mos_dist`` and ``level_values`` ``(k,)``; ``text`` (``''`` for an image without
+    one); ``img_path``; ``read_error`` (``''`` for a readable image). With a frozen image encoder it
+    has ``skip_bad_images``, ``max_pixels`` (0: none) and ``color_profiles`` in place of ``img`` and
     ``read_error``. Outside training, ``mirror`` is the choice of ``should_mirror`` by the pixels of
-    the file. If labels are read,
-    ``attr_levels`` maps each attribute to the index of its level, -1 for a missing label.
+    the file. If labels are read, ``attr_levels`` maps each attribute to the index of its level, -1
+    for a missing label.
+
+    Attributes:
+        gives_bytes: whether ``img`` is uint8, 0 to 255, where ``img_range`` is 1 and the transforms
+            end in a Pillow image. Our loop sets it: a quarter of the bytes go to the GPU, where
+            ``BatchModel.pixels`` makes floats of them, with the same digits on the CPU.
 
     Raises:
         AMHPError: a fault in the options or the file; names file, row and column.
@@ -110,6 +116,7 @@ class AMHPDataset(BaseIQADataset):
     """
 
     seeds: tuple[int, int] | None = None
+    gives_bytes = False
 
     def __init__(self, opt: Mapping[str, Any]):
         check_names(f'data set {opt.get("name")}', opt, known_options(type(self)))
@@ -201,10 +208,20 @@ class AMHPDataset(BaseIQADataset):
             if not self.skip_bad_images:
                 raise
             problem = str(error)
-        sample = {'img': self.trans(image) * self.img_range, 'read_error': problem}
+        sample = {'img': self._pixels(image), 'read_error': problem}
         if self.phase != 'train':
             sample['mirror'] = odd_pixel_sum(image)  # before the resize, as in a metric call
         return sample
+
+    def _pixels(self, image: Image.Image) -> torch.Tensor:
+        """Transform an image to ``img``, floats or, see ``gives_bytes``, uint8."""
+        *steps, last = getattr(self.trans, 'transforms', [self.trans])
+        if not (self.gives_bytes and self.img_range == 1 and isinstance(last, PairedToTensor)):
+            return self.trans(image) * self.img_range
+        for step in steps:
+            image = step(image)
+        is_bytes = isinstance(image, Image.Image) and image.mode in ('L', 'RGB')
+        return pil_to_tensor(image) if is_bytes else last(image)
 
 
 def check_images_exist(images: RatedImages, skip_missing: bool) -> None:

@@ -91,8 +91,13 @@ class BatchModel(GeneralIQAModel):
         return values.to(self.device, non_blocking=True)
 
     def pixels(self, images: torch.Tensor) -> torch.Tensor:
-        """Copy images ``(N, 3, H, W)`` to the device of the model, as floats."""
-        return self.to_device(images)
+        """Copy images to the device of the model, and convert uint8 to floats in [0, 1] there.
+
+        Args:
+            images: ``(N, 3, H, W)``, uint8 or floats.
+        """
+        images = self.to_device(images)
+        return images if images.is_floating_point() else images.float() / 255  # as ``to_tensor``
 
     def _image_features(self, data: dict[str, Any]) -> tuple[torch.Tensor, list[str]]:
         """Get the features ``(N, w)`` of a batch without pixels, and the error of each image."""

@@ -51,6 +51,7 @@ def read_data(opt: dict[str, Any], logger: logging.Logger) -> Data:
     _log_lowered_workers(opt['datasets'], logger)
     for phase, options in opt['datasets'].items():
         dataset = build_dataset(options)
+        dataset.gives_bytes = True  # what ``AMHPDataset`` alone reads
         digests[phase] = data_digest(dataset)
         if phase.split('_')[0] == 'val':
             val.append(test_loader(dataset, options, rank, world_size, on_gpu))
