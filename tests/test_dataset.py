@@ -11,6 +11,7 @@ from PIL import Image
 from pyiqa.data import build_dataloader, build_dataset
 
 from pyiqa_amhp.datasets.dataset import AMHPDataset, GridCrop, build_augments
+from pyiqa_amhp.datasets.images import read_image
 from pyiqa_amhp.errors import AMHPError, ImageReadError
 
 FIVE = [1, 2, 3, 4, 5]
@@ -104,6 +105,39 @@ def test_bytes_are_given_where_floats_follow_from_them(make, options, dtype):
     pixels = dataset[0]['img']
     assert pixels.dtype == dtype and pixels.shape == floats.shape
     assert torch.equal(pixels if dtype == torch.float32 else pixels.float() / 255, floats)
+
+
+@pytest.fixture
+def large_jpeg():
+    """An image that is decoded at 1/2 for a resize to 50: 200 x 150, but 75 would be too few."""
+    return {'a.jpg': Image.effect_noise((400, 300), 90).convert('RGB')}
+
+
+@pytest.mark.parametrize(
+    ('augment', 'at_least'),
+    [
+        ({'resize': [50, 40], 'grid_crop': 32}, 100),
+        ({'resize': 50, 'random_crop': 32}, 100),
+        ({'resize': {'size': 50, 'max_size': 90}}, None),
+        ({'random_crop': 32, 'resize': 50}, None),
+        ({}, None),
+    ],
+)
+def test_a_large_jpeg_is_decoded_at_a_fraction_for_training(make, large_jpeg, augment, at_least):
+    dataset = make(large_jpeg, {'quality': 90}, augment=augment)
+    path = dataset.images.path(0)
+    torch.manual_seed(0)
+    sample = dataset[0]['img']
+    torch.manual_seed(0)
+    assert torch.equal(sample, dataset.trans(read_image(path, at_least)))
+    torch.manual_seed(0)
+    assert torch.equal(sample, dataset.trans(read_image(path))) == (at_least is None)
+
+
+@pytest.mark.parametrize('options', [{'exact': True}, {'phase': 'val'}, {'phase': 'test'}])
+def test_a_large_jpeg_is_decoded_whole_outside_training_and_if_asked(make, large_jpeg, options):
+    dataset = make(large_jpeg, {'quality': 90}, augment={'resize': [50, 50]}, **options)
+    assert torch.equal(dataset[0]['img'], dataset.trans(read_image(dataset.images.path(0))))
 
 
 # Phases

@@ -7,6 +7,7 @@ import signal
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from train_helpers import fork_amhp, load_weights, read_log, same_weights, write_options
 
 from pyiqa_amhp.errors import AMHPError
@@ -149,6 +150,45 @@ def test_options_that_apply_from_now_on_are_listed(write, whole, tmp_path):
     log = read_log(tmp_path)
     assert 'changes from here on: train:clip_grad_norm: None before, 1.0 now\n' in log
     assert 'iter:      12' in log
+
+
+@pytest.fixture
+def large_jpegs(rated_images):
+    """Options of the images as JPEGs so large that a fraction of their size is enough."""
+    table = pd.read_csv(rated_images, keep_default_na=False)
+    for name in table['img_name']:
+        image = Image.open(rated_images.parent / 'images' / name)
+        image.resize((384, 320)).save(rated_images.parent / 'images' / f'{name}.jpg')
+    table.assign(img_name=table['img_name'] + '.jpg').to_csv(rated_images, index=False)
+    return {
+        'meta_info_file': str(rated_images), 'dataroot_target': str(rated_images.parent / 'images')
+    }  # fmt: skip
+
+
+def test_a_training_that_decoded_whole_jpegs_resumes_so(write, tmp_path, monkeypatch, large_jpegs):
+    path, exact = write(data=large_jpegs), write(data={**large_jpegs, 'exact': True})
+    run_train(exact, [], tmp_path / 'whole')
+    run_train(path, [], tmp_path / 'fraction')
+    whole, fraction = (
+        load_weights(tmp_path / name / MODELS / 'net_latest.pth') for name in ('whole', 'fraction')
+    )
+    assert not same_weights(whole, fraction)
+    for name, file in (('before', exact), ('exact', exact), ('now', path)):
+        run_killed_at(monkeypatch, file, tmp_path / name, 5)
+    for state in (tmp_path / 'before' / STATES).iterdir():  # as a version without the option
+        content = read_state(state)
+        del content['options']['datasets:train:exact']
+        torch.save(content, state)
+    for name, expected in (('before', whole), ('exact', whole), ('now', fraction)):
+        run_train(path, ['--auto_resume'], tmp_path / name)
+        assert same_weights(load_weights(tmp_path / name / MODELS / 'net_latest.pth'), expected)
+        logs = ''.join(log.read_text() for log in (tmp_path / name).rglob('train_*.log'))
+        assert ('decoded at its full size, as before' in logs) == (expected is whole)
+        assert 'changes from here on' not in logs
+    force = ['--force_yml', f'path:resume_state={tmp_path / "exact" / STATES / "8.state"}']
+    run_train(write(data={**large_jpegs, 'exact': False}), force, tmp_path / 'changed')
+    expected = 'from here on: datasets:train:exact: True before, False now'
+    assert expected in read_log(tmp_path / 'changed')
 
 
 @pytest.fixture

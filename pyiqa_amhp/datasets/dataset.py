@@ -2,7 +2,7 @@
 
 import os
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 from pyiqa.data.base_iqa_dataset import BaseIQADataset
-from pyiqa.data.transforms import PairedToTensor, transform_mapping
+from pyiqa.data.transforms import PairedResize, PairedToTensor, transform_mapping
 from torchvision import transforms
 from torchvision.transforms.functional import pil_to_tensor
 
@@ -93,6 +93,9 @@ class AMHPDataset(BaseIQADataset):
             images do not exist, that is an error all the same.
         max_pixels: images with more pixels are unreadable; default: see ``images.py``.
         color_profiles: whether images with a colour profile are converted to sRGB; default: true.
+        exact: true decodes every JPEG at its full size in training too. Default (our choice): if
+            the first transform is a ``resize``, a large JPEG is decoded at a fraction of its size,
+            at least twice that of the resize on each side, as ``amhp score`` does.
         freeze: as in the section ``train``. With ``image``, ``trunk`` or ``both`` no image is
             opened here, since ``AMHPModel`` reads image features from disk. ``augment`` then does
             not apply: a feature is that of the view of a metric call (our choice).
@@ -156,6 +159,8 @@ class AMHPDataset(BaseIQADataset):
                 'those of the test view (resized, centre crop)'
             )
         self.trans = transforms.Compose([*build_augments(opt.get('augment')), PairedToTensor()])
+        trains = self.phase == 'train'  # validation is as a metric call
+        self.at_least = _enough_pixels(self.trans) if trains and not flag(opt, 'exact') else None
 
     @property
     def paths_mos(self) -> list[list]:
@@ -203,7 +208,8 @@ class AMHPDataset(BaseIQADataset):
         """Read an image as ``img``, with ``read_error``, if it is a placeholder, and ``mirror``."""
         image, problem = Image.new('RGB', (256, 256)), ''
         try:
-            image = read_image(path, None, self.opt.get('max_pixels'), self.color_profiles)
+            max_pixels = self.opt.get('max_pixels')
+            image = read_image(path, self.at_least, max_pixels, self.color_profiles)
         except ImageReadError as error:
             if not self.skip_bad_images:
                 raise
@@ -222,6 +228,15 @@ class AMHPDataset(BaseIQADataset):
             image = step(image)
         is_bytes = isinstance(image, Image.Image) and image.mode in ('L', 'RGB')
         return pil_to_tensor(image) if is_bytes else last(image)
+
+
+def _enough_pixels(trans: transforms.Compose) -> int | None:
+    """Return the pixels that each side needs before the transforms; None: all that there are."""
+    first = trans.transforms[0]
+    if not isinstance(first, PairedResize) or first.max_size is not None:
+        return None
+    size = first.size  # the shorter side, or both
+    return 2 * (max(size) if isinstance(size, Sequence) else size)
 
 
 def check_images_exist(images: RatedImages, skip_missing: bool) -> None:

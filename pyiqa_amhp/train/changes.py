@@ -23,6 +23,7 @@ FREE = {
         'prefetch_mode', 'num_prefetch_queue',
     },
 }  # fmt: skip
+EXACT = 'datasets:train:exact'
 
 
 def options_of(opt: Mapping[str, Any]) -> dict[str, Any]:
@@ -35,7 +36,26 @@ def options_of(opt: Mapping[str, Any]) -> dict[str, Any]:
         ('datasets:train', data, FREE['data']),
     ):
         listed |= _flat(place, {k: v for k, v in section.items() if k not in free})
+    # States without this one are of trainings that decoded whole images: see `keep_decoding`.
+    listed[EXACT] = flag(data, 'exact')
     return listed
+
+
+def keep_decoding(state: Mapping[str, Any], data: dict[str, Any]) -> bool:
+    """Make a training that resumes decode its images as before, unless an option says otherwise.
+
+    Args:
+        state: the training state. Version 0.2.0 and earlier decoded every JPEG at its full size.
+        data: the options of the training set; may get ``exact: true``.
+
+    Returns:
+        Whether every JPEG is decoded at its full size without an option that says so.
+    """
+    before = (state.get('options') or {}).get(EXACT, True)
+    if data.get('exact') is not None or not before:
+        return False
+    data['exact'] = True
+    return True
 
 
 def _flat(place: str, value: Any) -> dict[str, Any]:
@@ -67,6 +87,8 @@ def compare_options(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     Raises:
         AMHPError: an option whose value the state holds has changed.
     """
+    if EXACT in now:
+        before = {EXACT: True, **before}
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     words = {name: f'{name}: {before.get(name)!r} before, {now.get(name)!r} now' for name in names}
     fixed = [words[name] for name in names if name.startswith(IN_STATE)]

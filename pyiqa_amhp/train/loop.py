@@ -25,6 +25,7 @@ from pyiqa.utils import (
 )
 from pyiqa.utils.options import copy_opt_file, dict2str
 
+from pyiqa_amhp.train.changes import keep_decoding
 from pyiqa_amhp.train.data import Data, read_data
 from pyiqa_amhp.train.distributed import (
     all_gather,
@@ -115,6 +116,8 @@ def _train(opt: dict[str, Any], file: str | Path, report: Report | None) -> dict
             f'One of {gpus} GPUs is used; torchrun --nproc_per_node={gpus} -m pyiqa_amhp train '
             'uses them all'
         )
+    if state is not None and keep_decoding(state, opt['datasets']['train']):
+        logger.info('Every JPEG is decoded at its full size, as before (datasets: train: exact).')
     logger.info(get_env_info())
     logger.info(dict2str(opt))
     data = read_data(opt, logger)

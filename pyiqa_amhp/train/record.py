@@ -26,7 +26,7 @@ PACKAGES = ('pyiqa-amhp', 'pyiqa', 'torch', 'open_clip_torch')
 DATA_OPTIONS = (
     'name', 'type', 'dataset', 'split_index', 'level_values', 'vote_values', 'protocol',
     'text_column', 'attributes', 'attr_template', 'comment_mode', 'comment_attributes',
-    'comment_seed', 'batch_size_per_gpu', 'augment', 'freeze',
+    'comment_seed', 'batch_size_per_gpu', 'augment', 'freeze', 'exact',
 )  # fmt: skip
 FILE_OPTIONS = ('meta_info_file', 'comments_file')  # recorded without their folders
 RENAMED = {'by_text_source': 'by_prompt_source'}  # keys of results that older versions wrote
