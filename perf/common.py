@@ -109,11 +109,12 @@ def comments(n: int, seed: int) -> list[str]:
 class Plain(torch.nn.Module):
     """Eq. 1 to 7 without any optimisation; every text has 77 tokens."""
 
-    def __init__(self, clip: torch.nn.Module | None = None):
+    def __init__(self, clip: torch.nn.Module | None = None, tokenizer: Callable | None = None):
         super().__init__()
         self.clip = clip or open_clip.create_model('ViT-B-16')
-        self.tokenizer = open_clip.get_tokenizer('ViT-B-16')
-        self.fc = torch.nn.Linear(1024, 512)
+        self.tokenizer = tokenizer or open_clip.get_tokenizer('ViT-B-16')
+        width = self.clip.text_projection.shape[1]
+        self.fc = torch.nn.Linear(2 * width, width)
         self.logit_scale = torch.nn.Parameter(torch.tensor(2.66))
         self.levels = self.tokenizer([f'A photo with {level} aesthetics.' for level in LEVELS])
         self.values = torch.tensor([1.5, 3.5, 5.5, 7.5, 9.5])
