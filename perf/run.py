@@ -5,6 +5,7 @@
     python perf/run.py --readme        # and write the table into README.md
 
 Each script runs in its own process, one after the other, on a machine that does nothing else.
+`perf/gpu.py` has the figures of a GPU.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from common import Claim, machine, table
 
 HERE = Path(__file__).parent
 SCRIPTS = (
-    'scoring', 'training_step', 'photographs', 'memory', 'frozen', 'engines', 'startup', 'gpu',
+    'scoring', 'training_step', 'photographs', 'memory', 'frozen', 'engines', 'startup',
 )  # fmt: skip
 START, END = '<!-- perf/run.py writes from here -->', '<!-- to here -->'
 
