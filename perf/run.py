@@ -2,7 +2,7 @@
 
     python perf/run.py                 # all: about half an hour on two cores
     python perf/run.py scoring startup # some
-    python perf/run.py --readme        # and write the table into README.md
+    python perf/run.py --docs          # and write the table into docs/speed.md
 
 Each script runs in its own process, one after the other, on a machine that does nothing else.
 `perf/gpu.py` has the figures of a GPU.
@@ -35,19 +35,19 @@ def run(script: str, folder: Path) -> list[Claim]:
     return [Claim(**claim) for claim in json.loads(file.read_text())]
 
 
-def write_readme(text: str) -> None:
-    """Write the table between the two marks of the README."""
-    readme = HERE.parent / 'README.md'
-    before, _, rest = readme.read_text('utf-8').partition(START)
+def write_docs(text: str) -> None:
+    """Write the table between the two marks of the page about speed."""
+    page = HERE.parent / 'docs' / 'speed.md'
+    before, _, rest = page.read_text('utf-8').partition(START)
     after = rest.partition(END)[2]
-    readme.write_text(f'{before}{START}\n{text}\n{END}{after}', 'utf-8')
+    page.write_text(f'{before}{START}\n{text}\n{END}{after}', 'utf-8')
 
 
 def main() -> None:
-    """Measure, print, and write the README with ``--readme``."""
+    """Measure, print, and write the page with ``--docs``."""
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('scripts', nargs='*', help=f'some of {", ".join(SCRIPTS)}; default: all')
-    parser.add_argument('--readme', action='store_true', help='write the table into README.md')
+    parser.add_argument('--docs', action='store_true', help='write the table into docs/speed.md')
     arguments = parser.parse_args()
     if unknown := set(arguments.scripts) - set(SCRIPTS):
         parser.error(f'no script {", ".join(sorted(unknown))}; there are {", ".join(SCRIPTS)}')
@@ -56,8 +56,8 @@ def main() -> None:
         claims = [claim for script in chosen for claim in run(script, Path(folder))]
     text = f'Measured {date.today()}: {machine()}.\n\n{table(claims)}'
     print(f'\n{text}')
-    if arguments.readme:
-        write_readme(text)
+    if arguments.docs:
+        write_docs(text)
 
 
 if __name__ == '__main__':
