@@ -20,7 +20,7 @@ from common import Claim, machine, table
 
 HERE = Path(__file__).parent
 SCRIPTS = (
-    'scoring', 'training_step', 'photographs', 'memory', 'frozen', 'engines', 'startup',
+    'scoring', 'training_step', 'photographs', 'loading', 'memory', 'frozen', 'engines', 'startup',
 )  # fmt: skip
 START, END = '<!-- perf/run.py writes from here -->', '<!-- to here -->'
 

@@ -185,6 +185,27 @@ def test_paths_bytes_and_open_files_give_the_same(tmp_path):
         np.testing.assert_array_equal(pixels(image), pixels(photo()))
 
 
+@pytest.mark.parametrize('suffix', ['.jpg', '.png', '.bmp'])
+def test_an_image_that_was_read_needs_neither_its_file_nor_its_type(suffix, tmp_path):
+    path = tmp_path / f'a{suffix}'
+    Image.effect_noise((32, 24), 90).convert('RGB').save(path)
+    pixels = np.asarray(Image.open(path))
+    image = read_image(path)
+    path.write_bytes(b'')
+    path.unlink()
+    assert type(image) is Image.Image and image.info == {}
+    assert np.array_equal(np.asarray(image), pixels)
+    image.paste('red', (0, 0, 8, 8))
+    assert np.array_equal(np.asarray(image)[8:], pixels[8:])
+    assert np.asarray(image)[0, 0].tolist() == [255, 0, 0]
+
+
+def test_the_pixels_of_a_callers_image_are_copied():
+    source = Image.new('RGB', (8, 8), 'blue')
+    read_image(source).paste('red', (0, 0, 8, 8))
+    assert source.getpixel((0, 0)) == (0, 0, 255)
+
+
 def test_another_type_of_source_is_a_type_error():
     with pytest.raises(TypeError, match='got int'):
         read_image(3)

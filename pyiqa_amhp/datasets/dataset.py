@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from pyiqa.data.base_iqa_dataset import BaseIQADataset
 from pyiqa.data.transforms import PairedResize, PairedToTensor, transform_mapping
+from torch.utils.data import get_worker_info
 from torchvision import transforms
 from torchvision.transforms.functional import pil_to_tensor
 
@@ -181,7 +182,8 @@ class AMHPDataset(BaseIQADataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         if self.seeds is None:
             return self._sample(index)
-        with seeded_random(*self.seeds, index):
+        # In a worker nothing else draws random numbers.
+        with seeded_random(*self.seeds, index, restore=get_worker_info() is None):
             return self._sample(index)
 
     def _sample(self, index: int) -> dict[str, Any]:
@@ -325,9 +327,14 @@ def frozen_image_part(frozen: Iterable[str]) -> str:
 
 
 @contextmanager
-def seeded_random(*seeds: int) -> Iterator[None]:
-    """Seed Python's, NumPy's and torch's (CPU) random numbers, and restore them afterwards."""
-    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+def seeded_random(*seeds: int, restore: bool = True) -> Iterator[None]:
+    """Seed Python's, NumPy's and torch's (CPU) random numbers.
+
+    Args:
+        *seeds: whole numbers from 0.
+        restore: whether to restore the random numbers afterwards, which takes 0.15 ms.
+    """
+    before = _random_states() if restore else None
     numbers = np.random.SeedSequence(seeds).generate_state(2, np.uint64).tolist()
     random.seed(numbers[0])
     np.random.seed(numbers[0] % 2**32)
@@ -335,6 +342,11 @@ def seeded_random(*seeds: int) -> Iterator[None]:
     try:
         yield
     finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])
-        torch.set_rng_state(before[2])
+        if before is not None:
+            random.setstate(before[0])
+            np.random.set_state(before[1])
+            torch.set_rng_state(before[2])
+
+
+def _random_states() -> tuple[Any, Any, torch.Tensor]:
+    return random.getstate(), np.random.get_state(), torch.get_rng_state()

@@ -84,7 +84,7 @@ def read_image(
                     image = ImageOps.exif_transpose(image)
                 else:
                     ImageOps.exif_transpose(image, in_place=True)
-            rgb = _to_rgb(image, profile)
+            rgb = _to_rgb(image, profile, shared=image is source)
     except Exception as error:  # Pillow's decoders raise almost any error on damaged files
         raise ImageReadError(f'{name}: {_reason(source, error)}') from error
     rgb.info = {}  # read again, the image stays as it is: it has no profile, no EXIF data
@@ -301,8 +301,15 @@ def _reason(source: Source, error: Exception) -> str:
     return f'a damaged or truncated image ({error}); copy or download it again'
 
 
-def _to_rgb(image: Image.Image, profile: object) -> Image.Image:
-    """Convert an image of any mode by its colour profile, if any; transparent pixels are white."""
+def _to_rgb(image: Image.Image, profile: object, shared: bool) -> Image.Image:
+    """Convert an image of any mode by its colour profile, if any; transparent pixels are white.
+
+    Args:
+        image: a loaded image.
+        profile: the bytes of its colour profile, or None.
+        shared: whether the image is the caller's, so that the result needs its own pixels.
+    """
+    loaded = image
     if image.mode == 'LAB':
         return _lab_to_rgb(image)
     if image.mode == 'F' or image.mode.startswith('I'):
@@ -312,6 +319,8 @@ def _to_rgb(image: Image.Image, profile: object) -> Image.Image:
         image = image.convert('LA') if image.mode == 'La' else image
         white = Image.new('RGBA', image.size, 'white')
         image = Image.alpha_composite(white, image.convert('RGBA'))
+    if image is loaded and image.mode == 'RGB' and not (shared or image.readonly):
+        return image._new(image.im)  # without a copy, which takes a tenth of the time of a JPEG
     return image.convert('RGB')
 
 
