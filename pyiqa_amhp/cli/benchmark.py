@@ -1,7 +1,7 @@
 """The commands ``amhp benchmark`` and ``amhp reproduce``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,13 +11,19 @@ from pyiqa_amhp.cli.output import console, error_console, escape, print_written,
 
 def benchmark(
     metrics: Annotated[
-        list[str],
-        typer.Option(help='No-reference metrics of pyiqa: amhp nima musiq-ava, or amhp,nima.'),
-    ],
+        list[str] | None,
+        typer.Option(
+            help='No-reference metrics of pyiqa: amhp nima musiq-ava, or amhp,nima.',
+            show_default='required; six of aesthetics with --speed',
+        ),
+    ] = None,
     data: Annotated[
-        str,
-        typer.Option(help='A CSV of rated images, its folder, or a prepared ava, para or aadb.'),
-    ],
+        str | None,
+        typer.Option(
+            help='A CSV of rated images, its folder, or a prepared ava, para or aadb.',
+            show_default='required; --images are enough with --speed',
+        ),
+    ] = None,
     images: Annotated[
         Path | None,
         typer.Option(help='Folder of the images.', show_default='found with the data'),
@@ -53,6 +59,10 @@ def benchmark(
     max_pixels: MaxPixels = None,
     color_profiles: ColorProfiles = True,
     device: Device = None,
+    speed: Annotated[
+        bool,
+        typer.Option('--speed', help='Measure images a second instead; needs no ratings.'),
+    ] = False,
 ) -> None:
     """Measure metrics of pyiqa on rated images; the same command resumes an interrupted run.
 
@@ -65,11 +75,23 @@ def benchmark(
     from pyiqa_amhp.evaluation.tables import to_terminal
     from pyiqa_amhp.utils.files import check_folder
 
+    if not speed:
+        for name, value in (('metrics', metrics), ('data', data)):
+            if not value:
+                raise typer.BadParameter(f"Missing option '--{name}'; only --speed needs none.")
+    if speed and not (data or images):
+        raise typer.BadParameter('--speed needs photographs: --images FOLDER, or --data.')
     check_folder(out)
-    names = [name for value in metrics for name in value.split(',') if name]
+    names = [name for value in metrics or () for name in value.split(',') if name]
     checkpoints = [value if '=' in value else f'amhp={value}' for value in weights or ()]
     options = {key: yaml.safe_load(value) for key, value in parse_pairs('option', option).items()}
-    rated = load_rated(data, images, split, text_source, options, meta)
+    if speed and not data:
+        _measure_speed(names, [images], out, checkpoints, device)
+        return
+    rated = load_rated(str(data), images, split, text_source, options, meta)
+    if speed:
+        _measure_speed(names, rated.paths, out, checkpoints, device)
+        return
     result = run.benchmark(
         names,
         rated,
@@ -87,11 +109,32 @@ def benchmark(
         console.print(escape(note), soft_wrap=True)
     print_written(result.files)
     measured = [row for row in result.rows if row.kind == 'measured']
-    if failed := [row.method for row in measured if row.error]:
+    _fail_if_not_measured([row.method for row in measured if row.error], len(measured))
+
+
+def _fail_if_not_measured(failed: list[str], count: int) -> None:
+    """End with exit code 1 if some of ``count`` metrics could not be measured."""
+    if failed:
         shown = escape(', '.join(failed))
-        title = f'{len(failed)} of {len(measured)} metrics could not be measured'
+        title = f'{len(failed)} of {count} metrics could not be measured'
         error_console.print(f'[bold red]{title}:[/] {shown}', soft_wrap=True)
         raise typer.Exit(1)
+
+
+def _measure_speed(
+    metrics: list[str], images: Any, out: Path, checkpoints: list[str], device: str | None
+) -> None:
+    """Measure and print images a second."""
+    from pyiqa_amhp.evaluation.speed import measure_speed
+    from pyiqa_amhp.evaluation.speed_tables import remarks, speed_to_terminal
+
+    weights = parse_pairs('weights', checkpoints)
+    result = measure_speed(metrics, images, out, weights, device, progress=progress)
+    console.print(speed_to_terminal(result.rows, result.title))
+    for note in [*result.notes, *remarks(result.rows)]:
+        console.print(escape(note), soft_wrap=True)
+    print_written(result.files)
+    _fail_if_not_measured([row.metric for row in result.rows if row.error], len(result.rows))
 
 
 def reproduce(

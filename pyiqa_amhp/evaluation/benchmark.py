@@ -118,7 +118,7 @@ def benchmark(
     """
     out, weights = check_folder(out), dict(weights or {})
     check_device(device)
-    names = _find_metrics(metrics, weights)
+    names = find_metrics(metrics, weights)
     published_tables = {name: published_rows(name) for name in published}
     rows: list[Row] = []
     predictions: list[tuple[Row, np.ndarray]] = []
@@ -150,7 +150,7 @@ def benchmark(
     return Benchmark(title, rows, files, notes)
 
 
-def _find_metrics(patterns: Sequence[str], weights: Mapping[str, str]) -> list[str]:
+def find_metrics(patterns: Sequence[str], weights: Mapping[str, str]) -> list[str]:
     """List the names of metrics that match the patterns, in their order, each once."""
     known = single_image_metrics()
     names: list[str] = []
@@ -176,7 +176,7 @@ def _measure(name: str, weights: str | None, run: Run) -> list[tuple[Row, np.nda
     if weights:
         method = f'{name} ({weights if is_hub_id(weights) else Path(weights).name})'
     try:
-        with _quiet():
+        with quiet():
             scorer = Scorer(create_metric(name, weights, run.device), run.color_profiles)
     except Exception as error:  # other people's metrics fail in many ways
         return [(error_row(method, reason_for(error, run.no_network)), None)]
@@ -187,7 +187,7 @@ def _measure(name: str, weights: str | None, run: Run) -> list[tuple[Row, np.nda
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Suppress the messages of pyiqa before downloads, and warnings of other packages."""
     with redirect_stdout(StringIO()), warnings.catch_warnings():
         warnings.simplefilter('ignore')
@@ -223,7 +223,7 @@ def _measure_with(
         scorer, rated.paths, rated.texts, source, run.batch_size, method, run.max_pixels
     )
     try:
-        with _quiet():
+        with quiet():
             scores = score_with_cache(scoring, cache, run.progress)
     except MetricFailed as error:
         return error_row(method, str(error)), None
