@@ -140,7 +140,7 @@ def measure_speed(
     names = find_metrics(metrics or METRICS, weights)
     paths, sizes = _readable(images)
     kind = torch.device(device).type
-    wait = {'cuda': torch.cuda.synchronize, 'mps': torch.mps.synchronize}.get(kind, lambda: None)
+    wait = _wait_for(device)
     with bounded_downloads() as problem, quiet():
         planned = [plan for name in names for plan in _plans(name, weights.get(name))]
         candidates = []
@@ -160,7 +160,7 @@ def measure_speed(
                 setattr(candidate.row, name, median(task.rates))
     rows = [candidate.row for candidate in candidates]
     notes = _notes(device, kind, len(paths), _middle(sizes), rounds)
-    title = f'Images a second on {_processor(kind)}'
+    title = f'Images a second on {_processor(device)}'
     return Speed(title, rows, notes, write_speed(rows, out / 'speed', title, notes))
 
 
@@ -296,9 +296,9 @@ def _notes(
     device: str, kind: str, photographs: int, size: tuple[int, int], rounds: int
 ) -> list[str]:
     """Say how the figures were measured."""
-    threads = f', {torch.get_num_threads()} threads of torch' if kind == 'cpu' else ''
+    threads = f', threads of torch: {torch.get_num_threads()}' if kind == 'cpu' else ''
     return [
-        f'Device {device}: {_processor(kind)}{threads}, torch {version_of("torch")}, '
+        f'Device {device}: {_processor(device)}{threads}, torch {version_of("torch")}, '
         f'pyiqa {version_of("pyiqa")}.',
         f'Network: on random tensors. From files: {photographs:,} photographs, median '
         f'{size[0]} x {size[1]}, with the defaults of score_images, without texts.',
@@ -306,10 +306,18 @@ def _notes(
     ]
 
 
-def _processor(kind: str) -> str:
-    """Name the GPU, or the processor and the cores that this process may use."""
+def _wait_for(device: str) -> Callable[[], object]:
+    """Return a function that waits until a device has done what it was asked for."""
+    kind = torch.device(device).type
     if kind == 'cuda':
-        return torch.cuda.get_device_name()
+        return lambda: torch.cuda.synchronize(device)
+    return torch.mps.synchronize if kind == 'mps' else lambda: None
+
+
+def _processor(device: str) -> str:
+    """Name the GPU, or the processor and the cores that this process may use."""
+    if torch.device(device).type == 'cuda':
+        return torch.cuda.get_device_name(device)
     name = platform.processor() or platform.machine()
     if os.path.exists('/proc/cpuinfo'):
         lines = Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines()

@@ -132,7 +132,8 @@ class _EpochKeys(Sampler[list[tuple[int, int]]]):
 
 def max_workers() -> int:
     """Return how many workers a loader may have: cores over training processes, at least 1."""
-    return max(1, usable_cores() // int(os.environ.get('LOCAL_WORLD_SIZE') or 1))
+    processes = int(os.environ.get('LOCAL_WORLD_SIZE') or 1)  # set by torchrun
+    return max(1, usable_cores() // max(1, processes))
 
 
 def train_loader(
