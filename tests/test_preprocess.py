@@ -284,6 +284,31 @@ def test_a_view_of_another_file_format_differs_by_rounding_only(tmp_path, option
     assert np.abs(by_pillow - exact).max() < 1.1 / 255
 
 
+BOXES = [(224, 256), (32, 64), (225, 256), (256, 256), (300, 512), (31, 32)]
+
+
+@pytest.mark.parametrize('crop', ['center', 'corner'])
+@pytest.mark.parametrize(('size', 'resized'), BOXES)
+def test_resizing_the_part_that_is_kept_changes_no_pixel(size, resized, crop):
+    preprocess = Preprocess(size, (0.5,) * 3, (0.5,) * 3, 'squash', resized, crop, False)
+    rng = np.random.default_rng(size)
+    sides = np.exp(rng.uniform(0, np.log(2000), (20, 2))).astype(int).tolist()
+    for width, height in [*sides, (resized, 99), (resized, resized), (1, 1), (2**24 // resized, 2)]:
+        image = Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8))
+        assert preprocess._box_before_resizing(width, height) is not None
+        expected = np.array(preprocess._resize_and_crop(image))
+        assert (preprocess.view_file(image) == expected).all(), (width, height)
+
+
+def test_a_part_whose_ends_are_not_exact_is_cut_after_resizing():
+    odd = Preprocess(336, (0.5,) * 3, (0.5,) * 3, 'squash', 384, 'center', False)
+    shortest = Preprocess(224, (0.5,) * 3, (0.5,) * 3, 'shortest', 256, 'center', False)
+    even = Preprocess(224, (0.5,) * 3, (0.5,) * 3, 'squash', 256, 'center', False)
+    assert odd._box_before_resizing(640, 427) is shortest._box_before_resizing(640, 427) is None
+    assert even._box_before_resizing(2**24 // 256 + 1, 2) is None
+    assert even._box_before_resizing(640, 427) == (40, 427 / 16, 600, 427 * 15 / 16)
+
+
 @pytest.mark.parametrize('crop', ['center', 'corner'])
 def test_a_large_strip_is_cut_whatever_the_limit_of_pillow(tmp_path, monkeypatch, crop):
     pixels = np.random.default_rng(0).integers(0, 256, (40, 2001, 3), np.uint8)

@@ -14,6 +14,7 @@ from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.model.config import AMHPConfig
 
 MAX_ASPECT = 32  # a longer image is cut before resize='shortest' (our choice)
+EXACT_IN_FP32 = 2**24  # whole numbers up to here are exact in fp32, in which Pillow takes a box
 
 
 def check_images(x: object) -> torch.Tensor:
@@ -151,7 +152,34 @@ class Preprocess(nn.Module):
         image = read_image(source, at_least, max_pixels, color_profiles)
         if self.flip and odd_pixel_sum(image):
             image = ImageOps.mirror(image)
-        return np.array(self._resize_and_crop(image))  # a writable copy
+        box = self._box_before_resizing(image.width, image.height)
+        if box is None:
+            return np.array(self._resize_and_crop(image))  # a writable copy
+        return np.array(image.resize((self.size, self.size), Image.Resampling.BILINEAR, box))
+
+    def _box_before_resizing(
+        self, width: int, height: int
+    ) -> tuple[float, float, float, float] | None:
+        """Find the part of an image that is kept after resizing to a square.
+
+        To resize that part alone is a fifth faster than to resize the image and crop it. Pillow
+        reads pixels around the part too, so the result is the same, bit for bit, as long as the
+        part's ends are exact numbers: with a power of two, such as 256.
+
+        Returns:
+            ``(left, top, right, bottom)`` in pixels; None where the result could differ.
+        """
+        is_power_of_two = self.resize_size & (self.resize_size - 1) == 0
+        is_exact = is_power_of_two and max(width, height) * self.resize_size <= EXACT_IN_FP32
+        if self.resize != 'squash' or not is_exact:
+            return None
+        start = self._start(self.resize_size - self.size)
+        first, last = start / self.resize_size, (start + self.size) / self.resize_size
+        return width * first, height * first, width * last, height * last
+
+    def _start(self, spare: int) -> int:
+        """Return where a crop begins on a side that is ``spare`` pixels too long."""
+        return round(spare / 2) if self.crop == 'center' else 0
 
     def _resize_and_crop(self, image: Any) -> Any:
         """Resize and crop a tensor ``(N, 3, H, W)`` or a Pillow image."""
@@ -176,7 +204,7 @@ class Preprocess(nn.Module):
         ]
         if spare == [0, 0]:
             return image
-        left, top = (round(s / 2) if self.crop == 'center' else 0 for s in spare)
+        left, top = map(self._start, spare)
         if isinstance(image, torch.Tensor):
             return image[..., top : top + height, left : left + width]
         # Pillow's own crop refuses parts with more pixels than its limit.
@@ -200,7 +228,7 @@ class Preprocess(nn.Module):
             shortest = min(width, height)
             sides = [int(self.resize_size * side / shortest) for side in (width, height)]
         spare = [side - self.size for side in sides]
-        left, top = [round(s / 2) if self.crop == 'center' else 0 for s in spare]
+        left, top = map(self._start, spare)
         right, bottom = left + self.size, top + self.size
         if mirrored and self.flip:
             left, right = sides[0] - right, sides[0] - left
