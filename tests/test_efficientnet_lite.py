@@ -219,6 +219,7 @@ def test_an_export_gives_the_same_scores(net, tmp_path):
 
 @pytest.mark.slow
 def test_openvino_gives_the_scores_of_torch(net, images, tmp_path):
+    pytest.importorskip('openvino')
     # On a processor that computes in bf16, features are too far off, and fp32 takes its place.
     file = save_checkpoint(tmp_path / 'net.pth', net.state_dict())
     other = AMHP(pretrained_model_path=str(file), engine='openvino').eval()

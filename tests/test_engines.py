@@ -3,7 +3,6 @@
 import copy
 import sys
 
-import openvino
 import pytest
 import torch
 
@@ -14,6 +13,7 @@ from pyiqa_amhp.model.clip_weights import resolve_clip
 from pyiqa_amhp.model.config import AMHPConfig
 from pyiqa_amhp.model.runtime import Runner
 
+openvino = pytest.importorskip('openvino')
 pytestmark = pytest.mark.usefixtures('export_once')
 
 ENGINES = ('openvino', 'onnxruntime')

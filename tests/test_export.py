@@ -23,6 +23,7 @@ def by_onnxruntime(file):
 
 
 def by_openvino(file):
+    pytest.importorskip('openvino')
     core = engines.openvino_core()
     options = {'INFERENCE_PRECISION_HINT': 'f32'}
     model = core.compile_model(core.read_model(file), 'CPU', options)
@@ -175,8 +176,8 @@ def test_only_a_plain_amhp_is_exported(make_amhp, tmp_path):
         export.export_onnx(torch.nn.Linear(1, 1), tmp_path / 'a.onnx')
     with pytest.raises(AMHPError, match='export one without a predictor'):
         export.export_onnx(make_amhp(predictor='feature'), tmp_path / 'a.onnx')
-    with pytest.raises(AMHPError, match="engine='openvino' and precision='fp32'; export one"):
-        export.export_onnx(make_amhp(engine='openvino', precision='fp32'), tmp_path / 'a.onnx')
+    with pytest.raises(AMHPError, match="engine='onnxruntime' and precision='fp32'; export one"):
+        export.export_onnx(make_amhp(engine='onnxruntime'), tmp_path / 'a.onnx')
 
 
 def test_a_missing_onnxscript_is_reported_with_its_extra(make_amhp, tmp_path, monkeypatch):
@@ -195,7 +196,7 @@ def test_the_command_writes_a_checkpoint_as_onnx(make_amhp, amhp, tmp_path, monk
     assert "not checked: onnxruntime is missing (pip install 'pyiqa-amhp[onnx]')" in out
     monkeypatch.undo()
     image = torch.rand(2, 3, 32, 32)
-    score, _ = by_openvino(tmp_path / 'a.onnx')(image=image)
+    score, _ = by_onnxruntime(tmp_path / 'a.onnx')(image=image)
     with torch.inference_mode():
         expected, _ = net.predict(net.preprocess.normalize(image), ['', ''])
     torch.testing.assert_close(torch.from_numpy(score), expected, atol=1e-4, rtol=0)

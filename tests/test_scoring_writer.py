@@ -28,7 +28,10 @@ COLUMNS = ['path', 'score', 'prompt_source', 'p_bad', 'p_good', 'error']
 
 def read(path):
     return {
-        '.csv': lambda: pd.read_csv(path, keep_default_na=False, na_values={'score': ['']}),
+        # By Python's float: some versions of pandas read 0.30000000000000004 as 0.3.
+        '.csv': lambda: pd.read_csv(
+            path, keep_default_na=False, converters={'score': lambda cell: float(cell or 'nan')}
+        ),
         '.json': lambda: pd.DataFrame(json.loads(path.read_text('utf-8'))),
         '.jsonl': lambda: pd.DataFrame(
             json.loads(line) for line in path.read_text('utf-8').splitlines()
