@@ -1,11 +1,13 @@
 """The text side of AMHP: cached features follow the weights, however those change."""
 
+import copy
+
 import pytest
 import torch
 
 from pyiqa_amhp.scoring import Scorer, create_metric
 from pyiqa_amhp.weights import store
-from pyiqa_amhp.weights.checkpoint import save_checkpoint
+from pyiqa_amhp.weights.checkpoint import save_checkpoint, tensor_versions, weights_at_rest
 
 SENTENCES = ['A photo with good light.', 'A photo with bad light.']
 
@@ -45,6 +47,68 @@ def test_changed_weights_give_new_features(make_amhp, change, name):
         assert after is not before
         assert torch.equal(after, net.backbone.encode_text(SENTENCES))
     assert not torch.equal(after, before)
+
+
+def test_numbers_of_weights_at_rest_are_read_once(make_amhp, monkeypatch):
+    weights = [*make_amhp().parameters()]
+    before, read, samples = tensor_versions(weights), [], {}
+    cat = torch.cat
+    monkeypatch.setattr(torch, 'cat', lambda *args: read.append(args) or cat(*args))
+    for _ in range(3):
+        with weights_at_rest(samples):
+            assert tensor_versions(weights) == before
+    assert len(read) == 1
+    by_version(weights[0])
+    with weights_at_rest(samples):
+        changed = tensor_versions(weights)
+        by_data(weights[1])
+        assert tensor_versions(weights) == changed != before  # not noticed, as documented
+    assert len(read) == 2
+    assert tensor_versions(weights) != changed  # outside everything is noticed again
+    with torch.inference_mode():
+        weights = [weight.clone() for weight in weights]
+    with weights_at_rest(samples):
+        before = tensor_versions(weights)
+        in_inference_mode(weights[0])
+        assert tensor_versions(weights) != before
+
+
+def clear_text(net):
+    net.fc.weight[:, 16:] = 0
+
+
+def clear_image(net):
+    net.fc.weight[:, :16] = 0
+
+
+def clear_data(net):
+    net.fc.weight.data.zero_()
+
+
+def replace(net):
+    net.fc.weight = torch.nn.Parameter(torch.zeros_like(net.fc.weight))
+
+
+@pytest.mark.parametrize('inference', [False, True])
+@pytest.mark.parametrize(
+    ('change', 'reads'),
+    [(clear_text, False), (clear_image, True), (clear_data, False), (replace, False)],
+)
+def test_whether_texts_are_read_follows_the_weights(make_amhp, change, reads, inference):
+    with torch.inference_mode(inference), torch.no_grad():
+        net = make_amhp()
+        assert net.reads_text and copy.deepcopy(net).reads_text
+        change(net)
+        assert net.reads_text == copy.deepcopy(net).reads_text == reads
+        net.load_state_dict(make_amhp().state_dict())
+        assert net.reads_text
+
+
+def test_whether_texts_are_read_is_asked_once(make_amhp, monkeypatch):
+    net, asked = make_amhp(), []
+    any_of = torch.Tensor.any
+    monkeypatch.setattr(torch.Tensor, 'any', lambda *args: asked.append(args) or any_of(*args))
+    assert [net.reads_text for _ in range(3)] == [True] * 3 and len(asked) == 1
 
 
 def test_weights_loaded_in_inference_mode_give_new_scores(make_amhp):

@@ -36,6 +36,7 @@ class PromptFeatures(nn.Module):
     level_vectors: nn.Parameter
     fc: nn.Linear
     zero_shot: bool
+    _reads_text: tuple[list, bool] | None = None  # versions of the weights of fc, and the answer
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,11 +50,18 @@ class PromptFeatures(nn.Module):
         """Whether an attribute prompt can change a score.
 
         It cannot in variants without attributes, and where its half of the weights of ``fc`` is
-        zero: before training, and after a training without a single text.
+        zero: before training, and after a training without a single text. The answer is kept
+        until the weights change, since a GPU has to be waited for.
         """
         if not self.config.uses_attributes:
             return False
-        return bool(self.fc.weight[:, self.backbone.width :].any())
+        weight = self.fc.weight
+        if weight.is_inference():  # its changes are not counted
+            return bool(weight[:, self.backbone.width :].any())
+        versions = tensor_versions([weight])
+        if self._reads_text is None or self._reads_text[0] != versions:
+            self._reads_text = versions, bool(weight[:, self.backbone.width :].any())
+        return self._reads_text[1]
 
     def prompt_sources(self, texts: list[str], prompt_source: str | None = None) -> list[str]:
         """Determine the source of each image's attribute prompt.
