@@ -4,7 +4,11 @@ Also converted weights (``metric.half()``) and the autocast of the caller.
 """
 
 import copy
+import pickle
+import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -55,6 +59,7 @@ def scores_of(make_amhp, views):
 )
 def test_reduced_precision_keeps_the_order_and_nearly_the_scores(scores_of, options, tolerance):
     if options.get('engine') == 'openvino':
+        pytest.importorskip('openvino')
         capabilities = engines.openvino_core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
         if 'BF16' not in capabilities:
             pytest.skip('this processor has no bf16')
@@ -126,7 +131,7 @@ def test_checkpoints_store_neither_precision_nor_engine(make_amhp, tmp_path):
         [
             {'precision': 'bf16'},
             {'compile': True},
-            {'engine': 'openvino'},
+            *([{'engine': 'openvino'}] if find_spec('openvino') else []),
             {'engine': 'onnxruntime', 'precision': 'int8'},
         ]
     ):
@@ -138,6 +143,141 @@ def test_checkpoints_store_neither_precision_nor_engine(make_amhp, tmp_path):
         again = AMHP(pretrained_model_path=str(read.path))
         assert (again.backbone.runner.engine, again.backbone.runner.precision) == ('torch', 'fp32')
         assert torch.equal(again.fc.weight, net.fc.weight)
+
+
+# Converted weights, which a GPU uses in the place of autocast
+
+
+@pytest.fixture
+def converted(monkeypatch):
+    """Convert weights on a processor too."""
+    monkeypatch.setattr(runtime, 'CONVERTED_ON', {'cpu'})
+
+
+@pytest.fixture
+def count_copies(monkeypatch):
+    """Count the copies with converted weights that are made."""
+    made = []
+
+    def copy_with_tensors(*args):
+        made.append(args)
+        return engines.copy_with_tensors(*args)
+
+    monkeypatch.setattr(runtime, 'copy_with_tensors', copy_with_tensors)
+    return made
+
+
+@pytest.mark.parametrize('variant', ['image', 'all'])
+@pytest.mark.parametrize(('precision', 'tolerance'), [('bf16', 0.1), ('fp16', 0.03)])
+def test_converted_weights_keep_the_order_and_nearly_the_scores(
+    scores_of, converted, precision, tolerance, variant
+):
+    exact, reduced = scores_of(variant), scores_of(variant, precision=precision)
+    assert 0 < (exact - reduced).abs().max() < tolerance
+    assert torch.corrcoef(torch.stack([exact, reduced]))[0, 1] > 0.995
+
+
+@pytest.mark.parametrize('precision', ['bf16', 'fp16'])
+def test_converted_encoders_read_halves_and_give_fp32_to_the_head(
+    make_amhp, views, converted, precision
+):
+    net, read = make_amhp(precision=precision), []
+    net.backbone.clip.visual.register_forward_hook(
+        lambda _, inputs, out: read.extend([*inputs, out])
+    )
+    net.fc.register_forward_hook(lambda _, inputs, out: read.extend([*inputs, out]))
+    with torch.inference_mode(), torch.autocast('cpu', torch.bfloat16):  # of the caller
+        net.backbone.encode_image(views)
+        assert {x.dtype for x in read} == {runtime.DTYPES[precision]}
+    read.clear()
+    with torch.no_grad():
+        mos, dist = net.predict(views[:2], TEXTS[:2])
+    assert {x.dtype for x in (*read[2:], mos, dist)} == {torch.float32}
+    assert {p.dtype for p in net.parameters()} == {torch.float32}
+
+
+def test_weights_are_converted_once_until_they_change(make_amhp, views, converted, count_copies):
+    net = make_amhp(precision='fp16')
+    with torch.inference_mode():
+        before = net.predict(views, TEXTS)[0]
+        assert torch.equal(net.predict(views, TEXTS)[0], before)
+    assert len(count_copies) == 1  # for images and texts
+    weight = net.backbone.clip.visual.conv1.weight
+    original, noise = weight.detach().clone(), torch.randn(weight.shape)
+    with torch.no_grad():
+        weight.add_(noise)
+        after = net.predict(views, TEXTS)[0]
+        exact = make_amhp()
+        exact.load_state_dict(net.state_dict())
+        expected = exact.predict(views, TEXTS)[0]
+    assert len(count_copies) == 2
+    assert (after - before).abs().max() > 3 * (after - expected).abs().max()
+    torch.testing.assert_close(after, expected, atol=0.03, rtol=0)
+    weight.data.copy_(original)
+    with torch.inference_mode():
+        assert torch.equal(net.predict(views, TEXTS)[0], before)
+
+
+def test_gradients_and_training_take_autocast_and_free_the_copy(
+    make_amhp, views, converted, count_copies
+):
+    net = make_amhp(precision='bf16')
+    with torch.no_grad():
+        net.predict(views, TEXTS)
+    assert net.backbone.runner._copy._clip is not None
+    loss = net.predict(views, TEXTS)[0].square().mean()
+    loss.backward()
+    assert net.backbone.clip.visual.conv1.weight.grad.dtype == torch.float32
+    assert len(count_copies) == 1
+    with torch.no_grad():
+        net.train().backbone.encode_image(views)
+    assert net.backbone.runner._copy._clip is None and len(count_copies) == 1
+    x = views.clone().requires_grad_()  # as a loss of a generator: its images need gradients
+    frozen = make_amhp(precision='bf16').requires_grad_(False)
+    for _ in range(2):
+        frozen.predict(x, TEXTS)[0].sum().backward()
+    assert x.grad.abs().sum() > 0
+    assert len(count_copies) == 2  # of its texts, which need none
+
+
+def test_copies_pickles_and_checkpoints_hold_no_converted_weights(make_amhp, views, converted):
+    net = make_amhp(precision='bf16')
+    keys, size = list(net.state_dict()), len(pickle.dumps(net))
+    with torch.no_grad():
+        scores = net.predict(views, TEXTS)[0]
+    assert list(net.state_dict()) == keys and len(list(net.modules())) == len(
+        list(make_amhp().modules())
+    )
+    assert len(pickle.dumps(net)) < size + 10_000  # cached features of the quality levels
+    for again in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert again.backbone.runner._copy._clip is None
+        with torch.no_grad():
+            assert torch.equal(again.predict(views, TEXTS)[0], scores)
+
+
+def test_threads_share_one_converted_copy(make_amhp, views, converted, count_copies):
+    net = make_amhp(precision='fp16', variant='image+levels')
+    with torch.no_grad(), ThreadPoolExecutor(4) as pool:
+        net.level_features()
+        got = list(pool.map(lambda _: net.eval() and _predict(net, views), range(8)))
+    assert all(torch.equal(scores, got[0]) for scores in got) and len(count_copies) == 1
+
+
+@torch.no_grad()
+def _predict(net, views):
+    return net.predict(views, [''] * len(views))[0]
+
+
+@pytest.mark.parametrize('precision', ['fp16', 'bf16'])
+def test_converted_convolutions_with_batch_norm_are_close(make_amhp, converted, precision):
+    resnet = {'image_size': 32, 'layers': [1, 1, 1, 1], 'width': 8, 'patch_size': None}
+    backbone = {**make_amhp().config.backbone, 'vision_cfg': resnet}
+    x = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+    exact, reduced = (make_amhp(backbone=backbone, **o) for o in ({}, {'precision': precision}))
+    with torch.no_grad():
+        expected, got = (net.backbone.encode_image(x) for net in (exact, reduced))
+    assert got.dtype == torch.float32
+    assert 0 < (got - expected).norm() / expected.norm() < 0.05
 
 
 @pytest.fixture
@@ -170,6 +310,26 @@ def test_compiled_encoders_give_the_same_features_and_gradients(make_amhp, views
     with torch.inference_mode():
         text = [net.eval().backbone.encode_text(['sky', 'red sky']) for net in (plain, compiled)]
     torch.testing.assert_close(*text, atol=1e-5, rtol=0)
+
+
+def test_compiling_says_so_and_how_long_it_took(make_amhp, views, monkeypatch, caplog):
+    monkeypatch.setattr(torch, 'compile', lambda encode: encode)
+    net = make_amhp(compile=True)
+    with torch.inference_mode():
+        net.predict(views[:2], ['', ''])
+        net.predict(views[:2], ['', ''])
+    lines = [record.getMessage() for record in caplog.records if 'compil' in record.getMessage()]
+    for i, name in enumerate(('encode_images', 'encode_tokens')):
+        assert re.fullmatch(f'compile=True: compiling {name}, .*minutes.*', lines[2 * i])
+        assert re.fullmatch(rf'compile=True: compiled {name} for .* in \d+ s', lines[2 * i + 1])
+    monkeypatch.setattr(runtime, 'COMPILING', 0)
+    caplog.clear()
+    for n in (2, 3, 3):
+        with torch.inference_mode():
+            net.predict(views[:n], [''] * n)
+    (record,) = caplog.records
+    assert 'compiled encode_images for shape (3, 3, 32, 32) in 0 s' in record.getMessage()
+    assert len(lines) == 4 and all(record.levelname == 'WARNING' for record in caplog.records)
 
 
 def test_compile_without_a_compiler_is_an_error_that_says_so(make_amhp, views, monkeypatch):
