@@ -9,7 +9,10 @@ import torch
 from PIL import Image
 
 from pyiqa_amhp.errors import AMHPError
+from pyiqa_amhp.scoring import processes
+from pyiqa_amhp.scoring.device import GPU_BATCH_SIZE
 from pyiqa_amhp.scoring.files import score_images
+from pyiqa_amhp.scoring.scorer import Scorer
 
 
 def detailed(width, height, seed):
@@ -146,3 +149,87 @@ def test_an_error_of_the_metric_ends_the_reading_threads(jpegs, make_amhp, monke
     with pytest.raises(RuntimeError, match='out of memory'):
         list(score_images(jpegs, None, net))
     assert not [t for t in threading.enumerate() if t.name.startswith('amhp-read')]
+
+
+# Results of a GPU, which are read one batch late
+
+
+@pytest.fixture
+def events(monkeypatch):
+    """The order of what happens to batches, with a model that counts as one on a GPU."""
+    events, start = [], Scorer.start_scores
+
+    def start_scores(self, results, *args):
+        number = sum(what == 'start' for what, _ in events)
+        events.append(('start', number))
+        fill = start(self, results, *args)
+        return lambda: events.append(('read', number)) or fill()
+
+    monkeypatch.setattr(Scorer, 'start_scores', start_scores)
+    monkeypatch.setattr(Scorer, 'on_gpu', True)
+    monkeypatch.setattr(processes, 'choose_processes', lambda *_: 0)
+    return events
+
+
+def test_a_gpu_starts_a_batch_before_the_results_of_the_last_are_read(jpegs, make_amhp, events):
+    results = score_images(jpegs, None, make_amhp(), batch_size=2)
+    late = [next(results)]
+    assert events == [('start', 0), ('start', 1), ('read', 0)]
+    late += results
+    order = [('start', 0), ('start', 1), ('read', 0), ('start', 2), ('read', 1), ('read', 2)]
+    assert events == order
+    assert [result.path for result in late] == [str(path) for path in jpegs]
+
+
+def test_late_results_are_those_of_a_processor(jpegs, make_amhp, tmp_path, monkeypatch):
+    paths = [jpegs[0], tmp_path / 'absent.jpg', *jpegs[1:]]
+    texts = ['soft light', None, '', 'harsh shadows', 'calm', '', None]
+    expected = list(score_images(paths, texts, make_amhp(), batch_size=2))
+    monkeypatch.setattr(Scorer, 'on_gpu', True)
+    assert list(score_images(paths, texts, make_amhp(), batch_size=2)) == expected
+
+
+def test_an_error_comes_after_the_results_of_complete_batches(jpegs, make_amhp, events):
+    texts = iter(['soft light'] * 20)
+    results = score_images(jpegs * 4, texts, make_amhp(), batch_size=2, workers=1)
+    got = []
+    with pytest.raises(AMHPError, match='give one for each'):
+        for result in results:
+            got.append(result.path)
+    started = [number for what, number in events if what == 'start']
+    assert got == [str(path) for path in jpegs * 4][: 2 * len(started)] and len(started) > 2
+
+
+def test_a_gpu_takes_larger_batches(jpegs, make_amhp, events):
+    list(score_images(jpegs * 50, None, make_amhp()))
+    assert events[0] == ('start', 0) and len(events) == 2 * -(-300 // GPU_BATCH_SIZE)
+
+
+def test_too_little_memory_of_a_gpu_says_what_to_do(jpegs, make_amhp, monkeypatch):
+    net = make_amhp()
+
+    def full(*_):
+        raise torch.cuda.OutOfMemoryError('CUDA out of memory')
+
+    monkeypatch.setattr(net, 'predict', full)
+    with pytest.raises(AMHPError, match=r'too little memory for 6 images at once: .*--batch-size'):
+        list(score_images(jpegs, None, net))
+
+
+def test_a_score_that_overflows_in_reduced_precision_is_an_error(jpegs, make_amhp):
+    net = make_amhp(precision='fp16')
+    torch.nn.init.constant_(net.backbone.clip.visual.conv1.weight, 1e30)
+    (result,) = score_images(jpegs[:1], None, net)
+    assert result.score is None and result.error.endswith('use --precision fp32')
+
+
+def test_weights_that_change_between_two_results_change_the_later_ones(jpegs, make_amhp, events):
+    net = make_amhp(variant='image+levels')
+    before = scores(jpegs, None, net, batch_size=1)
+    results = score_images(jpegs, None, net, batch_size=1)
+    first = next(results).score
+    with torch.no_grad():
+        net.backbone.clip.positional_embedding.add_(1)  # of the text encoder: of the levels
+    rest = [result.score for result in results]
+    assert [first, rest[0]] == before[:2].tolist()  # the second was computed already
+    assert all(new != old for new, old in zip(rest[1:], before[2:], strict=True))

@@ -5,7 +5,14 @@ from typing import Annotated, Any
 
 import typer
 
-from pyiqa_amhp.cli.options import ColorProfiles, Device, MaxPixels, MetaFolder, parse_pairs
+from pyiqa_amhp.cli.options import (
+    BatchSize,
+    ColorProfiles,
+    Device,
+    MaxPixels,
+    MetaFolder,
+    parse_pairs,
+)  # fmt: skip
 from pyiqa_amhp.cli.output import console, error_console, escape, print_written, progress
 
 
@@ -53,9 +60,7 @@ def benchmark(
     out: Annotated[Path, typer.Option(help='Folder for scores and tables.')] = Path(
         'amhp_benchmark'
     ),
-    batch_size: Annotated[
-        int, typer.Option(min=1, help='Images in a batch of AMHP; other metrics get one.')
-    ] = 8,
+    batch_size: BatchSize = None,
     max_pixels: MaxPixels = None,
     color_profiles: ColorProfiles = True,
     device: Device = None,

@@ -25,6 +25,14 @@ Device = Annotated[
     str | None,
     typer.Option(help='Device of torch: cpu, cuda, cuda:1, mps.', show_default='a GPU if any'),
 ]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help='Images in a batch of AMHP; other metrics get one.',
+        show_default='8; 256 on a GPU',
+    ),
+]
 MaxPixels = Annotated[
     int | None,
     typer.Option(min=1, help='Most pixels of an image that is read.', show_default='178,956,970'),

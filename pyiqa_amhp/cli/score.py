@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from pyiqa_amhp.cli.options import (
+    BatchSize,
     ColorProfiles,
     Device,
     MaxPixels,
@@ -99,12 +100,14 @@ def score(
             min=1, help='Number of best images to show.', show_default='all; 10 with --out'
         ),
     ] = None,
-    batch_size: Annotated[
-        int, typer.Option(min=1, help='Images in a batch of AMHP; other metrics get one.')
-    ] = 8,
+    batch_size: BatchSize = None,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, help='Threads that read images.', show_default='cores, at most 16'),
+        typer.Option(
+            min=1,
+            help='Threads that read images; for many on a GPU processes.',
+            show_default='cores, at most 16 or 32',
+        ),
     ] = None,
     exact: Annotated[
         bool,
@@ -116,7 +119,7 @@ def score(
         str | None,
         typer.Option(
             help='Precision of AMHP: fp32, bf16, fp16 or int8.',
-            show_default='fp32; with openvino bf16 if the processor has it',
+            show_default='fp32; fp16 on a GPU; with openvino bf16 if the processor has it',
         ),
     ] = None,
     engine: Annotated[
@@ -191,9 +194,12 @@ def score(
 def score_locally(options: ScoreOptions, resume: bool) -> None:
     """Score in this process, and write a table if ``--out`` is given."""
     from pyiqa_amhp.scoring import writer
+    from pyiqa_amhp.scoring.device import default_precision
     from pyiqa_amhp.scoring.files import score_images
+    from pyiqa_amhp.scoring.processes import clear_errors
     from pyiqa_amhp.scoring.result import ScoreResult, summarise
-    from pyiqa_amhp.scoring.scorer import Scorer, create_metric
+    from pyiqa_amhp.scoring.scorer import Scorer, arch_of, create_metric
+    from pyiqa_amhp.utils.environment import check_device
     from pyiqa_amhp.utils.files import check_output
 
     table = next((path for path in options.paths if path.endswith(('.csv', '.parquet'))), None)
@@ -202,22 +208,28 @@ def score_locally(options: ScoreOptions, resume: bool) -> None:
     if options.out is not None:
         check_output(options.out, writer.WRITERS)
     images, texts = find_images_and_texts(options.paths, options.text, options.texts)
-    metric = create_metric(options.metric, options.weights, options.device, **options.model)
+    check_device(options.device)
+    model = {**options.model}
+    if model['precision'] is None:
+        arch = arch_of(options.metric)
+        model['precision'] = default_precision(arch, options.device, model['engine'])
+    metric = create_metric(options.metric, options.weights, options.device, **model)
     scorer = Scorer(metric, options.reading['color_profiles'])
     file = None
     if options.out is not None:
         settings = {key: options.reading[key] for key in ('exact', 'max_pixels')}
-        settings |= {**options.model, 'text': options.text, 'texts': options.texts}
+        settings |= {**model, 'text': options.text, 'texts': options.texts}
         settings = writer.run_settings(options.paths, scorer, settings)
         file = writer.ScoreFile(options.out, settings, resume)
         missing = [i for i, image in enumerate(images) if str(image) not in file.done]
         images, texts = [images[i] for i in missing], [texts[i] for i in missing]
     results: Iterable[ScoreResult] = score_images(images, texts, scorer, **options.reading)
     results = progress(results, len(images), 'Scoring')
-    if file is not None:
-        results = _append_all(file, results)
     shown = options.top or (10 if file is not None else None)
-    summary = summarise(results, shown, scorer.lower_better)
+    with clear_errors():
+        if file is not None:
+            results = _append_all(file, results)
+        summary = summarise(results, shown, scorer.lower_better)
     if file is not None:
         file.finish(scorer.levels, scorer.note)
     task = f', task {scorer.task}' if scorer.task else ''

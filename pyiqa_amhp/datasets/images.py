@@ -191,6 +191,19 @@ _pillow_readers = 0
 _load_truncated_before = False
 
 
+def _after_fork() -> None:
+    """Free the lock in a forked process: a thread may hold it that exists in the parent only."""
+    global _pillow_lock, _pillow_readers
+    _pillow_lock = threading.Lock()
+    if _pillow_readers:
+        ImageFile.LOAD_TRUNCATED_IMAGES = _load_truncated_before
+    _pillow_readers = 0
+
+
+if hasattr(os, 'register_at_fork'):  # not on Windows
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 @contextmanager
 def _strict_pillow() -> Iterator[None]:
     """Make Pillow refuse truncated files, and restore its setting after the last reader.

@@ -2,8 +2,9 @@
 
 import inspect
 import json
+import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from pyiqa_amhp.model.amhp import AMHP
 from pyiqa_amhp.model.config import with_first_names
 from pyiqa_amhp.model.inputs import ImageInput, one_or_many, one_text_each, to_batch
 from pyiqa_amhp.model.prompts import image_texts
+from pyiqa_amhp.scoring.device import BATCH_SIZE, GPU_BATCH_SIZE, copy_to_host, join_inputs
 from pyiqa_amhp.scoring.result import MIRROR, SCORES_SINCE, ScoreResult
 from pyiqa_amhp.utils.environment import check_device, version_of
 from pyiqa_amhp.weights.checkpoint import (
@@ -139,6 +141,16 @@ class Scorer:
         self.task = task if self._has_argument('task_') else None
 
     @property
+    def on_gpu(self) -> bool:
+        """Whether the metric is an AMHP on a GPU of CUDA."""
+        return self.amhp is not None and self.amhp.logit_scale.device.type == 'cuda'
+
+    @property
+    def batch_size(self) -> int:
+        """Images in a batch of AMHP unless another number is given."""
+        return GPU_BATCH_SIZE if self.on_gpu else BATCH_SIZE
+
+    @property
     def levels(self) -> tuple[str, ...]:
         """Words of AMHP's quality levels, worst first; ``()`` for other metrics."""
         return self.amhp.config.levels if self.amhp else ()
@@ -195,6 +207,8 @@ class Scorer:
         Empty if nothing does, so that what 0.1.0 began resumes.
         """
         changes: dict[str, Any] = {'color_profiles': True} if self.color_profiles else {}
+        if self.amhp and (precision := self.amhp.backbone.runner.reduced):
+            changes['precision'] = precision
         if self.amhp and self.amhp.config.test_flip:
             changes['mirror'] = MIRROR
         return changes
@@ -277,48 +291,77 @@ class Scorer:
         prompt_source: str | None = None,
         with_bins: bool = False,
     ) -> None:
-        """Score a batch, and write the scores into the results.
+        """Score a batch, and write the scores into the N results: see ``start_scores``."""
+        self.start_scores(results, inputs, texts, prompt_source, with_bins)()
+
+    def start_scores(
+        self,
+        results: Sequence[ScoreResult],
+        inputs: Sequence[torch.Tensor],
+        texts: Sequence[str],
+        prompt_source: str | None = None,
+        with_bins: bool = False,
+    ) -> Callable[[], None]:
+        """Begin to score a batch; a GPU computes on after this returns.
 
         Args:
             results: N results to complete.
-            inputs: N inputs, see ``to_input``. AMHP scores them in one pass, other metrics one by
-                one, each in its own size.
+            inputs: N inputs, see ``to_input``, or batches of them with N images in all. AMHP scores
+                them in one pass, other metrics one by one, each in its own size.
             texts: N texts, ``''`` for no text.
             prompt_source: see ``score``.
             with_bins: whether to ask other metrics for their distribution (NIMA, MUSIQ, ...).
 
+        Returns:
+            A function that waits for the scores and writes them into the results.
+
         Raises:
-            AMHPError: the metric has no such prompt source.
+            AMHPError: the metric has no such prompt source, or the GPU has too little memory.
         """
         if self.amhp and inputs:
-            x = torch.stack(_of_one_type(self.amhp, inputs))
-            self._fill_amhp(self.amhp, results, x, texts, prompt_source)
-        elif prompt_source is not None and not self.amhp:
+            return self._start_amhp(self.amhp, results, inputs, texts, prompt_source)
+        if prompt_source is not None and not self.amhp:
             raise AMHPError(f'prompt_source={prompt_source!r}: metric {self.name!r} has no prompts')
-        else:
+
+        def fill() -> None:
             for result, x in zip(results, inputs, strict=True):
                 self._fill_other(result, x, with_bins)
 
-    def _fill_amhp(
+        return fill
+
+    def _start_amhp(
         self,
         net: AMHP,
         results: Sequence[ScoreResult],
-        x: torch.Tensor,
+        inputs: Sequence[torch.Tensor],
         texts: Sequence[str],
         prompt_source: str | None,
-    ) -> None:
-        if x.dtype == torch.uint8:
-            x = x.to(net.logit_scale.device).permute(0, 3, 1, 2)
-            x = net.preprocess.normalize(x.float() / 255)
-        with torch.inference_mode():
-            mos, dist = net.predict(x, list(texts), prompt_source)
+    ) -> Callable[[], None]:
+        try:
+            with torch.inference_mode():
+                x = join_inputs(net, inputs)
+                mos, dist = net.predict(x, list(texts), prompt_source)
+                numbers = torch.cat([mos, dist], dim=1)
+                wait = copy_to_host(numbers)
+        except torch.cuda.OutOfMemoryError as error:
+            raise AMHPError(
+                f'the GPU has too little memory for {len(texts)} images at once: give a smaller '
+                'batch size (--batch-size; in Python batch_size=)'
+            ) from error
         sources = ['none'] * len(texts)  # a prompt that changes nothing is no source
         if net.reads_text:
             sources = net.prompt_sources(list(texts), prompt_source)
-        numbers = zip(mos[:, 0].tolist(), dist.tolist(), strict=True)
-        for result, source, (score, levels) in zip(results, sources, numbers, strict=True):
-            result.score, result.prompt_source = score, source
-            result.levels = dict(zip(self.levels, levels, strict=True))
+
+        def fill() -> None:
+            rows, reduced = wait().tolist(), net.backbone.runner.reduced
+            for result, source, (score, *levels) in zip(results, sources, rows, strict=True):
+                if reduced and math.isnan(score):
+                    result.error = f'no score: {reduced} overflows here; use --precision fp32'
+                    continue
+                result.score, result.prompt_source = score, source
+                result.levels = dict(zip(self.levels, levels, strict=True))
+
+        return fill
 
     def _fill_other(self, result: ScoreResult, x: torch.Tensor, with_bins: bool) -> None:
         if not (with_bins and self._has_argument('return_dist')):
@@ -331,16 +374,3 @@ class Scorer:
 
     def _has_argument(self, name: str) -> bool:
         return name in inspect.signature(self.net.forward).parameters
-
-
-def _of_one_type(net: AMHP, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Normalise views of files here if they share a batch with inputs from tensors."""
-    if len({x.dtype for x in inputs}) == 1:
-        return list(inputs)
-    device, normalize = net.logit_scale.device, net.preprocess.normalize
-    return [
-        normalize(x.to(device).permute(2, 0, 1)[None].float() / 255)[0]
-        if x.dtype == torch.uint8
-        else x
-        for x in inputs
-    ]

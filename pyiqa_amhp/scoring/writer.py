@@ -7,7 +7,6 @@ import logging
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
@@ -84,6 +83,7 @@ def check_settings(
     Raises:
         AMHPError: the settings differ; the message lists the differences.
     """
+    before, now = _without_fp32(before), _without_fp32(now)
     if before == now:
         return
     changes = [
@@ -97,10 +97,25 @@ def check_settings(
             '. It began without converting colour profiles to sRGB, as in version 0.1.0: '
             '--no-color-profiles resumes it'
         )
+    precisions = [settings.get('precision') or 'fp32' for settings in (before, now)]
+    if precisions[0] != precisions[1]:
+        reason += (
+            f'. It began in {precisions[0]}, and this is in {precisions[1]}, which may be the '
+            f'default of the device: --precision {precisions[0]} resumes it'
+        )
     raise AMHPError(
         f'{run}: made with other settings ({"; ".join(changes)}); give the same ones, or delete '
         f'{deletable} to start again{reason}'
     )
+
+
+def _without_fp32(settings: dict[str, Any]) -> dict[str, Any]:
+    """Leave out the precision fp32 where it is the default, so that naming it makes no difference.
+
+    OpenVINO's default depends on the processor.
+    """
+    is_default = settings.get('precision') == 'fp32' and settings.get('engine') != 'openvino'
+    return {k: v for k, v in settings.items() if not (is_default and k == 'precision')}
 
 
 class ScoreFile:
@@ -155,7 +170,8 @@ class ScoreFile:
 
     def append(self, results: Iterable[ScoreResult]) -> Iterator[ScoreResult]:
         """Pass results on, each after it has been written to the partial file."""
-        for line in self._journal.append(map(asdict, results)):
+        # Not dataclasses.asdict, whose deep copies take longer than all the rest.
+        for line in self._journal.append(map(vars, results)):
             self.count += 1
             yield ScoreResult(**line)
 
