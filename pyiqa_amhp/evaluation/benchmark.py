@@ -29,7 +29,14 @@ from pyiqa_amhp.evaluation.scores import (
     score_with_cache,
 )
 from pyiqa_amhp.evaluation.tables import Row, error_row, measured_row, write_tables
-from pyiqa_amhp.scoring.scorer import Scorer, check_metric, create_metric, single_image_metrics
+from pyiqa_amhp.scoring.device import default_precision
+from pyiqa_amhp.scoring.scorer import (
+    Scorer,
+    arch_of,
+    check_metric,
+    create_metric,
+    single_image_metrics,
+)
 from pyiqa_amhp.utils.environment import check_device
 from pyiqa_amhp.utils.files import check_folder, write_atomically
 from pyiqa_amhp.weights.hub import is_hub_id
@@ -62,7 +69,7 @@ class Run:
         rated: the rated images.
         out: the output folder.
         device: a device of torch; None: a GPU if there is one.
-        batch_size: images in a batch of AMHP.
+        batch_size: images in a batch of AMHP; None: see ``score_images``.
         resamples: number of bootstrap resamples.
         progress: shows the progress, as ``tqdm`` does.
         no_network: reason why the hub is out of reach, ``''`` if it is in reach.
@@ -72,7 +79,7 @@ class Run:
     rated: RatedSet
     out: Path
     device: str | None
-    batch_size: int
+    batch_size: int | None
     resamples: int
     progress: Progress
     no_network: str
@@ -87,7 +94,7 @@ def benchmark(
     weights: Mapping[str, str] | None = None,
     published: Sequence[str] = (),
     device: str | None = None,
-    batch_size: int = 8,
+    batch_size: int | None = None,
     resamples: int = RESAMPLES,
     progress: Progress = lambda items, total, what: items,
     **reading: Any,
@@ -106,7 +113,8 @@ def benchmark(
         weights: checkpoints by name of the metric; other metrics use their default weights.
         published: names of tables of ``published.yml`` to add below the measured rows.
         device: a device of torch; None: a GPU if there is one.
-        batch_size: images in a batch of AMHP. Other metrics get one image at a time.
+        batch_size: images in a batch of AMHP; None: 8, and 256 on a GPU. Other metrics get one
+            image at a time.
         resamples: number of bootstrap resamples.
         progress: shows the progress of long steps, as ``tqdm`` does.
         **reading: options of ``read_image``: ``max_pixels``, ``color_profiles``.
@@ -177,7 +185,9 @@ def _measure(name: str, weights: str | None, run: Run) -> list[tuple[Row, np.nda
         method = f'{name} ({weights if is_hub_id(weights) else Path(weights).name})'
     try:
         with quiet():
-            scorer = Scorer(create_metric(name, weights, run.device), run.color_profiles)
+            precision = default_precision(arch_of(name), run.device)
+            metric = create_metric(name, weights, run.device, precision=precision)
+            scorer = Scorer(metric, run.color_profiles)
     except Exception as error:  # other people's metrics fail in many ways
         return [(error_row(method, reason_for(error, run.no_network)), None)]
     return [

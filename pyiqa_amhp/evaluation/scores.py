@@ -5,7 +5,7 @@ import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
@@ -79,7 +79,7 @@ class ScoreCache:
     def add(self, scores: dict[str, CachedScore]) -> None:
         """Append scores to the file at once, so that an interruption loses none."""
         self.known |= scores
-        for _ in self._journal.append({'key': k, **asdict(score)} for k, score in scores.items()):
+        for _ in self._journal.append({'key': k, **vars(score)} for k, score in scores.items()):
             pass
 
 
@@ -109,7 +109,8 @@ class ScoringRun:
         paths: N image files.
         texts: N texts, ``''`` for no text. Only AMHP reads them.
         prompt_source: source of AMHP's attribute prompts; None: as AMHP is configured.
-        batch_size: images in a batch of AMHP. Other metrics get one image at a time.
+        batch_size: images in a batch of AMHP; None: 8, and 256 on a GPU. Other metrics get one
+            image at a time.
         title: title of the progress bar.
         max_pixels: limit on the pixels of an image, see ``read_image``.
     """
@@ -118,7 +119,7 @@ class ScoringRun:
     paths: Sequence[str]
     texts: Sequence[str]
     prompt_source: str | None = None
-    batch_size: int = 8
+    batch_size: int | None = None
     title: str = ''
     max_pixels: int | None = None
 
@@ -153,11 +154,12 @@ def score_with_cache(run: ScoringRun, cache: ScoreCache, progress: Progress) -> 
     keys = run.keys()
     missing = [i for i, key in enumerate(keys) if key not in cache.known]
     new: dict[int, CachedScore] = {}
-    size = run.batch_size if run.scorer.amhp else 1
+    size = (run.batch_size or run.scorer.batch_size) if run.scorer.amhp else 1
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # some metrics use random crops
-        for chunk in progress(_chunks(missing, size), -(-len(missing) // size), run.title):
-            scores = dict(zip(chunk, _score_batch(run, chunk), strict=True))
+        batches = _score_batches(run, missing, size)
+        for _ in progress(_chunks(missing, size), -(-len(missing) // size), run.title):
+            scores = next(batches)
             new |= scores
             cache.add({keys[i]: score for i, score in scores.items() if score.score is not None})
             if len(missing) == len(keys):  # the metric has never scored an image
@@ -194,25 +196,49 @@ def _chunks(items: list[int], size: int) -> Iterator[list[int]]:
         yield chunk
 
 
+def _score_batches(
+    run: ScoringRun, missing: list[int], size: int
+) -> Iterator[dict[int, CachedScore]]:
+    """Score the images ``missing`` in batches; on a GPU in one go, whose reading does not stop.
+
+    If a batch fails there, it and the later ones are scored one by one.
+    """
+    results = _score(run, missing, size) if run.scorer.on_gpu else None
+    for chunk in _chunks(missing, size):
+        start = time.perf_counter()
+        batch: list[ScoreResult] = []
+        if results is not None:
+            try:
+                batch = list(islice(results, len(chunk)))
+            except Exception:
+                results = None
+        if results is None:
+            yield dict(zip(chunk, _score_batch(run, chunk), strict=True))
+            continue
+        seconds = (time.perf_counter() - start) / len(chunk)
+        scores = (CachedScore.from_result(result, seconds) for result in batch)
+        yield dict(zip(chunk, scores, strict=True))
+
+
+def _score(run: ScoringRun, chunk: list[int], size: int) -> Iterator[ScoreResult]:
+    texts = [run.texts[i] if run.scorer.takes_text else '' for i in chunk]
+    return score_images(
+        [run.paths[i] for i in chunk],
+        texts,
+        run.scorer,
+        size,
+        with_bins=True,
+        exact=True,
+        prompt_source=run.prompt_source,
+        max_pixels=run.max_pixels,
+    )
+
+
 def _score_batch(run: ScoringRun, chunk: list[int]) -> list[CachedScore]:
     """Score a batch in one pass. If that fails, score each image alone."""
     start = time.perf_counter()
-    paths, texts = [run.paths[i] for i in chunk], [run.texts[i] for i in chunk]
-    if not run.scorer.takes_text:
-        texts = [''] * len(chunk)
     try:
-        results = list(
-            score_images(
-                paths,
-                texts,
-                run.scorer,
-                len(chunk),
-                with_bins=True,
-                exact=True,
-                prompt_source=run.prompt_source,
-                max_pixels=run.max_pixels,
-            )
-        )
+        results = list(_score(run, chunk, len(chunk)))
     except Exception as error:  # other people's metrics fail in many ways
         if len(chunk) > 1:
             return [_score_batch(run, [i])[0] for i in chunk]
