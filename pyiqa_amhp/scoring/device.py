@@ -9,12 +9,12 @@ from pyiqa_amhp.model.amhp import AMHP
 BATCH_SIZE = 8  # images in a batch of AMHP on a processor, which larger ones do not make faster
 GPU_BATCH_SIZE = 256
 """Images in a batch of AMHP on a GPU. An H100 scores 10,062 images a second in batches of 256 with
-ViT-B/16 and converted weights; with autocast 6,536, and 5,205 in batches of 64."""
+ViT-B/16 and weights converted to bf16; with autocast 6,536, and 5,205 in batches of 64."""
 
 GPU_PRECISION = 'fp16'
 """Precision of ``amhp score`` and ``amhp benchmark`` on a GPU: the fastest one whose scores of real
-photographs have an SRCC of 0.9999 or more to those of fp32. That of bf16, which is as fast, is
-below (``perf/precision.py``; the table is in docs/scoring.md)."""
+photographs have an SRCC of 0.9999 or more to those of fp32. That of bf16, with the same peak speed
+of tensor cores, is below (``perf/precision.py``; the table is in docs/scoring.md)."""
 
 TENSOR_CORES = (7, 0)  # the first compute capability for which half precision is faster
 
