@@ -186,7 +186,8 @@ def _measure(name: str, weights: str | None, run: Run) -> list[tuple[Row, np.nda
     try:
         with quiet():
             precision = default_precision(arch_of(name), run.device)
-            metric = create_metric(name, weights, run.device, precision=precision)
+            options = {'precision': precision} if precision else {}
+            metric = create_metric(name, weights, run.device, **options)
             scorer = Scorer(metric, run.color_profiles)
     except Exception as error:  # other people's metrics fail in many ways
         return [(error_row(method, reason_for(error, run.no_network)), None)]

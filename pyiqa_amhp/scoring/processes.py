@@ -194,7 +194,8 @@ def read_in_processes(
             if batch[0]:
                 yield batch
         finally:
-            del read  # ends the processes
+            # `del read` would do, but not while the traceback of an error holds the iterator.
+            getattr(read, '_shutdown_workers', lambda: None)()
 
 
 def _path(source: Any) -> str:
