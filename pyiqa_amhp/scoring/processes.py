@@ -218,8 +218,9 @@ def clear_errors() -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as error:
-        if 'DataLoader worker' not in str(error):
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        # A process may also end while it hands a tensor over, which breaks that connection.
+        if isinstance(error, RuntimeError) and 'DataLoader worker' not in str(error):
             raise
         reason = ' '.join(str(error).split())
         raise AMHPError(

@@ -253,29 +253,29 @@ def set_precision(net: nn.Module, train: dict[str, Any]) -> str:
         AMHPError: the network is no AMHP, and an option for its encoders is set.
     """
     precision = one_of(train, 'precision', PRECISIONS)
-    device = next(net.parameters()).device
-    if precision == 'auto':
-        has_bf16 = device.type == 'cuda' and torch.cuda.is_bf16_supported()
-        precision = 'bf16' if has_bf16 else 'fp32'
-        get_root_logger().info(f'precision: auto is {precision} on {device.type}')
+    checkpointing = bool(train.get('gradient_checkpointing'))
     if flag(train, 'deterministic'):
         os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # asked for by cuBLAS
         torch.use_deterministic_algorithms(True, warn_only=True)
-    checkpointing = bool(train.get('gradient_checkpointing'))
     if not isinstance(net, AMHP):
-        if precision != 'fp32' or checkpointing:
+        if precision not in ('fp32', 'auto') or checkpointing:
             raise AMHPError(
                 'train: precision and gradient_checkpointing are for networks of type AMHP, not '
                 f'{type(net).__name__}'
             )
-        return precision
-    if precision == 'tf32':
-        precision = 'fp32'
-        if device.type == 'cuda':
+        return 'fp32'
+    backbone, device = net.backbone, next(net.parameters()).device.type
+    runner = backbone.runner
+    if precision == 'auto':
+        has_bf16 = device == 'cuda' and torch.cuda.is_bf16_supported()
+        use = 'bf16' if has_bf16 and runner.engine == 'torch' else None  # None: as it was built
+        get_root_logger().info(f'precision: auto is {use or runner.precision} on {device}')
+    else:
+        use = 'fp32' if precision == 'tf32' else train.get('precision')
+        if precision == 'tf32' and device == 'cuda':
             torch.set_float32_matmul_precision('high')
-    backbone = net.backbone
-    if train.get('precision'):
-        backbone.runner = Runner(precision, backbone.runner.compile)
+    if use:
+        backbone.runner = Runner(use, runner.compile)
     if checkpointing:
         backbone.clip.set_grad_checkpointing(True)
     return backbone.runner.precision
