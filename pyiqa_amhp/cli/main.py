@@ -30,6 +30,7 @@ from pyiqa_amhp.cli.output import (
     print_written,
     progress,
 )
+from pyiqa_amhp.cli.pick import pick
 from pyiqa_amhp.cli.prepare import prepare
 from pyiqa_amhp.cli.score import score
 from pyiqa_amhp.cli.weights import weights_app
@@ -103,6 +104,7 @@ def demo(
 
 app.command()(score)
 app.command()(explain)
+app.command()(pick)
 app.command('app')(serve_page)
 app.command(cls=MultiValueCommand)(benchmark)
 app.command(cls=MultiValueCommand)(reproduce)

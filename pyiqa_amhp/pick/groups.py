@@ -1,0 +1,90 @@
+"""Groups of photographs that show the same: bursts and near-duplicates.
+
+Photographs are compared by a perceptual hash of the package imagehash, which needs no model, and by
+the time at which they were taken. All limits are our choice; ``tests/test_pick_groups.py`` holds
+them to edited photographs and to different ones.
+"""
+
+import datetime
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from pyiqa_amhp.utils.environment import import_extra
+
+ALIKE = 10  # bits of 64 in which near-duplicates differ at most
+IN_BURST = 20  # the same for photographs of one burst, whose subject moves
+BURST_SECONDS = 3.0  # between two photographs of a burst at most
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a photograph looks like, and when it was taken.
+
+    Attributes:
+        bits: its perceptual hash, 64 numbers of 0 or 1.
+        taken: the seconds of the time at which it was taken; None if the file does not say.
+    """
+
+    bits: np.ndarray
+    taken: float | None
+
+
+def look_at(image: Image.Image, path: str | Path) -> Look:
+    """Compute the hash of an image and read the time of its file.
+
+    Args:
+        image: the image as ``read_image`` gives it.
+        path: its file.
+
+    Raises:
+        AMHPError: the package imagehash is missing.
+    """
+    phash = import_extra('imagehash', 'pick').phash(image)
+    return Look(phash.hash.flatten().astype(np.int8), time_taken(path))
+
+
+def time_taken(path: str | Path) -> float | None:
+    """Read the time at which a photograph was taken, in seconds; None if its file does not say."""
+    try:
+        with Image.open(path) as image:
+            exif = image.getexif().get_ifd(ExifTags.IFD.Exif)
+        text = str(exif[ExifTags.Base.DateTimeOriginal]).strip('\0 ')
+        time = datetime.datetime.strptime(text, '%Y:%m:%d %H:%M:%S')
+        part = str(exif.get(ExifTags.Base.SubsecTimeOriginal, '')).strip('\0 ')
+    except Exception:  # no such data, or damaged data: Pillow raises many kinds
+        return None
+    fraction = float(f'0.{part}') if part.isascii() and part.isdigit() else 0.0
+    return (time - datetime.datetime(1970, 1, 1)).total_seconds() + fraction
+
+
+def group(looks: Sequence[Look]) -> np.ndarray:
+    """Group photographs that are alike, also by way of others.
+
+    Args:
+        looks: what N photographs look like.
+
+    Returns:
+        The number of the first photograph of each one's group, ``(N,)``.
+    """
+    count = len(looks)
+    if not count:
+        return np.arange(0)
+    signs = np.array([look.bits for look in looks], np.float32) * 2 - 1  # (N, 64)
+    differing = (signs.shape[1] - signs @ signs.T) / 2
+    close = differing <= ALIKE
+    timed = [i for i in range(count) if looks[i].taken is not None]
+    timed.sort(key=lambda i: looks[i].taken or 0.0)
+    for i, j in itertools.pairwise(timed):
+        in_time = (looks[j].taken or 0.0) - (looks[i].taken or 0.0) <= BURST_SECONDS
+        close[i, j] |= in_time and differing[i, j] <= IN_BURST
+    pairs = np.argwhere(np.triu(close | close.T, 1))
+    graph = coo_array((np.ones(len(pairs), bool), tuple(pairs.T)), shape=(count, count))
+    groups = connected_components(graph, directed=False)[1]
+    return np.unique(groups, return_index=True)[1][groups]
