@@ -17,7 +17,8 @@ from torchvision import transforms
 from torchvision.transforms.functional import pil_to_tensor
 
 from pyiqa_amhp.datasets.color_profiles import check_option
-from pyiqa_amhp.datasets.images import IMAGE_SUFFIXES, odd_pixel_sum, read_image
+from pyiqa_amhp.datasets.formats import is_image_name
+from pyiqa_amhp.datasets.images import odd_pixel_sum, read_image
 from pyiqa_amhp.datasets.rated_images import RatedImages, read_table
 from pyiqa_amhp.datasets.ratings import LEVELS
 from pyiqa_amhp.errors import AMHPError, ImageReadError
@@ -275,8 +276,8 @@ def _hint(path: Path) -> str:
     except OSError:
         return ''
     for other in files:
-        stem, suffix = os.path.splitext(other)
-        if suffix.lower() in IMAGE_SUFFIXES and stem in (path.name, path.stem):
+        stem = os.path.splitext(other)[0]
+        if is_image_name(Path(other)) and stem in (path.name, path.stem):
             return f'; there is {other!r}: names need the suffix of their file'
         if other.lower() == path.name.lower():
             return f'; there is {other!r}: upper and lower case differ'

@@ -14,20 +14,17 @@ import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from pyiqa_amhp.datasets.color_profiles import is_transparent, to_srgb
+from pyiqa_amhp.datasets.formats import (
+    FOLDERS_OF_PROGRAMS,
+    IMAGE_SUFFIXES,
+    Skipped,
+    extra_for,
+    has_extra,
+    is_image_name,
+    open_image,
+)
 from pyiqa_amhp.errors import AMHPError, ImageReadError
 from pyiqa_amhp.utils.text import writable
-
-IMAGE_SUFFIXES = frozenset((
-    '.avif', '.bmp', '.gif', '.jfif', '.jp2', '.jpe', '.jpeg', '.jpg', '.mpo', '.pbm', '.pgm',
-    '.png', '.pnm', '.ppm', '.tga', '.tif', '.tiff', '.webp',
-))  # fmt: skip
-"""Suffixes of image files in folders and globs, in upper or lower case (our choice)."""
-
-FORMATS = (
-    'AVIF', 'BMP', 'DIB', 'GIF', 'JPEG', 'JPEG2000', 'MPO', 'PNG', 'PPM', 'TGA', 'TIFF', 'WEBP',
-)  # fmt: skip
-"""Formats that are read, whatever the name of a file. Pillow knows more, some of which run programs
-(Ghostscript for EPS) or hold images larger than their header says (ICO, ICNS, FITS)."""
 
 MAX_PIXELS = 178_956_970
 """Limit on the pixels of an image, unless an option gives another: Pillow's own limit."""
@@ -101,13 +98,7 @@ def _opened(source: Source) -> AbstractContextManager[Image.Image]:
         return nullcontext(source)  # it is the caller's to close
     if isinstance(source, bytes | bytearray | memoryview):
         source = io.BytesIO(source)
-    return Image.open(source, formats=_formats())
-
-
-def _formats() -> list[str]:
-    """List those of ``FORMATS`` that the installed Pillow can read."""
-    Image.init()
-    return [name for name in FORMATS if name in Image.OPEN]
+    return open_image(source)
 
 
 def _check_size(image: Image.Image, limit: int) -> None:
@@ -121,10 +112,14 @@ def _check_size(image: Image.Image, limit: int) -> None:
 def find_images(paths: Iterable[str | Path]) -> list[Path]:
     """Find the image files of files, folders and globs, each once, in the given order.
 
+    HEIC and raw files in folders that no installed package reads, and folders in which other
+    programs keep thumbnails, are left out and counted in a warning.
+
     Args:
         paths: files, folders and globs (``**`` is any depth). A folder is searched to any depth
             in sorted order. In folders and globs, only names that end in one of
-            ``IMAGE_SUFFIXES`` and do not begin with a dot count.
+            ``IMAGE_SUFFIXES``, or of ``EXTRA_SUFFIXES`` where its extra is installed, and do not
+            begin with a dot count.
 
     Returns:
         Paths; relative ones stay relative. A file that is given itself is kept even if it does
@@ -134,20 +129,31 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
         AMHPError: a folder or a glob without images.
     """
     found: dict[str, Path] = {}
-    for path in [paths] if isinstance(paths, str | Path) else paths:
-        for file in expand(Path(path)):
-            found.setdefault(os.path.normcase(os.path.abspath(file)), file)
+    skipped = Skipped()
+    try:
+        for path in [paths] if isinstance(paths, str | Path) else paths:
+            for file in expand(Path(path), skipped):
+                found.setdefault(os.path.normcase(os.path.abspath(file)), file)
+    finally:
+        skipped.report()
     return list(found.values())
 
 
-def expand(path: Path) -> Iterator[Path]:
-    """Yield the image files of one path as ``find_images`` does; a folder may hold millions."""
+def expand(path: Path, skipped: Skipped | None = None) -> Iterator[Path]:
+    """Yield the image files of one path as ``find_images`` does; a folder may hold millions.
+
+    Args:
+        path: a file, a folder or a glob.
+        skipped: counts what is left out.
+    """
+    skipped = skipped or Skipped()
     if path.is_dir():
-        files, what = _images_in(path), 'folder'
+        files, what = _images_in(path, skipped), 'folder'
     elif glob.has_magic(str(path)) and not path.exists():  # a file may be called photo[1].jpg
         matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
-        folders = [file for match in matches if match.is_dir() for file in _images_in(match)]
-        files = iter(sorted([match for match in matches if _is_image(match)] + folders))
+        folders = [m for match in matches if match.is_dir() for m in _images_in(match, skipped)]
+        images = [match for match in matches if _is_image(match, skipped)]
+        files = iter(sorted(images + folders))
         what = 'glob'
     else:
         yield path
@@ -162,7 +168,7 @@ def expand(path: Path) -> Iterator[Path]:
     yield from files
 
 
-def _images_in(folder: Path, visited: set[str] | None = None) -> Iterator[Path]:
+def _images_in(folder: Path, skipped: Skipped, visited: set[str] | None = None) -> Iterator[Path]:
     """Yield the images in a folder, sorted; each real folder once, since links may lead back."""
     visited = set() if visited is None else visited
     real = os.path.realpath(folder)
@@ -172,18 +178,22 @@ def _images_in(folder: Path, visited: set[str] | None = None) -> Iterator[Path]:
     with suppress(PermissionError):
         for name in sorted(os.listdir(folder)):
             path = folder / name
-            if path.is_dir() and not name.startswith('.'):
-                yield from _images_in(path, visited)
-            elif _is_image(path):
+            if path.is_dir():
+                if name.lower() in FOLDERS_OF_PROGRAMS:
+                    skipped.folders += 1
+                elif not name.startswith('.'):
+                    yield from _images_in(path, skipped, visited)
+            elif _is_image(path, skipped):
                 yield path
 
 
-def _is_image(path: Path) -> bool:
-    return (
-        path.suffix.lower() in IMAGE_SUFFIXES
-        and not path.name.startswith('.')
-        and not path.is_dir()
-    )
+def _is_image(path: Path, skipped: Skipped) -> bool:
+    if path.is_dir():
+        return False
+    if not is_image_name(path):
+        skipped.count(path)
+        return False
+    return True
 
 
 _pillow_lock = threading.Lock()
@@ -309,6 +319,11 @@ def _reason(source: Source, error: Exception) -> str:
     with suppress(OSError, ValueError):
         if _is_empty(source):
             return 'the file is empty; copy or download it again'
+    if isinstance(error, AMHPError):  # a package is missing
+        return str(error)
+    extra = extra_for(_source_name(source))
+    if extra and not has_extra(extra):
+        return f"a file that needs an extra: pip install 'pyiqa-amhp[{extra}]' reads it"
     if isinstance(error, UnidentifiedImageError):
         return 'not an image that Pillow can read; convert it to JPEG or PNG'
     return f'a damaged or truncated image ({error}); copy or download it again'

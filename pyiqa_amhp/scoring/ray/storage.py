@@ -18,7 +18,8 @@ from urllib.parse import parse_qsl, unquote
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from pyiqa_amhp.datasets.images import IMAGE_SUFFIXES, expand
+from pyiqa_amhp.datasets.formats import IMAGE_SUFFIXES, is_image_name
+from pyiqa_amhp.datasets.images import expand
 from pyiqa_amhp.errors import AMHPError, ImageReadError
 from pyiqa_amhp.utils.files import write_atomically
 from pyiqa_amhp.utils.text import existing_name
@@ -372,7 +373,7 @@ def _base_name(entry: dict[str, Any]) -> str:
 
 def _is_image(name: str) -> bool:
     path = Path(name)
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith('.')
+    return is_image_name(path)
 
 
 def _glob(filesystem: fsspec.AbstractFileSystem, pattern: str, address: str) -> Iterator[str]:
