@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from itertools import islice
@@ -96,7 +96,7 @@ def score_images(
         reading['color_profiles'] = scorer.color_profiles
     size = (batch_size or scorer.batch_size) if scorer.amhp else 1
     pairs = _pairs(images, texts)
-    batches: Iterator[Batch]
+    batches: Generator[Batch]
     if number := _processes(images, scorer, exact, workers, processes, open_image, reading):
         reader = _reader(scorer, exact, reading)
         batches = read_in_processes(pairs, reader, size, number, scorer.on_gpu)
@@ -145,7 +145,7 @@ def _pairs(images: Iterable[ImageInput], texts: Iterable[str | None] | None) -> 
 
 
 def _score_batches(
-    batches: Iterable[Batch], scorer: Scorer, prompt_source: str | None, with_bins: bool
+    batches: Generator[Batch], scorer: Scorer, prompt_source: str | None, with_bins: bool
 ) -> Iterator[ScoreResult]:
     """Score batches. Results of a GPU are read one batch late, while it computes the next one."""
     waiting: deque[tuple[list[ScoreResult], Callable[[], None]]] = deque()
@@ -173,6 +173,8 @@ def _score_batches(
         while waiting:
             yield from finish()
         raise
+    finally:
+        batches.close()  # at once, also while the traceback of an error holds it
     while waiting:
         yield from finish()
 
@@ -185,7 +187,7 @@ def _read_in_threads(
     exact: bool,
     open_image: Callable[[str], str | IO[bytes]] | None,
     reading: dict[str, Any],
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """Read images in batches of ``size``, to which unreadable images count too."""
     # The input of AMHP is small, but a whole photograph may take 100 MB and more.
     read_file: Callable[..., Any]

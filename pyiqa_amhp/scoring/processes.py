@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import shutil
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Generator, Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -143,7 +143,7 @@ def _free(folder: Path) -> int:
 
 def read_in_processes(
     pairs: Iterable[Pair], reader: Reader, batch_size: int, workers: int, pin_memory: bool
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """Read files in their order, in batches and in constant memory.
 
     Args:
