@@ -11,9 +11,11 @@ import sys
 import pytest
 import torch
 from pyiqa.models import build_model
+from torch.utils.data import default_collate
 from train_helpers import load_weights, read_log, same_weights, write_options
 
 from pyiqa_amhp.scoring import Scorer, score_images
+from pyiqa_amhp.scoring.device import default_precision
 from pyiqa_amhp.train.pipeline import run_train
 from pyiqa_amhp.weights.checkpoint import save_checkpoint
 
@@ -161,15 +163,42 @@ def test_compiled_encoders_in_the_captured_step(build_on_gpu, batches):
     assert losses[1] == pytest.approx(losses[0], abs=1e-4)
 
 
+# Batches
+
+
+def pinned(batch):
+    return {k: v.pin_memory() if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+
+
+@pytest.mark.parametrize('bad', [None, 1])
+def test_a_batch_of_bytes_comes_to_the_gpu_without_a_wait(build_on_gpu, loader, bad):
+    dataset = loader(augment={'resize': [32, 32]}).dataset
+    dataset.gives_bytes = True
+    model = build_on_gpu()
+    batch = pinned(default_collate([dataset[i] for i in range(4)]))
+    assert batch['img'].dtype == torch.uint8
+    model.feed_data(batch)  # reads the levels of the network once
+    if bad is not None:
+        batch['read_error'][bad] = 'damaged'
+    torch.cuda.set_sync_debug_mode('error')
+    try:
+        model.feed_data(batch)
+    finally:
+        torch.cuda.set_sync_debug_mode('default')
+    kept = [i for i in range(4) if i != bad]
+    expected = batch['img'][kept].float() / 255
+    torch.testing.assert_close(model.img_input.cpu(), expected, atol=1e-7, rtol=0)
+
+
 # Trainings
 
 
 @pytest.fixture
 def options(training_options, shared_rated_images, tmp_path):
-    def options(name='tiny', **train):
+    def options(name='tiny', workers=2, **train):
         opt = training_options(shared_rated_images, name)
         opt.update(num_gpu=1)
-        opt['datasets']['train']['num_worker_per_gpu'] = 2
+        opt['datasets']['train']['num_worker_per_gpu'] = workers
         opt['train'].update(total_epoch=2, **train)
         opt['logger'].update(use_tb_logger=False, save_latest_freq=1)
         return write_options(tmp_path / f'{name}.yml', opt)
@@ -194,6 +223,12 @@ def test_a_deterministic_training_resumes_bit_for_bit(options, tmp_path):
     assert same_weights(weights(whole), weights(resumed))
 
 
+def test_workers_change_no_weight(options, tmp_path):
+    for workers in (0, 2):
+        run_train(options(workers=workers, deterministic=True), [], tmp_path / str(workers))
+    assert same_weights(weights(tmp_path / '0'), weights(tmp_path / '2'))
+
+
 def test_one_process_of_torchrun(options, tmp_path):
     command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=1']
     command += ['-m', 'pyiqa_amhp', 'train', '-opt', str(options())]
@@ -205,18 +240,51 @@ def test_one_process_of_torchrun(options, tmp_path):
 # Scoring
 
 
+@pytest.fixture
+def paths(shared_rated_images):
+    return sorted((shared_rated_images.parent / 'images').glob('*.png'))
+
+
 @pytest.mark.parametrize('precision', ['fp32', 'fp16', 'bf16'])
-def test_scores_are_those_of_the_cpu(
-    make_amhp, shared_rated_images, tmp_path, monkeypatch, precision
-):
-    paths = sorted((shared_rated_images.parent / 'images').glob('*.png'))
-    texts = ['warm light', None] * len(paths)
+def test_scores_are_those_of_the_cpu(make_amhp, paths, tmp_path, precision):
+    texts = (['warm light', None] * len(paths))[: len(paths)]
     net = make_amhp()
     save_checkpoint(tmp_path / 'amhp.pth', net.state_dict())
-    on_cpu = list(score_images(paths, texts[: len(paths)], net.eval()))
+    on_cpu = list(score_images(paths, texts, net.eval()))
     net = type(net)(pretrained_model_path=str(tmp_path / 'amhp.pth'), precision=precision)
-    on_gpu = list(score_images(paths, texts[: len(paths)], Scorer(net.eval().to(GPU))))
+    on_gpu = list(score_images(paths, texts, Scorer(net.eval().to(GPU))))
     tolerance = {'fp32': 1e-3, 'fp16': 0.03, 'bf16': 0.1}[precision]  # on 1..10
     for a, b in zip(on_cpu, on_gpu, strict=True):
         assert (a.path, a.prompt_source, a.error) == (b.path, b.prompt_source, b.error)
         assert b.score == pytest.approx(a.score, abs=tolerance)
+
+
+def test_processes_and_threads_give_equal_scores(make_amhp, paths, tmp_path):
+    (tmp_path / 'bad.png').write_bytes(b'no image')
+    files = [*paths, tmp_path / 'bad.png', *paths]
+    net = make_amhp().eval().to(GPU)
+    threads, processes = (
+        list(score_images(files, None, net, 4, workers=2, processes=choice))
+        for choice in (False, True)
+    )
+    assert threads == processes
+    assert [bool(result.error) for result in threads].index(True) == len(paths)
+
+
+def test_converted_weights_are_renewed_and_gradients_use_autocast(make_amhp):
+    net = make_amhp(precision='fp16').eval().to(GPU)
+    x = torch.randn(2, 3, 32, 32, device=GPU)
+    with torch.no_grad():
+        before = net.backbone.encode_image(x)
+        copied = net.backbone.runner._copy._clip
+        assert next(copied.parameters()).dtype == torch.float16
+        net.backbone.clip.visual.conv1.weight.mul_(1.5)
+        after = net.backbone.encode_image(x)
+    assert before.dtype == after.dtype == torch.float32 and not torch.equal(before, after)
+    net.backbone.encode_image(x).sum().backward()
+    assert net.backbone.clip.visual.conv1.weight.grad.dtype == torch.float32
+
+
+def test_scoring_of_many_chooses_for_the_gpu(make_amhp, monkeypatch):
+    assert default_precision('AMHP', GPU) == 'fp16'
+    assert Scorer(make_amhp().eval().to(GPU)).batch_size == 256
