@@ -30,6 +30,7 @@ from torchvision.transforms import v2
 from pyiqa_amhp.demo.training import BACKBONE as TINY
 from pyiqa_amhp.model.amhp import AMHP
 from pyiqa_amhp.scoring import Scorer, score_images
+from pyiqa_amhp.scoring.device import default_precision
 from pyiqa_amhp.train.loss import AMHPEMDLoss
 from pyiqa_amhp.train.optim import OptimizerStepper
 from pyiqa_amhp.train.pipeline import run_train
@@ -319,7 +320,8 @@ def measure_lite(size: Size, folder: Path) -> list[Claim]:
 def measure_scoring(size: Size, folder: Path) -> list[Claim]:
     """Measure scoring of files against a plain loop, decoding alone and the encoder alone."""
     peak_gigabytes()
-    net = AMHP(pretrained=False, **size.network).eval().to(DEVICE)
+    precision = default_precision('AMHP', DEVICE)  # as `amhp score` chooses it
+    net = AMHP(pretrained=False, precision=precision, **size.network).eval().to(DEVICE)
     side, batch = net.backbone.image_size, 8 if size.network else 256
     files = sorted(str(path) for path in (folder / 'images').iterdir())
     scorer = Scorer(net)
@@ -342,7 +344,7 @@ def measure_scoring(size: Size, folder: Path) -> list[Claim]:
     x = torch.randint(0, 255, (batch, 3, side, side), dtype=torch.uint8, device=DEVICE)
     alone = rate(lambda: encode(x), batch, size.steps)
     return [
-        Claim('`score_images`, 640 x 427 JPEGs', ours, unit='/s'),
+        Claim(f'`score_images`, 640 x 427 JPEGs, {precision or "fp32"}', ours, unit='/s'),
         Claim('a plain loop with as many processes, bf16 weights', theirs, unit='/s'),
         Claim('`score_images` / plain loop', ours / theirs, 0.9, at_least=True),
         Claim('decoding alone', decoding, unit='/s'),

@@ -170,6 +170,8 @@ def test_the_photographs_may_be_those_of_rated_data(amhp, rated_images, tmp_path
     ('arguments', 'message'),
     [
         (['--speed'], 'needs photographs'),
+        (['--speed', '--images', '.', '--max-pixels', '9'], '--max-pixels: not read with --speed'),
+        (['--speed', '--images', '.', '--option', 'a=b'], '--option: not read with --speed'),
         (['--metrics', 'entropy'], "Missing option '--data'"),
         (['--data', 'ava'], "Missing option '--metrics'"),
     ],

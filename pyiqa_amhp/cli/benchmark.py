@@ -86,6 +86,16 @@ def benchmark(
                 raise typer.BadParameter(f"Missing option '--{name}'; only --speed needs none.")
     if speed and not (data or images):
         raise typer.BadParameter('--speed needs photographs: --images FOLDER, or --data.')
+    unread = {
+        '--published': published,
+        '--batch-size': batch_size,
+        '--max-pixels': max_pixels,
+        '--no-color-profiles': not color_profiles,
+        '--option': option and not data,
+        '--text-source': text_source,
+    }
+    if speed and (given := [name for name, value in unread.items() if value]):
+        raise typer.BadParameter(f'{", ".join(given)}: not read with --speed; leave it out.')
     check_folder(out)
     names = [name for value in metrics or () for name in value.split(',') if name]
     checkpoints = [value if '=' in value else f'amhp={value}' for value in weights or ()]

@@ -22,8 +22,9 @@ from pyiqa_amhp.evaluation.network import bounded_downloads, reason_for
 from pyiqa_amhp.evaluation.speed_tables import SpeedRow, write_speed
 from pyiqa_amhp.evaluation.untrained import create_untrained
 from pyiqa_amhp.model.config import IMAGENET, LITE
+from pyiqa_amhp.scoring.device import default_precision
 from pyiqa_amhp.scoring.files import score_images
-from pyiqa_amhp.scoring.scorer import Scorer, create_metric
+from pyiqa_amhp.scoring.scorer import Scorer, arch_of, create_metric
 from pyiqa_amhp.utils.environment import check_device, usable_cores, version_of
 from pyiqa_amhp.utils.files import check_folder
 from pyiqa_amhp.weights.hub import is_hub_id
@@ -212,17 +213,19 @@ def _build(plan: Plan, device: str, problem: str) -> _Candidate:
     """Build a metric with its weights, or with random ones if they cannot be had."""
     label, name, weights, options = plan
     row = SpeedRow(label, 'its own')
+    precision = default_precision(arch_of(name), device)  # as `amhp score` chooses it
+    extra = {'precision': precision} if precision else {}
     if options:
         row.weights = 'ImageNet'
     try:
-        return _Candidate(row, Scorer(create_metric(name, weights, device, **options)))
+        return _Candidate(row, Scorer(create_metric(name, weights, device, **options, **extra)))
     except Exception as error:
         row.error = reason_for(error, problem)
         if weights:
             return _Candidate(row)
     try:
         bare = {key: value for key, value in options.items() if key == 'backbone'}
-        scorer = Scorer(create_untrained(name, device, **bare))
+        scorer = Scorer(create_untrained(name, device, **bare, **extra))
     except Exception as error:
         row.error = f'{row.error}; without weights: {reason_for(error, problem)}'
         return _Candidate(row)
@@ -297,11 +300,13 @@ def _notes(
 ) -> list[str]:
     """Say how the figures were measured."""
     threads = f', threads of torch: {torch.get_num_threads()}' if kind == 'cpu' else ''
+    precision = default_precision('AMHP', device) or 'fp32'
     return [
         f'Device {device}: {_processor(device)}{threads}, torch {version_of("torch")}, '
         f'pyiqa {version_of("pyiqa")}.',
         f'Network: on random tensors. From files: {photographs:,} photographs, median '
-        f'{size[0]} x {size[1]}, with the defaults of score_images, without texts.',
+        f'{size[0]} x {size[1]}, with the defaults of amhp score (AMHP in {precision}), without '
+        'texts.',
         f'Median of {rounds} rounds in turns, after a warm-up.',
     ]
 
