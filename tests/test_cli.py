@@ -24,6 +24,10 @@ def test_without_arguments_the_commands_are_listed(amhp):
         assert command in out + err
 
 
+def test_the_version_is_shown(amhp):
+    assert amhp('--version')[:2] == (0, f'pyiqa-amhp {version("pyiqa-amhp")}\n')
+
+
 def test_every_command_argument_and_option_has_a_help_text():
     def check(command, path):
         assert command.help, path

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from pyiqa_amhp import __version__
 from pyiqa_amhp.cli.app import app as serve_page
 from pyiqa_amhp.cli.benchmark import benchmark, reproduce
 from pyiqa_amhp.cli.explain import explain
@@ -43,8 +44,6 @@ OptionFile = Annotated[Path, typer.Option('-opt', '--opt', help='Option file of 
 
 app = typer.Typer(
     name='amhp',
-    help='AMHP scores the aesthetics of photographs from comments, attributes and quality levels. '
-    'A plug-in for pyiqa.',
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -53,6 +52,25 @@ app = typer.Typer(
 tanet_app = typer.Typer(help='Checkpoints of TANet, another metric.', no_args_is_help=True)
 app.add_typer(weights_app, name='weights')
 app.add_typer(tanet_app, name='tanet')
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        console.print(f'pyiqa-amhp {__version__}', highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option('--version', help='Show the version.', callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    """AMHP scores the aesthetics of photographs from comments, attributes and quality levels.
+
+    A plug-in for pyiqa.
+    """
 
 
 def main() -> None:
