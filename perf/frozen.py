@@ -41,7 +41,7 @@ def options(csv: Path) -> dict:
     return {
         'num_gpu': 0, 'is_train': True, 'dist': False, 'rank': 0, 'world_size': 1,
         'model_type': 'AMHPModel', 'path': {}, 'datasets': {'train': data},
-        'network': {'type': 'AMHP', 'pretrained': False, 'dataset': 'ava'},
+        'network': {'type': 'AMHP', 'pretrained': False, 'dataset': 'ava'}, 'logger': {},
         'train': {
             'freeze': 'both', 'feature_cache': str(csv.parent / 'features'), 'total_iter': 1000,
             'optim': {'type': 'AdamW', 'lr': 1e-3},
