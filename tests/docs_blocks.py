@@ -25,7 +25,7 @@ SHELL_SYNTAX = re.compile(r'[|;<>`$]')
 OTHER_PROGRAMS = {
     '.', 'git', 'hf', 'lint-imports', 'mkdocs', 'mypy', 'pip', 'pre-commit', 'ray', 'ruff',
 }  # fmt: skip
-PYIQA_OPTIONS = {'--auto_resume', '--debug', '--force_yml'}  # of amhp train and amhp test
+PYIQA_OPTIONS = {'--auto_resume', '--debug', '--force_yml', '--set'}  # of amhp train and amhp test
 
 
 @dataclass(frozen=True)

@@ -188,6 +188,19 @@ def test_an_entry_that_sets_nothing(tmp_path, entry, expected):
     assert str(caught.value).startswith(f'--force_yml {entry}: ')
 
 
+def test_set_takes_points_in_place_of_colons():
+    entries = ['train.optim.lr=1e-5', 'val.key_metric=mse', 'path.resume_state=a.state']
+    opt = read_options(CUSTOM, 'train', ['train:total_epoch=7'], entries)
+    assert opt['train']['optim']['lr'] == 1e-5 and opt['train']['total_epoch'] == 7
+    assert (opt['val']['key_metric'], opt['path']['resume_state']) == ('mse', 'a.state')
+    with pytest.raises(
+        AMHPError, match=r"^--set trian\.lr=1: there is no section 'trian'; did you"
+    ):
+        read_options(CUSTOM, 'train', changed=['trian.lr=1'])
+    with pytest.raises(AMHPError, match=r'expected SECTION\.NAME=VALUE, as in train\.optim\.lr'):
+        read_options(CUSTOM, 'train', changed=['train:optim:lr'])
+
+
 def test_numbers_without_a_point_are_numbers_in_a_file_too(tmp_path):
     path = tmp_path / 'options.yml'
     path.write_text(CUSTOM.read_text().replace('!!float 2e-6', '2e-6').replace('&protocol', '&p'))

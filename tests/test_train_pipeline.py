@@ -203,3 +203,36 @@ def test_the_copy_of_the_option_file_has_the_command_as_it_was_typed(options, tm
     text = (tmp_path / 'experiments' / '20240101' / options.train.name).read_text()
     assert f'# amhp train -opt {options.train} {" ".join(force)}\n' in text
     assert options.train.read_text() in text
+
+
+@pytest.mark.parametrize(
+    ('bad', 'message'),
+    [
+        ('datasets.train.meta_info_file=no.csv', 'no.csv'),
+        ('datasets.train.batch_size_per_gpu=1000', 'do not fill one batch'),
+        ('network.pretrained_model_path=no.pth', 'no.pth'),
+    ],
+)
+def test_an_attempt_that_fails_before_the_first_step_leaves_everything(
+    options, tmp_path, bad, message
+):
+    run_train(options.train, ['--set', 'train.total_epoch=1'], tmp_path)
+    before = sorted(str(path) for path in tmp_path.rglob('*'))
+    with pytest.raises(AMHPError, match=message):
+        run_train(options.train, ['--set', bad], tmp_path)
+    assert sorted(str(path) for path in tmp_path.rglob('*')) == before
+    empty = tmp_path / 'empty'
+    with pytest.raises(AMHPError, match=message):
+        run_train(options.train, ['--set', bad], empty)
+    assert not empty.exists()
+
+
+def test_the_terminal_shows_no_listing_and_the_log_file_has_everything(options, tmp_path, capfd):
+    run_train(options.train, ['--set', 'train.total_epoch=1'], tmp_path)
+    shown = capfd.readouterr().err
+    assert 'End of training' in shown and 'Training: 12 images' in shown
+    assert 'PyTorch' not in shown and 'mos_loss_opt' not in shown
+    text = next((tmp_path / 'experiments' / 'tiny').glob('train_*.log')).read_text()
+    for words in ('PyTorch', 'mos_loss_opt', 'Training: 12 images', 'Network AMHP', 'End of'):
+        assert text.count(words) >= 1, words
+    assert text.count('Training: 12 images') == 1

@@ -135,18 +135,37 @@ def train(ctx: typer.Context, opt: OptionFile) -> None:
     """Train with an option file of pyiqa, and write to ./experiments.
 
     Our own loop on pyiqa's model class: it resumes exactly (--auto_resume) and runs in several
-    processes (torchrun). Further arguments are pyiqa's: --force_yml, --auto_resume, --debug.
+    processes (torchrun). --set SECTION.NAME=VALUE changes options, as in --set train.optim.lr=1e-5.
+    Further arguments are pyiqa's: --force_yml (the same with colons), --auto_resume, --debug.
     """
     from pyiqa_amhp.train.pipeline import run_train
 
-    run_train(opt, ctx.args, Path.cwd())
+    view = None
+    if sys.stderr.isatty() and os.environ.get('RANK', '0') == '0':
+        from pyiqa_amhp.train.view import TrainingView
+
+        view = TrainingView()
+    try:
+        results = run_train(opt, ctx.args, Path.cwd(), view)
+    finally:
+        if view is not None:
+            view.close()
+    if view is not None:
+        for name, metrics in results.items():
+            best = ', '.join(
+                f'{metric} {result["val"]:.4f} (step {result["iter"]})'
+                for metric, result in metrics.items()
+                if result['iter'] is not None
+            )
+            console.print(escape(f'best on {name}: {best}'), soft_wrap=True)
 
 
 @app.command(context_settings=PASS_ON)
 def test(ctx: typer.Context, opt: OptionFile) -> None:
     """Test with an option file of pyiqa, and write to ./results.
 
-    pyiqa's own test on our model class. Further arguments are pyiqa's.
+    pyiqa's own test on our model class. --set SECTION.NAME=VALUE changes options. Further arguments
+    are pyiqa's.
     """
     from pyiqa_amhp.train.pipeline import run_test
 

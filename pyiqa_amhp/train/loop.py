@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ from pyiqa_amhp.utils.files import write_text
 
 NEVER = float('inf')
 DEBUG_ITERATIONS = 8  # as in pyiqa
+EARLY_RECORDS = 10_000  # of the log, before there is a file
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class TrainProgress:
         losses: the mean losses of the epoch, by name; empty before its last batch.
         metrics: the latest results of the validation, by metric; empty before the first one.
         is_best: whether the latest validation is the best one so far.
+        validated: whether there was a validation after this batch.
     """
 
     iteration: int
@@ -64,6 +67,7 @@ class TrainProgress:
     losses: dict[str, float]
     metrics: dict[str, float] = field(default_factory=dict)
     is_best: bool = False
+    validated: bool = False
 
 
 Report = Callable[[TrainProgress], object]
@@ -105,12 +109,16 @@ def _train(opt: dict[str, Any], file: str | Path, report: Report | None) -> dict
     state, gpus = _state_to_resume(opt), opt['num_gpu']
     opt['num_gpu'] = min(gpus, 1)  # each process has one
     is_first = opt['rank'] == 0
+    # Nothing is written before all options, data and weights have proved to fit: an attempt that
+    # fails leaves the folder of an earlier training as it was.
+    logger = get_root_logger('pyiqa')
+    early = MemoryHandler(EARLY_RECORDS, logging.CRITICAL + 1)
     if is_first:
-        _make_folders(opt, resumes=state is not None)
-        copy_opt_file(str(file), opt['path']['experiments_root'])
-    barrier()
-    log = Path(opt['path']['log'], f'train_{opt["name"]}_{get_time_str()}.log')
-    logger = get_root_logger('pyiqa', logging.INFO, str(log) if is_first else None)
+        logger.setLevel(logging.INFO)
+        logger.addHandler(early)
+    for handler in logger.handlers:
+        if report is not None and type(handler) is logging.StreamHandler:
+            handler.setLevel(logging.WARNING)  # the report says the rest
     if gpus > 1 and not opt['dist']:
         logger.warning(
             f'One of {gpus} GPUs is used; torchrun --nproc_per_node={gpus} -m pyiqa_amhp train '
@@ -118,12 +126,19 @@ def _train(opt: dict[str, Any], file: str | Path, report: Report | None) -> dict
         )
     if state is not None and keep_decoding(state, opt['datasets']['train']):
         logger.info('Every JPEG is decoded at its full size, as before (datasets: train: exact).')
-    logger.info(get_env_info())
-    logger.info(dict2str(opt))
-    data = read_data(opt, logger)
-    model = build_model(opt)
-    for loader in data.val:
-        model.check_validation(loader.dataset)
+    described = f'{get_env_info()}\n{dict2str(opt)}'  # of the options as they are now
+    try:
+        data = read_data(opt, logger)
+        model = build_model(opt)
+        for loader in data.val:
+            model.check_validation(loader.dataset)
+    finally:
+        logger.removeHandler(early)
+    if is_first:
+        _make_folders(opt, resumes=state is not None)
+        copy_opt_file(str(file), opt['path']['experiments_root'])
+        _log_to_file(opt, logger, described, early)
+    barrier()
     if model.fixed is not None:
         data.train.collate_fn = model.fixed.padder  # texts are tokenized where images are read
     model.data_digests = data.digests
@@ -143,6 +158,27 @@ def _train(opt: dict[str, Any], file: str | Path, report: Report | None) -> dict
     if is_first:
         _report_unreadable(opt, unreadable, logger)
     return model.best_metric_results
+
+
+def _log_to_file(
+    opt: dict[str, Any], logger: logging.Logger, described: str, early: MemoryHandler
+) -> None:
+    """Log to a file from now on; it begins with the options, which nobody reads on a terminal.
+
+    Args:
+        opt: the options.
+        logger: pyiqa's logger.
+        described: the options and the environment as text.
+        early: what was logged so far.
+    """
+    path = Path(opt['path']['log'], f'train_{opt["name"]}_{get_time_str()}.log')
+    file = logging.FileHandler(path, 'w', encoding='utf-8', errors='backslashreplace')
+    file.setFormatter(logging.Formatter('%(asctime)s %(levelname)s: %(message)s'))  # pyiqa's
+    file.handle(logger.makeRecord(logger.name, logging.INFO, '', 0, described, (), None))
+    early.setTarget(file)
+    early.flush()
+    logger.addHandler(file)
+    logger.info(f'Options and log: {path}')
 
 
 class Training:
@@ -175,6 +211,7 @@ class Training:
         self.per_epoch = len(data.batches)
         self.patience = opt['train'].get('patience')
         self._is_state_due = False
+        self._validated_at: int | None = None
 
     def run(self) -> None:
         """Run all epochs that remain."""
@@ -194,7 +231,8 @@ class Training:
         seconds = datetime.timedelta(seconds=int(time.time() - start_time))
         logger.info(f'End of training. Time consumed: {seconds}')
         self.model.save(epoch=-1, current_iter=-1)
-        if not self._is_due('val', 'val_freq'):
+        had_ended = self.iteration == start and self._validates(ends_epoch=True)
+        if not had_ended and self._validated_at != self.iteration:
             self._validate()
 
     def _run_epoch(self, epoch: int) -> None:
@@ -212,13 +250,14 @@ class Training:
             ends_epoch = self.iteration == (epoch + 1) * self.per_epoch
             if ends_epoch:
                 self.model.end_epoch()
-            if self._is_due('val', 'val_freq'):
+            if self._validates(ends_epoch):
                 self._validate()
             if ends_epoch:
                 self.model.update_learning_rate(epoch + 2, self._warmup())
             self._save(epoch + ends_epoch, ends_epoch)
+            losses = self.model.epoch_log() if ends_epoch else {}  # of all processes
             if self.report is not None:
-                self.report(self._progress(epoch, ends_epoch))
+                self.report(self._progress(epoch, ends_epoch, losses))
             if self._ends_debugging():
                 break
             data_timer.start()
@@ -241,16 +280,17 @@ class Training:
         since = self.iteration - max(0, *best) if best else 0
         return self.patience is not None and since >= self.patience * self.per_epoch
 
-    def _progress(self, epoch: int, ends_epoch: bool) -> TrainProgress:
+    def _progress(self, epoch: int, ends_epoch: bool, losses: dict[str, float]) -> TrainProgress:
         return TrainProgress(
             self.iteration,
             self.data.epochs * self.per_epoch,
             epoch + 1,
             self.data.epochs,
             ends_epoch,
-            dict(self.model.epoch_log()) if ends_epoch else {},
+            dict(losses),
             dict(getattr(self.model, 'metric_results', None) or {}),
             self.iteration in self._best_iterations(),
+            self._validated_at == self.iteration,
         )
 
     def _log(self, epoch: int, seconds: float, data_seconds: float) -> None:
@@ -280,10 +320,17 @@ class Training:
             self.model.save_training_state(epoch, self.iteration)
 
     def _validate(self) -> None:
+        self._validated_at = self.iteration
         if self.opt.get('val') is not None:
             for loader in self.data.val:
                 save_img = self.opt['val'].get('save_img')
                 self.model.validation(loader, self.iteration, self.tensorboard, save_img)
+
+    def _validates(self, ends_epoch: bool) -> bool:
+        """Whether a validation is due: at ``val_freq``, or each epoch if that is above one."""
+        frequency = (self.opt.get('val') or {}).get('val_freq') or NEVER
+        rarely = self.per_epoch < frequency < NEVER
+        return self._is_due('val', 'val_freq') or (ends_epoch and rarely)
 
     def _is_due(self, section: str, name: str) -> bool:
         frequency = (self.opt.get(section) or {}).get(name) or NEVER

@@ -34,13 +34,16 @@ OptionLoader.add_implicit_resolver(
 )
 
 
-def read_options(path: str | Path, kind: str, forced: Sequence[str] = ()) -> dict[str, Any]:
+def read_options(
+    path: str | Path, kind: str, forced: Sequence[str] = (), changed: Sequence[str] = ()
+) -> dict[str, Any]:
     """Read an option file, and check that it has what a training or a test needs.
 
     Args:
         path: a YAML file. Object tags, which could run code, are refused.
         kind: ``train`` or ``test``.
         forced: values to set, ``SECTION:NAME=VALUE``; a value is read as in the file.
+        changed: the same with points, ``SECTION.NAME=VALUE``.
 
     Raises:
         AMHPError: the file does not exist, is no YAML, is too large, or lacks a section; a value
@@ -59,7 +62,9 @@ def read_options(path: str | Path, kind: str, forced: Sequence[str] = ()) -> dic
     if _is_too_large(options):
         raise AMHPError(f'{path}: more than {MAX_VALUES:,} values with its aliases written out')
     for entry in forced:
-        _set_value(options, entry)
+        _set_value(options, entry, '--force_yml', ':')
+    for entry in changed:
+        _set_value(options, entry, '--set', '.')
     if missing := [name for name in required if name not in options]:
         raise AMHPError(f'{path}: no section {", ".join(missing)}; see options/ for examples')
     for name in required:
@@ -70,18 +75,24 @@ def read_options(path: str | Path, kind: str, forced: Sequence[str] = ()) -> dic
     return options
 
 
-def _set_value(options: dict[str, Any], entry: str) -> None:
-    """Set one value of ``--force_yml``; a section that is missing is made."""
+def _set_value(options: dict[str, Any], entry: str, option: str, mark: str) -> None:
+    """Set one value; a section that is missing is made.
+
+    Args:
+        options: the options, which are changed.
+        entry: sections, name and value.
+        option: the option of the command that gave it, for messages.
+        mark: what stands between sections and name.
+    """
     place, equals, text = entry.partition('=')
-    *sections, name = (part.strip() for part in place.split(':'))
+    *sections, name = (part.strip() for part in place.split(mark))
+    example = mark.join(('train', 'optim', 'lr=1e-5'))
     if not (equals and name and all(sections)):
-        raise AMHPError(
-            f'--force_yml {entry}: expected SECTION:NAME=VALUE, as in train:optim:lr=1e-5'
-        )
+        raise AMHPError(f'{option} {entry}: expected SECTION{mark}NAME=VALUE, as in {example}')
     if not sections and name not in TOP:
         raise AMHPError(
-            f'--force_yml {entry}: no option {name!r} is read at the top of the file'
-            f'{nearest(name, TOP)}; give its sections too, as in train:optim:lr=1e-5'
+            f'{option} {entry}: no option {name!r} is read at the top of the file'
+            f'{nearest(name, TOP)}; give its sections too, as in {example}'
         )
     for depth, section in enumerate(sections):
         may_be_made = section in TOP if depth == 0 else sections[0] != 'datasets'
@@ -89,12 +100,12 @@ def _set_value(options: dict[str, Any], entry: str) -> None:
             options[section] = {}
         if not isinstance(options.get(section), dict):
             guess = nearest(section, [*options, *TOP] if not depth else options)
-            raise AMHPError(f'--force_yml {entry}: there is no section {section!r}{guess}')
+            raise AMHPError(f'{option} {entry}: there is no section {section!r}{guess}')
         options = options[section]
     try:
         value = yaml.load(text.strip() or '~', OptionLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise AMHPError(f'--force_yml {entry}: not a YAML value ({error})') from error
+        raise AMHPError(f'{option} {entry}: not a YAML value ({error})') from error
     if text.strip() == 'None':
         value = None
     # The name of a folder stays as it is typed: 20240101, 1.10

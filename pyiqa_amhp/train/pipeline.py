@@ -71,13 +71,14 @@ def run_test(opt: str | Path, arguments: list[str], root: str | Path) -> None:
 def _command_line(command: str, opt: str | Path, arguments: list[str]) -> Iterator[None]:
     """Give pyiqa, which parses ``sys.argv``, an option file that has passed all checks.
 
-    It is a copy of the user's with the values of ``--force_yml`` in it, since pyiqa reads 1e-5 and
-    -1 as text there. Also let pyiqa open a new log file.
+    It is a copy of the user's with the values of ``--set`` and ``--force_yml`` in it, since pyiqa
+    reads 1e-5 and -1 as text there. Also let pyiqa open a new log file.
     """
     parser = argparse.ArgumentParser(f'amhp {command}', add_help=False)
     parser.add_argument('--force_yml', nargs='+', action='extend', default=[])
+    parser.add_argument('--set', nargs='+', action='extend', default=[])
     given, others = parser.parse_known_args(arguments)
-    options = read_options(opt, command, given.force_yml)
+    options = read_options(opt, command, given.force_yml, given.set)
     from pyiqa_amhp.train.option_check import check_gpu, check_options
 
     check_options(options, is_train=command == 'train')
