@@ -9,7 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
+from pyiqa_amhp.app.photos import ExplainedPhoto
+from pyiqa_amhp.app.render import explanation_panel
 from pyiqa_amhp.errors import AMHPError, ImageReadError
+from pyiqa_amhp.explain.card import draw_card
 from pyiqa_amhp.explain.relevance import faithfulness, patch_relevance
 from pyiqa_amhp.model.runtime import Runner
 
@@ -187,6 +190,20 @@ def test_a_predicted_text_is_reported_as_predicted(make_amhp, image):
     assert (explanation.prompt_source, explanation.text) == ('predicted', sentence(levels))
     assert explanation.score == pytest.approx(explanation.base, abs=1e-5)
     assert explanation.words == ()
+
+
+def test_attributes_that_would_mean_nothing_are_left_out(make_amhp, image, tmp_path):
+    net = make_amhp(clip_weights='imagenet')  # with it the text encoder's weights are random
+    explanation = net.explain(image, 'soft light')
+    assert explanation.attributes == () and explanation.base is None
+    assert len(explanation.words) == 2
+    assert 'The levels of attributes are left out' in ' '.join(explanation.notes)
+    photograph = Image.new('RGB', (120, 80), 'olive')
+    card = draw_card(tmp_path / 'card.png', 'a.jpg', photograph, explanation)
+    assert Image.open(card).width > 500
+    panel = explanation_panel(ExplainedPhoto('a.jpg', photograph, explanation, None))
+    assert 'Its attributes' not in panel and 'are left out' in panel
+    assert make_amhp(clip_weights='imagenet', predictor='levels').explain(image).attributes
 
 
 def test_attributes_are_zero_shot_until_a_predictor_was_trained(make_amhp, image):

@@ -80,8 +80,7 @@ def _terminal_card(name: str, explanation: 'Explanation') -> Panel:
         *_text(explanation),
         RichText(),
         _levels(explanation),
-        RichText(),
-        _attributes(explanation),
+        *((RichText(), _attributes(explanation)) if explanation.attributes else ()),
         *(RichText(note, style='dim') for note in explanation.notes),
     ]
     return Panel(Group(*parts), title=RichText(name), title_align='left')

@@ -135,7 +135,11 @@ def _draw_bars(part, explanation: Explanation, height: float) -> None:
     bottom, top = 0.05, 1 - 0.7 / height
     levels, attributes, moves = (
         part.add_axes((left, bottom, right - left, top - bottom))
-        for left, right in ((0.14, 0.29), (0.57, 0.69), (0.73, RIGHT))
+        for left, right in (
+            (0.14, 0.29 if explanation.attributes else 0.6),
+            (0.57, 0.69),
+            (0.73, RIGHT),
+        )
     )
     for axes in (levels, attributes, moves):
         axes.grid(False)
@@ -143,8 +147,11 @@ def _draw_bars(part, explanation: Explanation, height: float) -> None:
         axes.set_xticks([])
     _write_title(part, LEFT, 'How good it looks')
     _draw_levels(levels, explanation)
-    _write_title(part, 0.38, 'Its attributes', attributes_line(explanation))
-    _draw_attributes(attributes, explanation)
+    if explanation.attributes:
+        _write_title(part, 0.38, 'Its attributes', attributes_line(explanation))
+        _draw_attributes(attributes, explanation)
+    else:
+        attributes.set_axis_off()
     if explanation.base is None:
         moves.set_axis_off()
         return

@@ -69,10 +69,12 @@ class Explanation:
         levels: the probability of each quality level, by its word, worst first.
         text: the attribute prompt, ``''`` if there is none or if it is a feature without words.
         prompt_source: ``given``, ``predicted`` or ``none``.
-        attributes: the attributes of the image.
+        attributes: the attributes of the image; empty where the model cannot tell them, see
+            ``has_attributes``.
         attributes_from: ``trained``, or ``zero-shot`` for a model that learned from no labels.
         base: the score with the sentences of the likeliest levels. ``up`` and ``down`` of the
-            attributes are changes of this score. None if the score does not depend on a text.
+            attributes are changes of this score. None if the score does not depend on a text, or
+            there are no attributes.
         words: the words of a given text, in order. Empty if the score does not depend on it.
         relevance: rows of a square map over the patches, sum 1. None if there is no map.
         region: the part of the image that the map covers, ``(left, top, right, bottom)`` as
@@ -140,12 +142,15 @@ def _explain(net: AMHP, attribution: Attribution, text: str, image: torch.Tensor
     if source == 'predicted' and prediction and prediction.texts:
         prompt = prediction.texts[0]
     attributes, origin = predict_attributes(net, attribution.Fx)
+    if not has_attributes(net):
+        attributes = ()
     base: float | None = None
     words: tuple[Word, ...] = ()
     cut = False
     if scorer.reads_text:
         before = net.backbone.truncated_texts
-        base, attributes = counterfactuals(net, attribution.Fx, attributes)
+        if attributes:
+            base, attributes = counterfactuals(net, attribution.Fx, attributes)
         cut = net.backbone.truncated_texts > before
         if source == 'given':
             words = leave_one_out(net, attribution, text)
@@ -172,6 +177,14 @@ def _explain(net: AMHP, attribution: Attribution, text: str, image: torch.Tensor
     )
     notes = _notes(net, explanation, text, scorer.reads_text, attributes_cut=cut)
     return dataclasses.replace(explanation, notes=tuple(notes))
+
+
+def has_attributes(net: AMHP) -> bool:
+    """Whether a model can tell the levels of attributes.
+
+    It cannot where the text encoder began with random weights and no labels were learned.
+    """
+    return isinstance(net.predictor, LevelPredictor) or net.config.clip_weights != IMAGENET
 
 
 def predict_attributes(net: AMHP, Fx: torch.Tensor) -> tuple[tuple[Attribute, ...], str]:
@@ -284,10 +297,10 @@ def _notes(
     elif text and explanation.prompt_source != 'given':
         source = net.config.prompt_source
         yield f'The given text was not read: the model has prompt_source={source!r}.'
-    if explanation.attributes_from == 'zero-shot' and net.config.clip_weights == IMAGENET:
+    if not explanation.attributes:
         yield (
-            'The levels of the attributes mean nothing: the text encoder had no pretrained '
-            'weights, and the model learned from no labels.'
+            'The levels of attributes are left out, since they would mean nothing: the text '
+            'encoder had no pretrained weights, and the model learned from no labels.'
         )
     elif explanation.attributes_from == 'zero-shot':
         yield (

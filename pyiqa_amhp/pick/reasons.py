@@ -6,10 +6,9 @@ from dataclasses import dataclass
 import torch
 from PIL import Image
 
-from pyiqa_amhp.explain.explanation import predict_attributes
+from pyiqa_amhp.explain.explanation import has_attributes, predict_attributes
 from pyiqa_amhp.explain.relevance import eval_fp32
 from pyiqa_amhp.model.amhp import AMHP
-from pyiqa_amhp.model.config import IMAGENET
 
 MOST = 3  # attributes that are named
 
@@ -27,14 +26,6 @@ class Levels:
     words: tuple[str, ...]
     by_name: dict[str, int]
     trained: bool
-
-
-def has_attributes(net: AMHP) -> bool:
-    """Whether a model can tell the levels of attributes.
-
-    It cannot where the text encoder began with random weights and no labels were learned.
-    """
-    return net.predictor is not None or net.config.clip_weights != IMAGENET
 
 
 def attribute_levels(net: AMHP, image: Image.Image) -> Levels | None:
