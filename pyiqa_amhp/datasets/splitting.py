@@ -30,14 +30,36 @@ def near_duplicates(features: np.ndarray, threshold: float) -> np.ndarray:
     Returns:
         The number of the first image of each image's group, ``(N,)``.
     """
+    return groups_of(close_pairs(features, threshold), len(features))
+
+
+def close_pairs(features: np.ndarray, threshold: float) -> np.ndarray:
+    """List the pairs of images whose features have a cosine of at least ``threshold``.
+
+    Returns:
+        The numbers of the two images of each of M pairs, ``(M, 2)``.
+    """
     norms = np.linalg.norm(features, axis=1, keepdims=True)
     unit = (features / np.maximum(norms, 1e-12)).astype(np.float32)
     pairs = [np.empty((0, 2), int)]
     for start in range(0, len(unit), BLOCK):
         close = unit[start : start + BLOCK] @ unit[start:].T >= threshold
         pairs.append(np.argwhere(np.triu(close, 1)) + start)
-    rows, columns = np.concatenate(pairs).T
-    graph = coo_array((np.ones(len(rows), bool), (rows, columns)), shape=(len(unit), len(unit)))
+    return np.concatenate(pairs)
+
+
+def groups_of(pairs: np.ndarray, count: int) -> np.ndarray:
+    """Group the images of pairs, also by way of others.
+
+    Args:
+        pairs: the numbers of images that belong together, ``(M, 2)``.
+        count: the number of all images.
+
+    Returns:
+        The number of the first image of each image's group, ``(count,)``.
+    """
+    rows, columns = pairs.T
+    graph = coo_array((np.ones(len(rows), bool), (rows, columns)), shape=(count, count))
     groups = connected_components(graph, directed=False)[1]
     return np.unique(groups, return_index=True)[1][groups]
 

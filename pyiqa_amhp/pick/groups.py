@@ -13,9 +13,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
+from pyiqa_amhp.datasets.splitting import close_pairs, groups_of
 from pyiqa_amhp.utils.environment import import_extra
 
 ALIKE = 10  # bits of 64 in which near-duplicates differ at most
@@ -77,14 +76,14 @@ def group(looks: Sequence[Look]) -> np.ndarray:
     if not count:
         return np.arange(0)
     signs = np.array([look.bits for look in looks], np.float32) * 2 - 1  # (N, 64)
-    differing = (signs.shape[1] - signs @ signs.T) / 2
-    close = differing <= ALIKE
+    # Of two such rows with d different bits the cosine is 1 - 2 d / 64.
+    pairs = close_pairs(signs, 1 - 2 * ALIKE / signs.shape[1])
     timed = [i for i in range(count) if looks[i].taken is not None]
     timed.sort(key=lambda i: looks[i].taken or 0.0)
-    for i, j in itertools.pairwise(timed):
-        in_time = (looks[j].taken or 0.0) - (looks[i].taken or 0.0) <= BURST_SECONDS
-        close[i, j] |= in_time and differing[i, j] <= IN_BURST
-    pairs = np.argwhere(np.triu(close | close.T, 1))
-    graph = coo_array((np.ones(len(pairs), bool), tuple(pairs.T)), shape=(count, count))
-    groups = connected_components(graph, directed=False)[1]
-    return np.unique(groups, return_index=True)[1][groups]
+    bursts = [
+        (i, j)
+        for i, j in itertools.pairwise(timed)
+        if (looks[j].taken or 0.0) - (looks[i].taken or 0.0) <= BURST_SECONDS
+        and (looks[i].bits != looks[j].bits).sum() <= IN_BURST
+    ]
+    return groups_of(np.concatenate([pairs, np.array(bursts, int).reshape(-1, 2)]), count)
