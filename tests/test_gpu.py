@@ -12,7 +12,15 @@ import pytest
 import torch
 from pyiqa.models import build_model
 from torch.utils.data import default_collate
-from train_helpers import load_weights, read_log, same_weights, write_options
+from train_helpers import (
+    largest_difference,
+    load_weights,
+    read_log,
+    same_weights,
+    train_steps,
+    with_texts,
+    write_options,
+)
 
 from pyiqa_amhp.scoring import Scorer, score_images
 from pyiqa_amhp.scoring.device import default_precision
@@ -50,25 +58,7 @@ def build_on_gpu(training_options, shared_rated_images, tmp_path):
 @pytest.fixture
 def batches(loader):
     """Batches of four images each; texts of different lengths, some missing."""
-    batches = list(loader(augment={'resize': [32, 32]}, use_shuffle=False))
-    batches[0]['text'] = ['warm light', '', 'a red sky over hills', ' ']
-    batches[1]['text'] = [''] * 4
-    batches[2]['text'] = ['word ' * 40, 'soft', 'word ' * 120, 'deep shadows, little detail']
-    return batches
-
-
-def losses_of(model, batches, steps=STEPS):
-    losses = []
-    for number in range(steps):
-        model.feed_data(batches[number % len(batches)])
-        model.optimize_parameters(number + 1)
-        losses.append(model.get_current_log()['l_mos'])
-    return losses
-
-
-def largest_difference(a, b):
-    a, b = a.net.state_dict(), b.net.state_dict()
-    return max(float((a[k] - b[k]).abs().max()) for k in a if a[k].is_floating_point())
+    return with_texts(list(loader(augment={'resize': [32, 32]}, use_shuffle=False)))
 
 
 @pytest.mark.parametrize(
@@ -87,7 +77,7 @@ def test_the_captured_step_gives_the_losses_of_the_plain_one(build_on_gpu, batch
     plain_options['train'] = {**options.get('train', {}), 'cuda_graph': False}
     plain, captured = build_on_gpu(**plain_options), build_on_gpu(**copy.deepcopy(options))
     assert plain.fixed is None and captured.fixed is not None
-    losses = losses_of(plain, batches), losses_of(captured, batches)
+    losses = train_steps(plain, batches), train_steps(captured, batches)
     precise = options.get('train', {}).get('precision') != 'bf16'
     assert losses[1] == pytest.approx(losses[0], abs=1e-5 if precise else 2e-2)
     assert largest_difference(plain, captured) < (1e-4 if precise else 2e-2)
@@ -123,7 +113,7 @@ def test_a_loss_that_cannot_be_captured_is_computed_without(build_on_gpu, batche
         return loss(predicted, rated)
 
     model.fixed.criterion = waiting
-    losses = losses_of(plain, batches, 6), losses_of(model, batches, 6)
+    losses = train_steps(plain, batches, 6), train_steps(model, batches, 6)
     assert losses[1] == pytest.approx(losses[0], abs=1e-5)
     assert 'could not be captured as a CUDA graph' in pyiqa_log.text
 
@@ -131,7 +121,7 @@ def test_a_loss_that_cannot_be_captured_is_computed_without(build_on_gpu, batche
 def test_a_batch_that_is_not_full_between_captured_ones(build_on_gpu, batches):
     batches[1]['read_error'][2] = 'damaged'
     plain, captured = build_on_gpu(train={'cuda_graph': False}), build_on_gpu()
-    losses = losses_of(plain, batches, 6), losses_of(captured, batches, 6)
+    losses = train_steps(plain, batches, 6), train_steps(captured, batches, 6)
     assert losses[1] == pytest.approx(losses[0], abs=1e-5)
 
 
@@ -142,7 +132,7 @@ def test_batch_statistics_are_those_of_the_steps_alone(build_on_gpu, batches):
     plain = build_on_gpu(network=network, train={'cuda_graph': False})
     captured = build_on_gpu(network=network)
     for model in (plain, captured):
-        losses_of(model, small, 3)
+        train_steps(model, small, 3)
     counts = [
         {int(b) for name, b in model.net.named_buffers() if name.endswith('num_batches_tracked')}
         for model in (plain, captured)
@@ -159,7 +149,7 @@ def test_auto_is_bf16_on_this_gpu(build_on_gpu):
 def test_compiled_encoders_in_the_captured_step(build_on_gpu, batches):
     plain, compiled = build_on_gpu(), build_on_gpu(network={'compile': True})
     compiled.net.load_state_dict(plain.net.state_dict())
-    losses = losses_of(plain, batches, 6), losses_of(compiled, batches, 6)
+    losses = train_steps(plain, batches, 6), train_steps(compiled, batches, 6)
     assert losses[1] == pytest.approx(losses[0], abs=1e-4)
 
 

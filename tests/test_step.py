@@ -9,7 +9,15 @@ import math
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from train_helpers import load_weights, read_log, same_weights, write_options
+from train_helpers import (
+    largest_difference,
+    load_weights,
+    read_log,
+    same_weights,
+    train_steps,
+    with_texts,
+    write_options,
+)
 
 from pyiqa_amhp.errors import AMHPError
 from pyiqa_amhp.train import step
@@ -28,26 +36,7 @@ def fixed(monkeypatch):
 @pytest.fixture
 def batches(loader):
     """Batches of four images each, all of one size, some of them without a text."""
-    batches = list(loader(augment={'resize': [32, 32]}, use_shuffle=False))
-    batches[0]['text'] = ['warm light', '', 'a red sky over hills', ' ']
-    batches[1]['text'] = [''] * 4
-    batches[2]['text'] = ['word ' * 40, 'soft', 'word ' * 120, 'deep shadows, little detail']
-    return batches
-
-
-def train(model, batches, steps=STEPS):
-    """Make steps; return their losses."""
-    losses = []
-    for number in range(steps):
-        model.feed_data(batches[number % len(batches)])
-        model.optimize_parameters(number + 1)
-        losses.append(model.get_current_log()['l_mos'])
-    return losses
-
-
-def largest_difference(a, b):
-    a, b = a.net.state_dict(), b.net.state_dict()
-    return max(float((a[k] - b[k]).abs().max()) for k in a if a[k].is_floating_point())
+    return with_texts(list(loader(augment={'resize': [32, 32]}, use_shuffle=False)))
 
 
 OPTIONS = [
@@ -77,7 +66,7 @@ def test_losses_and_weights_are_those_of_the_plain_step(build, batches, monkeypa
     fixed = build(**copy.deepcopy(options))
     assert fixed.fixed is not None and largest_difference(plain, fixed) == 0
     start = copy.deepcopy(fixed.net)
-    losses = train(plain, batches), train(fixed, batches)
+    losses = train_steps(plain, batches), train_steps(fixed, batches)
     assert losses[1] == pytest.approx(losses[0], abs=1e-5)
     assert largest_difference(plain, fixed) < 1e-4
     pairs = zip(start.parameters(), fixed.net.parameters(), strict=True)
@@ -98,7 +87,7 @@ def test_a_batch_that_is_not_full_takes_the_plain_step_between_fixed_ones(
     fixed = build(optim={'lr': 1e-3, 'eps': 1e-5})
     calls = []
     monkeypatch.setattr(type(fixed.fixed), '__call__', spy(type(fixed.fixed).__call__, calls))
-    losses = train(plain, batches, 6), train(fixed, batches, 6)
+    losses = train_steps(plain, batches, 6), train_steps(fixed, batches, 6)
     assert losses[1] == pytest.approx(losses[0], abs=1e-5)
     assert len(calls) == 4 and largest_difference(plain, fixed) < 1e-5
 
@@ -147,7 +136,7 @@ def test_nothing_is_validated_saved_or_logged_before_the_losses_were_checked(
 def test_skipped_batches_are_counted_and_leave_no_trace(fixed, build, batches, pyiqa_log):
     skipping, without = build(train={'nonfinite': 'skip'}), build(train={'nonfinite': 'skip'})
     others = [batches[0], batches[2]]
-    train(without, others, 4)
+    train_steps(without, others, 4)
     make_bad(batches[1])
     for number, batch in enumerate([batches[0], batches[1], batches[2], *others]):
         skipping.feed_data(batch)
@@ -188,7 +177,7 @@ def test_a_step_waits_for_nothing(fixed, build, batches, loader, monkeypatch, cl
     dataset = loader(augment={'resize': [32, 32]}).dataset
     samples = [dataset[i] for i in range(4)]
     model = build(train={'clip_grad_norm': clip})
-    train(model, batches, 3)  # the first one makes the fixed batch
+    train_steps(model, batches, 3)  # the first one makes the fixed batch
     # On a CPU the fused kernels read the learning rate themselves.
     monkeypatch.setattr(model.optimizer, 'step', lambda: None)
     model.feed_data(model.fixed.padder(samples))  # its texts are tokenized, as by a loader

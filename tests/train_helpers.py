@@ -85,3 +85,27 @@ def fork_amhp(*arguments, folder):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def with_texts(batches):
+    """Give three batches of four images texts of all lengths, and none to some images."""
+    batches[0]['text'] = ['warm light', '', 'a red sky over hills', ' ']
+    batches[1]['text'] = [''] * 4
+    batches[2]['text'] = ['word ' * 40, 'soft', 'word ' * 120, 'deep shadows, little detail']
+    return batches
+
+
+def train_steps(model, batches, steps=20):
+    """Make steps with an ``AMHPModel``; return their losses."""
+    losses = []
+    for number in range(steps):
+        model.feed_data(batches[number % len(batches)])
+        model.optimize_parameters(number + 1)
+        losses.append(model.get_current_log()['l_mos'])
+    return losses
+
+
+def largest_difference(a, b):
+    """The largest difference of the weights of two ``AMHPModel``."""
+    a, b = a.net.state_dict(), b.net.state_dict()
+    return max(float((a[k] - b[k]).abs().max()) for k in a if a[k].is_floating_point())
