@@ -294,7 +294,7 @@ def test_missing_images_are_one_error_with_the_first_path(tmp_path, there, skip,
     missing = 20 if hint else 20 - there
     assert str(caught.value) == (
         f'{tmp_path / "images" / "a00"}: {missing} of the first 20 images are not there; check '
-        f"dataroot_target='{tmp_path / 'images'}' (--images of amhp benchmark) and the column "
+        f"dataroot_target='{tmp_path / 'images'}' (--images of a command) and the column "
         f'img_name of {csv}{hint}'
     )
 

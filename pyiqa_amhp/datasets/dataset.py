@@ -264,7 +264,7 @@ def check_images_exist(images: RatedImages, skip_missing: bool) -> None:
     folder = '' if os.path.isdir(images.root) else ' (no such folder)'
     raise AMHPError(
         f'{missing[0]}: {len(missing)} of the first {len(paths)} images are not there; check '
-        f'dataroot_target={images.root!r}{folder} (--images of amhp benchmark) and the column '
+        f'dataroot_target={images.root!r}{folder} (--images of a command) and the column '
         f'img_name of {images.file}{_hint(Path(missing[0]))}'
     )
 
