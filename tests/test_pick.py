@@ -164,6 +164,15 @@ def test_a_file_that_cannot_be_read_is_named(photos, weights, tmp_path):
     assert 'not an image' in (tmp_path / 'out' / 'index.html').read_text()
 
 
+def test_the_limit_on_pixels_holds_for_scores_and_pictures(photos, weights, tmp_path, monkeypatch):
+    from pyiqa_amhp.datasets import images
+
+    monkeypatch.setattr(images, 'MAX_PIXELS', 1000)  # all photographs are above it
+    arguments = ('pick', photos, '--weights', weights, '--out', tmp_path / 'out')
+    assert amhp(*arguments, '--max-pixels', 10**6).exit_code == 0
+    assert pd.read_csv(tmp_path / 'out' / 'scores.csv')['score'].notna().all()
+
+
 def test_an_interrupted_run_resumes(photos, weights, tmp_path, monkeypatch):
     out, score_images = tmp_path / 'out', run_module.score_images
 

@@ -35,26 +35,32 @@ def pick(
     """Pick the best photographs of a folder, one of each burst; the same command resumes."""
     from pyiqa_amhp.datasets.images import find_images
     from pyiqa_amhp.pick import run
-    from pyiqa_amhp.scoring.scorer import Scorer, create_metric
+    from pyiqa_amhp.scoring.device import default_precision
+    from pyiqa_amhp.scoring.processes import clear_errors
+    from pyiqa_amhp.scoring.scorer import Scorer, arch_of, create_metric
+    from pyiqa_amhp.utils.environment import check_device
 
     out = run.check_output(out, xmp)
     images = find_images(paths)
-    scorer = Scorer(create_metric(metric, weights, device), color_profiles)
+    check_device(device)
+    precision = default_precision(arch_of(metric), device)
+    scorer = Scorer(create_metric(metric, weights, device, precision=precision), color_profiles)
     title = f'{metric}, {len(images)} photographs of {" ".join(paths[:3])}'
-    result = run.pick(
-        images,
-        scorer,
-        out,
-        top,
-        title + ' ...' * (len(paths) > 3),
-        copy=copy,
-        xmp=xmp,
-        overwrite=overwrite,
-        inputs=paths,
-        progress=progress,
-        max_pixels=max_pixels,
-        color_profiles=color_profiles,
-    )
+    with clear_errors():
+        result = run.pick(
+            images,
+            scorer,
+            out,
+            top,
+            title + ' ...' * (len(paths) > 3),
+            copy=copy,
+            xmp=xmp,
+            overwrite=overwrite,
+            inputs=paths,
+            progress=progress,
+            max_pixels=max_pixels,
+            color_profiles=color_profiles,
+        )
     table = Table(title=f'{metric}, scale {scorer.scale_text}', title_justify='left')
     if scorer.note:
         table.caption, table.caption_justify = f'[yellow]{escape(scorer.note)}[/]', 'left'

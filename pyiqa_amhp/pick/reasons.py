@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from PIL import Image
+from torchvision.transforms.functional import to_tensor
 
 from pyiqa_amhp.explain.explanation import has_attributes, predict_attributes
 from pyiqa_amhp.explain.relevance import eval_fp32
@@ -29,11 +30,16 @@ class Levels:
 
 
 def attribute_levels(net: AMHP, image: Image.Image) -> Levels | None:
-    """Tell the levels of an image's attributes; None if the model cannot (``has_attributes``)."""
+    """Tell the levels of an image's attributes; None if the model cannot (``has_attributes``).
+
+    Args:
+        net: an AMHP.
+        image: the image as ``read_image`` gives it.
+    """
     if not has_attributes(net):
         return None
     with eval_fp32(net) as net, torch.no_grad():
-        pixels = net.read_input(image).to(net.logit_scale)
+        pixels = to_tensor(image)[None].to(net.logit_scale)
         Fx = net.backbone.encode_image(net.preprocess(pixels))
         attributes, origin = predict_attributes(net, Fx)
     words = tuple(attributes[0].levels) if attributes else ()

@@ -153,9 +153,17 @@ def pick(
     scored = [photo for photo in photos if photo.score is not None]
     if not scored:
         raise AMHPError(f'none of the {len(photos)} photographs could be read: {photos[0].error}')
-    looks, color_profiles = [], scorer.color_profiles
+
+    def read(photo: Photo) -> Image.Image:
+        try:
+            limit = reading.get('max_pixels')
+            return read_image(photo.path, READ_SIZE, limit, scorer.color_profiles)
+        except ImageReadError as error:
+            raise AMHPError(f'{error} (it was there when it was scored)') from error
+
+    looks = []
     for photo in progress(scored, len(scored), 'Comparing'):
-        image = _read(photo, color_profiles)
+        image = read(photo)
         looks.append(look_at(image, photo.path))
         photo.picture = _small(image)
     groups = _group(scored, looks)
@@ -164,7 +172,7 @@ def pick(
     for rank, photo in enumerate(picks, 1):
         photo.rank = rank
     for photo in progress(picks, len(picks), 'Describing'):
-        _describe(photo, scorer, color_profiles)
+        _describe(photo, scorer, read)
     result = Picked(photos, picks, [])
     _write_picks(out / PICKS, picks, copy)
     if xmp:
@@ -190,7 +198,9 @@ def _score(
     Returns:
         The partial file, and all photographs in their order.
     """
-    settings = run_settings(inputs, scorer, {'max_pixels': reading.get('max_pixels')})
+    precision = scorer.amhp.backbone.runner.reduced if scorer.amhp else None
+    settings = {'max_pixels': reading.get('max_pixels'), 'precision': precision}
+    settings = run_settings(inputs, scorer, settings)
     with writing_to(out):
         out.mkdir(parents=True, exist_ok=True)
     file = ScoreFile(out / TABLE, settings, resume=True)
@@ -201,13 +211,6 @@ def _score(
     by_path: dict[str, ScoreResult] = {result.path: result for result in file.results()}
     found = [by_path[str(image)] for image in images]
     return file, [Photo(result.path, result.score, result.error) for result in found]
-
-
-def _read(photo: Photo, color_profiles: bool) -> Image.Image:
-    try:
-        return read_image(photo.path, READ_SIZE, None, color_profiles)
-    except ImageReadError as error:
-        raise AMHPError(f'{error} (it was there when it was scored)') from error
 
 
 def _small(image: Image.Image) -> str:
@@ -252,9 +255,9 @@ def _choose(groups: Sequence[list[Photo]], lower_better: bool) -> list[Photo]:
     return sorted(best, key=lambda photo: -_key(photo, lower_better))
 
 
-def _describe(photo: Photo, scorer: Scorer, color_profiles: bool) -> None:
+def _describe(photo: Photo, scorer: Scorer, read: Callable[[Photo], Image.Image]) -> None:
     """Give a pick a large picture, its attributes in words, and what it has that others lack."""
-    image = _read(photo, color_profiles)
+    image = read(photo)
     photo.picture = thumbnail(image)
 
     def levels_of(image: Image.Image) -> Levels | None:
@@ -264,8 +267,7 @@ def _describe(photo: Photo, scorer: Scorer, color_profiles: bool) -> None:
     if levels is not None:
         photo.words = in_words(levels)
     others = [
-        (other.name, other.score or 0.0, levels_of(_read(other, color_profiles)))
-        for other in photo.others[:NAMED]
+        (other.name, other.score or 0.0, levels_of(read(other))) for other in photo.others[:NAMED]
     ]
     others += [(other.name, other.score or 0.0, None) for other in photo.others[NAMED:]]
     photo.why = why_better(photo.score or 0.0, levels, others)
